@@ -1,0 +1,118 @@
+"""The tokens behind the colon of `--config=configs/NAME.py:TOKENS`, and the knobs that all experiments share.
+
+Batch sizes and learning rates always mean the GLOBAL batch. `smoke` changes sizes and durations only.
+"""
+
+import difflib
+
+import ml_collections
+
+
+def parse(arg, **known):
+    """`"50,smoke,encoder=resnet18"` -> a namespace of `known` defaults, overridden.
+
+    A number is the imbalance factor and a bare word is a switch; `key=value` takes the type of the default.
+
+    Raises:
+      ValueError: a token that means nothing here; the line names what does.
+    """
+    values = {"smoke": False, **known}
+    for token in filter(None, (arg or "").split(",")):
+        key, equals, text = token.partition("=")
+        if not equals and _is_number(token) and "imbalance_factor" in values:
+            key, value = "imbalance_factor", float(token)
+        elif key not in values or (not equals and not isinstance(values[key], bool)):
+            close = difflib.get_close_matches(key, values, 1)
+            hint = f"did you mean {close[0]}?" if close else f"expected a number or {', '.join(values)}"
+            raise ValueError(f"config argument {token!r} is unknown: {hint}")
+        else:
+            value = _cast(key, text, values[key]) if equals else True
+        values[key] = value
+    return ml_collections.ConfigDict(values)
+
+
+def _is_number(token):
+    return token.replace(".", "", 1).isdigit()
+
+
+def _cast(key, text, default):
+    try:
+        return text.lower() in ("1", "true", "yes") if isinstance(default, bool) else type(default)(text)
+    except ValueError as error:
+        raise ValueError(f"config argument {key}={text}: expected a {type(default).__name__}") from error
+
+
+def base():
+    """What every experiment has."""
+    config = ml_collections.ConfigDict()
+    config.method = "bns_ipdpp"  # the name in result.json
+    config.stages = ("pretrain", "baseline", "probe", "retrain", "evaluate", "report")  # what --stage=all runs
+    config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
+    config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
+    config.init_from = ""  # another work directory, whose finished pretraining is used
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every_steps = 50  # a line of metrics.jsonl each so many steps
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_seconds = 300.0  # the most work that a kill can lose
+    checkpoint.every_steps = 0  # save at each multiple of it as well; 0 = by time alone
+    checkpoint.keep = 2  # newest checkpoints kept of each stage
+
+    config.host = host = ml_collections.ConfigDict()
+    host.compile_cache = "~/.cache/lt_jax/jax"  # compiled programs are kept here between runs; "" = nowhere
+
+    config.evaluate = evaluate = ml_collections.ConfigDict()
+    evaluate.batch_size = 500  # images in one forward pass; also where features are extracted
+    evaluate.ece_bins = 15  # confidence bins of the expected calibration error
+
+    config.report = report = ml_collections.ConfigDict()
+    report.title = "Long-tailed recognition"  # of the page
+    return config
+
+
+def data(name, largest, imbalance_factor, many=100, few=20):
+    """A long-tailed subset of a balanced data set."""
+    config = ml_collections.ConfigDict()
+    config.name = name  # a key of lt_jax.data.sources.SOURCES
+    config.dir = ""  # folder that holds the archive; empty: the environment variable LT_JAX_DATA
+    config.profile = "exponential"  # or "step", or "all" for every image
+    config.imbalance_factor = float(imbalance_factor)  # largest class over smallest
+    config.largest = largest  # images of the largest class
+    config.seed = 0  # of the choice of images; 0 is the canonical subset
+    config.many = many  # classes with more training images are "many"
+    config.few = few  # classes with fewer training images are "few"
+    return config
+
+
+def training(epochs, batch_size, base_learning_rate, warmup_epochs):
+    """One training run: AdamW with betas (.9, .95), linear warm-up, cosine to zero, per step."""
+    config = ml_collections.ConfigDict()
+    config.epochs = float(epochs)  # passes over the training set
+    config.steps = 0  # durations in steps instead of epochs, where above 0
+    config.batch_size = batch_size
+    config.base_learning_rate = base_learning_rate  # for 256 images; the rate itself is this * batch_size / 256
+    config.warmup_epochs = float(warmup_epochs)
+    config.weight_decay = 0.05  # on weights only: not on biases, not on norms
+    return config
+
+
+def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
+    """SimCLR augmentation. Names as in lt_jax.augment."""
+    config = ml_collections.ConfigDict()
+    config.crop_scale = crop_scale  # smallest share of the area that a random resized crop keeps; 1.0 = no crop
+    config.flip = flip  # probability of a horizontal flip
+    config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
+    config.grey = grey  # probability of a grey image
+    config.blur = blur  # Gaussian blur 3x3, sigma U(.1, 2)
+    return config
+
+
+def shorten(config):
+    """The smoke form: the same code path, sizes and durations cut to seconds."""
+    for stage, epochs in (("pretrain", 2), ("baseline", 2), ("retrain", 2)):
+        config[stage].update(epochs=float(epochs), warmup_epochs=0.0)
+    config.retrain.update(redraw_every=1, head_epochs=5.0)
+    config.probe.update(epochs=2.0, warmup_epochs=0.0)
+    config.log.every_steps = 1
+    return config

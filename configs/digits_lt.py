@@ -1,0 +1,53 @@
+"""The demo: 383 long-tailed 8x8 scans of handwritten digits (scikit-learn), 500 balanced ones to test on.
+
+    python -m lt_jax.main                      # this config is the default
+    python -m lt_jax.main --config=configs/digits_lt.py:smoke
+
+Hardware: two CPU cores, about two minutes. Nothing is downloaded. Expected numbers: see README.md.
+Classes hold 120, 83, 58, 41, 28, 20, 14, 9, 6, 4 training images. Digits are not mirrored and have no colour, so the
+augmentation crops, and changes brightness and contrast; the rest of the recipe is that of CIFAR, on a small ResNet.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg=""):
+    tokens = common.parse(arg, imbalance_factor=25.0, method="rank_one")
+    config = common.base()
+    config.data = common.data("digits", largest=120, imbalance_factor=tokens.imbalance_factor, many=60, few=20)
+
+    config.encoder = encoder = ml_collections.ConfigDict()
+    encoder.name = "resnet_small"  # a key of lt_jax.encoder.ENCODERS
+    encoder.width = 16  # channels of the first stage
+
+    config.pretrain = pretrain = common.training(epochs=400, batch_size=128, base_learning_rate=4e-3, warmup_epochs=10)
+    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
+    pretrain.temperature = 0.2
+    pretrain.m = 1  # same-class partners of each anchor, in the query view
+    pretrain.n = 16  # balanced negatives of each anchor
+    pretrain.projector = (128, 64)  # widths of the projector; the last one is the embedding
+    pretrain.augment = _augment()
+
+    config.baseline = baseline = common.training(epochs=400, batch_size=128, base_learning_rate=4e-3, warmup_epochs=10)
+    baseline.augment = _augment()
+
+    config.probe = probe = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
+    probe.per_class = 20  # images a class of the `official` protocol's balanced subset
+    probe.augment = _augment()
+
+    config.retrain = retrain = common.training(epochs=60, batch_size=64, base_learning_rate=4e-3, warmup_epochs=5)
+    retrain.method = tokens.method  # rank_one and eigen are exact; paper and uniform are there to compare
+    retrain.k = 10  # images kept of a class that has more
+    retrain.redraw_every = 10  # R: epochs between two draws of the subset
+    retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
+    retrain.head_epochs = 100.0  # passes of the head that gives the first p, on frozen features; then discarded
+    retrain.augment = _augment()
+
+    config.report.title = "Handwritten digits, long-tailed"
+    return common.shorten(config) if tokens.smoke else config
+
+
+def _augment():
+    return common.augment(crop_scale=0.5, flip=0.0, strength=0.5, grey=0.0, blur=False)

@@ -1,0 +1,15 @@
+"""The demo with the k-DPP drawn by a jitted eigendecomposition of each class's kernel instead of the rank-one road.
+
+    python -m lt_jax.main --config=configs/digits_lt_eigen.py
+
+Hardware, duration and numbers as for digits_lt.py: both samplers are exact, so they differ by their random numbers only.
+"""
+
+from configs import common, digits_lt
+
+
+def get_config(arg=""):
+    common.parse(arg, imbalance_factor=25.0)
+    config = digits_lt.get_config(arg)
+    config.retrain.method = "eigen"
+    return config

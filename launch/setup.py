@@ -1,0 +1,81 @@
+"""Sets up a virtual environment of its own in `.venv` and runs the demo or the tests in it. Needs only Python and pip.
+
+    python3 launch/setup.py demo [flags of lt_jax.main]
+    python3 launch/setup.py test [arguments of pytest]
+
+A second call installs nothing and starts at once. LT_JAX_VENV names another place for the environment.
+"""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
+MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+TESTED = sorted(path.stem.removeprefix("constraints-") for path in (ROOT / "launch").glob("constraints-*.txt"))
+
+
+def main(words):
+    if not words or words[0] not in ("demo", "test"):
+        sys.exit(__doc__)
+    if sys.version_info < (3, 11):
+        sys.exit(f"lt_jax needs Python 3.11 or newer; this is {MINOR}")
+    python = set_up(extras="dev" if words[0] == "test" else "")
+    commands = {
+        "demo": [python, "-m", "lt_jax.main", *words[1:]],
+        "test": [python, "-m", "pytest", "-n", str(os.cpu_count() or 1), *words[1:]],
+    }
+    return subprocess.run(commands[words[0]], check=False, cwd=ROOT).returncode
+
+
+def set_up(extras):
+    """Makes the environment where it is missing or made from other requirements; returns its Python."""
+    python = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    stamp = VENV / f"lt_jax-{extras or 'core'}.stamp"
+    wanted = fingerprint()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    if not pathlib.Path(python).exists():
+        say(f"making a virtual environment in {VENV}")
+        # Without pip, since some systems ship no ensurepip; the pip that is here installs into it.
+        run([sys.executable, "-m", "venv", "--without-pip", str(VENV)])
+    say("installing JAX and what else is needed: a minute or two, once")
+    target = f"{ROOT}[{extras}]" if extras else str(ROOT)
+    run([sys.executable, "-m", "pip", "--python", python, "install", "--progress-bar=on", "--quiet",
+         "--disable-pip-version-check", "--editable", target, *constraints()])  # fmt: skip
+    stamp.write_text(wanted)
+    return python
+
+
+def constraints():
+    """The pinned versions for this Python; a newer Python than we know takes what the bounds of pyproject allow."""
+    file = ROOT / "launch" / f"constraints-{MINOR}.txt"
+    if file.exists():
+        return ["--constraint", str(file)]
+    say(f"no pinned versions for Python {MINOR} (there are some for {', '.join(TESTED)}); taking the newest allowed")
+    return []
+
+
+def fingerprint():
+    """Changes when the requirements, the pins or the Python change."""
+    files = [ROOT / "pyproject.toml", ROOT / "launch" / f"constraints-{MINOR}.txt"]
+    content = b"".join(file.read_bytes() for file in files if file.exists())
+    return hashlib.sha256(content + sys.version.encode()).hexdigest()
+
+
+def run(command):
+    try:
+        subprocess.run(command, check=True)
+    except (subprocess.CalledProcessError, OSError) as error:
+        sys.exit(f"lt_jax set-up: {' '.join(command[:4])} ... failed ({error})")
+
+
+def say(line):
+    print(f"[set-up] {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

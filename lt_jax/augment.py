@@ -1,0 +1,162 @@
+"""SimCLR augmentation as pure functions of (key, batch), on the device.
+
+Images are float32 (b, h, w, c) in [0, 1]; every random number is drawn for the whole batch at once, so that a batch
+that is sharded over devices is augmented like one that is not. One deviation from the usual pipeline: the order of the
+four colour operations is drawn once a batch, not once an image, which costs one quarter of the work.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_TRIES = 10  # of a crop whose sides fit, before the whole image is taken
+
+
+def simclr(key: jax.Array, images: jax.Array, options: Any) -> jax.Array:
+    """Random resized crop, flip, colour jitter, grey, blur. No mean or std normalisation (Chen et al., ICML 2020).
+
+    Args:
+      images: (b, h, w, c) uint8.
+      options: crop_scale, flip, strength, grey, blur as in configs/common.py.
+
+    Returns:
+      (b, h, w, c) float32 in [0, 1].
+    """
+    keys = jax.random.split(key, 5)
+    images = to_float(images)
+    if options.crop_scale < 1.0:
+        images = random_resized_crop(keys[0], images, options.crop_scale)
+    if options.flip > 0.0:
+        images = random_flip(keys[1], images, options.flip)
+    if options.strength > 0.0:
+        images = color_jitter(keys[2], images, options.strength)
+    if options.grey > 0.0:
+        images = random_grey(keys[3], images, options.grey)
+    if options.blur:
+        images = gaussian_blur(keys[4], images)
+    return images
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 0..255 -> float32 0..1."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float) -> jax.Array:
+    """A crop of area U(smallest, 1), aspect ratio log-uniform in 3/4..4/3, resized back bilinearly."""
+    top, left, height, width = crop_boxes(key, images.shape[0], images.shape[1:3], smallest)
+    return crop_and_resize(images, top, left, height, width)
+
+
+def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -> tuple[jax.Array, ...]:
+    """Boxes (top, left, height, width), each (b,) float32 of whole numbers: the first of ten tries that fits."""
+    h, w = size
+    k_area, k_ratio, k_top, k_left = jax.random.split(key, 4)
+    area = h * w * jax.random.uniform(k_area, (b, _TRIES), minval=smallest, maxval=1.0)
+    ratio = jnp.exp(jax.random.uniform(k_ratio, (b, _TRIES), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
+    widths, heights = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    fits = (widths <= w) & (heights <= h) & (widths > 0) & (heights > 0)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    any_fits = fits.any(axis=1)
+    height = jnp.where(any_fits, jnp.take_along_axis(heights, first, 1)[:, 0], h)
+    width = jnp.where(any_fits, jnp.take_along_axis(widths, first, 1)[:, 0], w)
+    top = jnp.floor(jax.random.uniform(k_top, (b,)) * (h - height + 1))
+    left = jnp.floor(jax.random.uniform(k_left, (b,)) * (w - width + 1))
+    return top, left, height, width
+
+
+def crop_and_resize(images: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Each image's box, stretched to the whole image: two small matrix products, which no gather comes near."""
+    _, h, w, _ = images.shape
+    rows, columns = _bilinear_weights(top, height, h), _bilinear_weights(left, width, w)
+    images = jnp.einsum("byh,bhwc->bywc", rows, images)
+    return jnp.einsum("bxw,bywc->byxc", columns, images)
+
+
+def _bilinear_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
+    """(b, size, size): row i holds the weights of the source pixels of output pixel i, clamped at the box's edge."""
+    start, length = start[:, None], length[:, None]
+    centre = (jnp.arange(size, dtype=jnp.float32)[None, :] + 0.5) * length / size - 0.5
+    source = start + jnp.clip(centre, 0.0, length - 1.0)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(source[:, :, None] - jnp.arange(size, dtype=jnp.float32)[None, None, :]))
+
+
+def random_flip(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Mirrors each image left to right with the given probability."""
+    return jnp.where(_coin(key, images, probability), images[:, :, ::-1], images)
+
+
+def random_grey(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Replaces each image by its luma with the given probability."""
+    return jnp.where(_coin(key, images, probability), jnp.broadcast_to(luma(images), images.shape), images)
+
+
+def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
+    """Brightness, contrast, saturation by U(max(0, 1 - .8s), 1 + .8s), hue by U(-.2s, .2s), in random order, p = .8."""
+    b = images.shape[0]
+    k_coin, k_order, k_factor, k_hue = jax.random.split(key, 4)
+    reach = 0.8 * strength
+    factors = jax.random.uniform(k_factor, (3, b, 1, 1, 1), minval=max(0.0, 1 - reach), maxval=1 + reach)
+    shift = jax.random.uniform(k_hue, (b, 1, 1, 1), minval=-1.0, maxval=1.0) * min(0.2 * strength, 0.5)
+    operations = (
+        lambda x: adjust_brightness(x, factors[0]),
+        lambda x: adjust_contrast(x, factors[1]),
+        lambda x: adjust_saturation(x, factors[2]),
+        lambda x: adjust_hue(x, shift),
+    )
+    order = jax.random.permutation(k_order, len(operations))
+    jittered = jax.lax.fori_loop(0, len(operations), lambda i, x: jax.lax.switch(order[i], operations, x), images)
+    return jnp.where(_coin(k_coin, images, 0.8), jittered, images)
+
+
+def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
+    return jnp.clip(images * factor, 0.0, 1.0)
+
+
+def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with the mean luma of the image."""
+    mean = luma(images).mean(axis=(1, 2, 3), keepdims=True)
+    return jnp.clip(factor * images + (1 - factor) * mean, 0.0, 1.0)
+
+
+def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with the luma of each pixel."""
+    return jnp.clip(factor * images + (1 - factor) * luma(images), 0.0, 1.0)
+
+
+def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
+    """Turns the hue by `shift` turns in HSV."""
+    r, g, b = images[..., 0:1], images[..., 1:2], images[..., 2:3]
+    high, low = images.max(-1, keepdims=True), images.min(-1, keepdims=True)
+    chroma = high - low
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sixth = jnp.where(high == r, (g - b) / safe, jnp.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
+    turned = sixth + 6 * shift
+    # Back to RGB: channel n is high - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6, n = 5, 3, 1.
+    k = jnp.mod(jnp.concatenate([5 + turned, 3 + turned, 1 + turned], axis=-1), 6.0)
+    return high - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
+
+
+def luma(images: jax.Array) -> jax.Array:
+    """ITU-R 601 luma, (b, h, w, 1)."""
+    return 0.299 * images[..., 0:1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:3]
+
+
+def gaussian_blur(key: jax.Array, images: jax.Array) -> jax.Array:
+    """3x3 Gaussian blur with sigma U(.1, 2) an image, borders reflected."""
+    sigma = jax.random.uniform(key, (images.shape[0], 1, 1, 1), minval=0.1, maxval=2.0)
+    side = jnp.exp(-0.5 / sigma**2)
+    total = 1 + 2 * side
+    for axis in (1, 2):
+        padding = [(0, 0)] * 4
+        padding[axis] = (1, 1)
+        padded = jnp.pad(images, padding, mode="reflect")
+        n = images.shape[axis]
+        before, after = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in (0, 2))
+        images = (images + side * (before + after)) / total
+    return images
+
+
+def _coin(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    return jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))

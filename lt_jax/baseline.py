@@ -1,0 +1,42 @@
+"""The plain yardstick: the same encoder with a linear head, trained on all images with cross-entropy."""
+
+import math
+from typing import Any
+
+from etils import epath
+
+from lt_jax import checkpoint, data, encoder, optim, state, step, train
+from lt_jax.data import pipeline
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    dataset = data.load(config.data)
+    network, tx, current, per_epoch = _parts(config, dataset)
+    size = min(config.baseline.batch_size, len(dataset.train.labels))
+    job = train.Job(
+        stage="baseline",
+        step=step.classify(network, tx, config.baseline.augment, config.seed, "baseline"),
+        batch=pipeline.Order(len(dataset.train.labels), size, state.number(config.seed, "baseline/order")),
+        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        steps=optim.total_steps(config.baseline, per_epoch),
+        steps_per_epoch=per_epoch,
+        batch_size=size,
+        learning_rate=optim.schedule(config.baseline, per_epoch),
+    )
+    _, seconds = train.train(job, current, workdir, config)
+    return {"seconds": seconds}
+
+
+def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
+    """Variables of the trained network."""
+    _, _, like, _ = _parts(config, dataset)
+    return checkpoint.load(workdir / "checkpoints" / "baseline", like).variables()
+
+
+def _parts(config, dataset):
+    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
+    per_epoch = math.ceil(len(dataset.train.labels) / config.baseline.batch_size)
+    tx = optim.adamw(config.baseline, per_epoch)
+    shape = dataset.train.images.shape[1:]
+    variables = encoder.initialise(network, state.stream(config.seed, "baseline/init"), shape)
+    return network, tx, state.create(variables, tx), per_epoch

@@ -1,0 +1,123 @@
+"""Checkpoints. A save is one unit: the state, and the progress that belongs to it (round of the subset, timer).
+
+This is the only module that imports orbax.
+"""
+
+import os
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lt_jax import errors, log, state
+
+
+class Saver:
+    """Saves and restores one stage's state under `folder`."""
+
+    def __init__(self, folder: epath.Path, keep: int):
+        self._folder = folder
+        if log.is_main():
+            _clean(folder)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(os.path.abspath(folder) if _is_local(folder) else folder, options=options)
+
+    def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, with its progress; None where there is none.
+
+        One that cannot be read is named, removed and passed over.
+
+        Args:
+          like: a state of the same structure; arrays come back with its shapes and shardings.
+        """
+        failed: list[tuple[int, Exception]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = _read(self._manager, step, like)
+            except Exception as error:  # noqa: BLE001  orbax raises many kinds for a broken file
+                failed.append((step, error))
+                continue
+            for broken, error in failed:
+                log.say(f"checkpoint {self._folder / str(broken)} is broken ({_short(error)}); using step {step}")
+                self._manager.delete(broken)
+            return found
+        for broken, error in failed:
+            log.say(f"checkpoint {self._folder / str(broken)} is broken ({_short(error)}); starting over")
+            self._manager.delete(broken)
+        return None
+
+    def save(self, current: state.TrainState, progress: dict[str, Any]) -> None:
+        """Starts a save in the background; a step that is saved already is left alone.
+
+        Raises:
+          RunFailed: an earlier step was not finite, or the disk refuses.
+        """
+        step = int(current.step)
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(current), progress=ocp.args.JsonSave(progress))
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            raise self._refused(step, error) from error
+
+    def wait(self) -> None:
+        """Until every save is committed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._refused("the last step", error) from error
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _refused(self, step, error) -> errors.RunFailed:
+        return errors.RunFailed(f"could not save step {step} under {self._folder}: {_short(error)}; earlier ones are kept")
+
+
+def load(folder: epath.Path, like: state.TrainState) -> state.TrainState:
+    """The last state of a finished stage.
+
+    Raises:
+      BadInput: there is none.
+    """
+    if folder.exists():
+        saver = Saver(folder, keep=1000)
+        found = saver.restore(like)
+        saver.close()
+        if found is not None:
+            return found[0]
+    raise errors.BadInput(f"no checkpoint under {folder}: run the stage that writes it first")
+
+
+def remove(folder: epath.Path) -> None:
+    if folder.exists():
+        folder.rmtree()
+
+
+def _read(manager, step, like):
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+    found = manager.restore(step, args=items)
+    jax.block_until_ready(found.state)
+    return found.state, found.progress
+
+
+def _clean(folder: epath.Path) -> None:
+    """Removes what a killed save left behind; orbax passes it over but never deletes it."""
+    if not folder.exists():
+        return
+    for leftover in folder.glob("*.orbax-checkpoint-tmp*"):
+        log.say(f"removing the half-written checkpoint {leftover}")
+        shutil.rmtree(leftover) if _is_local(folder) else leftover.rmtree()
+
+
+def _is_local(folder: epath.Path) -> bool:
+    return "://" not in os.fspath(folder)
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

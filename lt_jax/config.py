@@ -1,0 +1,145 @@
+"""From a config file to one checked, resolved config, and the digests that tell what a stage depends on."""
+
+import difflib
+import hashlib
+import json
+import pathlib
+import sys
+import types
+from typing import Any
+
+import ml_collections
+
+from lt_jax import errors
+
+DEFAULT = "configs/digits_lt.py"
+
+# What a finished stage was computed from. Paths, logging, device and host keys are in no digest.
+_TRUNK = ("seed", "data", "encoder", "dtype")
+DEPENDS = {
+    "pretrain": (*_TRUNK, "pretrain"),
+    "probe": (*_TRUNK, "pretrain", "probe"),
+    "baseline": (*_TRUNK, "baseline"),
+    "retrain": (*_TRUNK, "pretrain", "retrain"),
+    "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages"),
+    "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages", "report"),
+}
+_NOT_DIGESTED = {("data", "dir")}
+
+CHOICES = {
+    "pretrain.loss": ("paper", "official"),
+    "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
+    "retrain.trainable": ("all", "head"),
+    "dtype": ("float32", "bfloat16"),
+}
+_AT_LEAST = {
+    "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.redraw_every": 1,
+    "pretrain.batch_size": 2, "retrain.batch_size": 1, "baseline.batch_size": 1, "probe.batch_size": 1,
+}  # fmt: skip
+
+
+def builtin_folder() -> pathlib.Path:
+    """Where our own configs lie: beside the package in a checkout, inside it once installed."""
+    package = pathlib.Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "common.py").exists():
+            return folder
+    raise errors.BadInput(f"no configs beside or inside {package}: the installation is broken")
+
+
+def find(path: str) -> pathlib.Path:
+    """The file that `--config=PATH` means: as it stands, else among our own configs.
+
+    Raises:
+      BadInput: there is none; the line names what was looked for and what there is.
+    """
+    builtin = builtin_folder()
+    as_given, ours = pathlib.Path(path).expanduser(), builtin / pathlib.Path(path).name
+    if as_given.is_file():
+        return as_given.resolve()
+    if ours.is_file() and pathlib.Path(path).parent.name in ("configs", ""):
+        return ours
+    names = sorted(f"configs/{file.name}" for file in builtin.glob("*.py") if file.stem not in ("common", "__init__"))
+    close = difflib.get_close_matches(f"configs/{pathlib.Path(path).name}", names, 1)
+    hint = f"did you mean {close[0]}?" if close else "there are " + ", ".join(names)
+    raise errors.BadInput(f"no config file {path}: {hint}")
+
+
+def with_found_file(argv: list[str]) -> tuple[list[str], str]:
+    """The command line with the config's real path in it (the default's where none is given), and the config's name."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word in ("--config", "-config") and i + 1 < len(words):
+            words[i : i + 2] = [f"--config={words[i + 1]}"]
+            break
+    given = [i for i, word in enumerate(words) if word.lstrip("-").startswith("config=") and word.startswith("-")]
+    at = given[-1] if given else 1
+    if not given:
+        words.insert(1, f"--config={DEFAULT}")
+    path, colon, tokens = words[at].partition("=")[2].partition(":")
+    found = find(path)
+    words[at] = f"--config={found}{colon}{tokens}"
+    return words, found.stem
+
+
+def make_importable() -> None:
+    """Lets a config file anywhere say `from configs import common`, in a checkout and once installed."""
+    module = types.ModuleType("configs")
+    module.__path__ = [str(builtin_folder())]
+    sys.modules["configs"] = module
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises BadInput, naming the key, what was expected and what was found."""
+    for key, choices in CHOICES.items():
+        value = get(config, key)
+        if value is not None and value not in choices:
+            raise errors.BadInput(f"config.{key}: expected one of {', '.join(choices)}, found {value!r}")
+    for key, least in _AT_LEAST.items():
+        value = get(config, key)
+        if value is not None and value < least:
+            raise errors.BadInput(f"config.{key}: expected at least {least}, found {value}")
+    if config.get("data") and config.data.imbalance_factor < 1:
+        raise errors.BadInput(f"config.data.imbalance_factor: expected at least 1, found {config.data.imbalance_factor}")
+    unknown = [stage for stage in config.stages if stage not in DEPENDS]
+    if unknown:
+        raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
+
+
+def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
+    """The value at `a.b.c`, or None where a part is missing."""
+    value: Any = config
+    for part in dotted.split("."):
+        if not isinstance(value, ml_collections.ConfigDict) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Plain nested dicts, as written to `config.json`."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def dependencies(config: ml_collections.ConfigDict, stage: str) -> dict[str, Any]:
+    """Dotted key -> value of everything that `stage` is computed from."""
+    tree = resolved(config)
+    flat = {}
+    for top in DEPENDS[stage]:
+        if top in tree:
+            flat.update(_flatten(tree[top], (top,)))
+    return {".".join(path): value for path, value in flat.items() if path not in _NOT_DIGESTED}
+
+
+def digest(values: Any) -> str:
+    """A short name of any JSON value; equal values, and only those, have equal names."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flatten(tree: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    flat = {}
+    for name, value in tree.items():
+        flat.update(_flatten(value, (*path, name)))
+    return flat

@@ -1,0 +1,44 @@
+"""What stands on top of an encoder."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Linear(nn.Module):
+    """Features -> float32 logits."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return nn.Dense(self.num_classes, name="dense")(features.astype(jnp.float32))
+
+
+class Projector(nn.Module):
+    """Linear layers with ReLU between them and no BatchNorm; the output has length one."""
+
+    widths: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        x = features
+        for i, width in enumerate(self.widths):
+            x = nn.Dense(width, dtype=self.dtype)(x if i == 0 else nn.relu(x))
+        x = x.astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
+
+
+class Network(nn.Module):
+    """An encoder with a head. Their parameters are params["encoder"] and params["head"]."""
+
+    encoder: nn.Module
+    head: nn.Module
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        return self.head(self.encoder(images, train=train))
+
+    def features(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """(b, d) float32: what the head sees."""
+        return self.encoder(images, train=train)

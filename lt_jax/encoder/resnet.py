@@ -1,0 +1,58 @@
+"""Residual networks for small images (He et al., CVPR 2016): 3x3 stem with stride 1, no max-pool."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: a 1x1 convolution ("project") or a padded identity ("pad") where it changes."""
+
+    width: int
+    stride: int
+    shortcut: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype)
+        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+        strides = (self.stride, self.stride)
+        y = nn.relu(norm(name="norm1")(conv(self.width, (3, 3), strides, padding=1, name="conv1")(x)))
+        y = norm(name="norm2")(conv(self.width, (3, 3), padding=1, name="conv2")(y))
+        if x.shape != y.shape and self.shortcut == "project":
+            x = norm(name="norm_shortcut")(conv(self.width, (1, 1), strides, padding=0, name="conv_shortcut")(x))
+        elif x.shape != y.shape:
+            missing = self.width - x.shape[-1]
+            x = x[:, :: self.stride, :: self.stride]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Stages of basic blocks, each twice as wide and half as large as the one before; global average pooling.
+
+    (2, 2, 2, 2) and (3, 4, 6, 3) at width 64 are ResNet-18 and -34; (5, 5, 5) at width 16 with padded shortcuts is the
+    ResNet-32 of the CIFAR experiments.
+    """
+
+    stages: tuple[int, ...]
+    width: int = 64
+    shortcut: str = "project"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        x = images.astype(self.dtype)
+        x = nn.Conv(self.width, (3, 3), padding=1, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype, name="stem")(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="stem_norm")(x))
+        for i, blocks in enumerate(self.stages):
+            for j in range(blocks):
+                stride = 2 if i > 0 and j == 0 else 1
+                name = f"stage{i + 1}_block{j + 1}"
+                x = BasicBlock(self.width * 2**i, stride, self.shortcut, self.dtype, name=name)(x, train)
+        return x.astype(jnp.float32).mean(axis=(1, 2))

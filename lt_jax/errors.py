@@ -1,0 +1,16 @@
+"""The three ways a run ends early, each with its exit status."""
+
+
+class BadInput(ValueError):
+    """The user can mend it: a key, a flag, a file. Exit status 2, one line."""
+
+
+class RunFailed(RuntimeError):
+    """The run failed by itself; the last good checkpoint is kept. Exit status 1, one line."""
+
+
+class Stopped(RuntimeError):
+    """Stopped by a signal after saving; the same command resumes. Exit status 75, one line."""
+
+
+EXIT_STATUS = {BadInput: 2, RunFailed: 1, Stopped: 75}

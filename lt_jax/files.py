@@ -1,0 +1,87 @@
+"""Whole files, read and written in one go, on a local disk or in a bucket.
+
+A local file is written beside its place and then moved there, so that a killed run leaves the old one or the new
+one, never half of either. An object store commits an object as a whole by itself; nothing here appends.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lt_jax import errors
+
+
+@contextlib.contextmanager
+def clear_errors(path):
+    """Turns what the file system says about writing `path` into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.RunFailed(f"no space left to write {path}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise errors.BadInput(f"cannot write {path}: {error.strerror.lower()}") from error
+        raise errors.RunFailed(f"cannot write {path}: {error}") from error
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    path = epath.Path(path)
+    with clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" in os.fspath(path):
+            path.write_bytes(content)
+            return
+        beside = path.with_name(path.name + f".tmp{os.getpid()}")
+        beside.write_bytes(content)
+        os.replace(beside, path)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Strict JSON: NaN is an error here and null where a number is missing."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """None where there is no such file."""
+    path = epath.Path(path)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_npy(path: epath.PathLike, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_npz(path: epath.PathLike, **arrays: Any) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
+    with epath.Path(path).open("rb") as file, np.load(io.BytesIO(file.read())) as content:
+        return dict(content)
+
+
+def prepare_folder(path: epath.PathLike) -> epath.Path:
+    """Makes the folder and proves that it can be written to.
+
+    Raises:
+      BadInput: it cannot.
+    """
+    path = epath.Path(os.path.expanduser(os.fspath(path)))
+    probe = path / ".writable"
+    write_bytes(probe, b"")
+    probe.unlink()
+    return path

@@ -1,0 +1,55 @@
+"""A linear classifier on fixed features: the whole fit is one compiled program."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lt_jax import losses, optim
+
+
+def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float):
+    """Cross-entropy on all items, AdamW as everywhere; the last batch of an epoch is kept.
+
+    Args:
+      features: (n, d) float32.
+      labels: (n,).
+      config: batch_size, base_learning_rate, warmup_epochs, weight_decay as in configs/common.py.
+
+    Returns:
+      {"kernel": (d, num_classes), "bias": (num_classes,)}, laid out like `encoder.head.Linear`.
+    """
+    options = config.copy_and_resolve_references()
+    options.update(epochs=float(epochs), steps=0)
+    run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes))
+    return run(key, jnp.asarray(features, jnp.float32), jnp.asarray(labels))
+
+
+def _fit(key, features, labels, *, config, num_classes):
+    n, d = features.shape
+    size = min(config.batch_size, n)
+    per_epoch = math.ceil(n / size)
+    tx = optim.adamw(config, per_epoch)
+    params = {"kernel": jnp.zeros((d, num_classes)), "bias": jnp.zeros(num_classes)}
+
+    def loss_of(params, positions):
+        logits = jnp.dot(features[positions], params["kernel"], precision=losses.PRECISION) + params["bias"][None, :]
+        weights = positions >= 0
+        each = losses.cross_entropy(logits, labels[positions])
+        return jnp.where(weights, each, 0.0).sum() / weights.sum()
+
+    def one_step(carry, positions):
+        params, opt_state = carry
+        gradients = jax.grad(loss_of)(params, positions)
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        return (jax.tree.map(jnp.add, params, updates), opt_state), None
+
+    def one_epoch(carry, key):
+        order = jnp.append(jax.random.permutation(key, n), jnp.full(per_epoch * size - n, -1))
+        return jax.lax.scan(one_step, carry, order.reshape(per_epoch, size))
+
+    epochs = jax.random.split(key, math.ceil(config.epochs))
+    return jax.lax.scan(one_epoch, (params, tx.init(params)), epochs)[0][0]

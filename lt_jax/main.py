@@ -1,0 +1,78 @@
+"""Long-tailed image recognition: one command from images to a balanced classifier and a report.
+
+    python -m lt_jax.main [--config=configs/NAME.py[:arg]] [--workdir=DIR] [--stage=STAGE] [--config.a.b=value]
+
+  --config   experiment, with tokens behind a colon: a number is the imbalance factor, `smoke` the short form.
+             Without it: the embedded demo on handwritten digits.
+  --workdir  where the run lives; default runs/NAME.
+  --stage    all (default), pretrain, baseline, probe, retrain, evaluate or report.
+
+The same command again resumes, or says that all is complete.
+Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM after saving.
+"""
+
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from lt_jax import config as config_lib
+from lt_jax import errors, files, interrupt, log, stages
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; every error that the user can mend is one line, not a traceback."""
+    interrupt.install()
+    try:
+        parsed = _parse(argv)
+        if parsed is not None:
+            _run(*parsed)
+        return 0
+    except tuple(errors.EXIT_STATUS) as error:
+        print(f"lt_jax: {error}", file=sys.stderr)
+        return errors.EXIT_STATUS[type(error)]
+
+
+def _parse(argv):
+    """(config, workdir, stage), or None after --help."""
+    if any(word in ("-h", "--help", "-help") for word in argv[1:]):
+        print(__doc__)
+        return None
+    config_lib.make_importable()
+    argv, name = config_lib.with_found_file(argv)
+    values = flags.FlagValues()
+    config_flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    workdir = flags.DEFINE_string("workdir", os.path.join("runs", name), "", flag_values=values)
+    stage = flags.DEFINE_string("stage", "all", "", flag_values=values)
+    try:
+        rest = values(argv)
+        config = config_flag.value
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.BadInput(str(error).strip().splitlines()[0]) from error
+    if len(rest) > 1:
+        raise errors.BadInput(f"unexpected argument {rest[1]!r}; flags look like --name=value")
+    config_lib.validate(config)
+    return config, workdir.value, stage.value
+
+
+def _run(config, workdir, stage):
+    workdir = files.prepare_folder(workdir)
+    functions = _functions()
+    log.say(f"work directory {workdir}")
+    stages.write_run(config, workdir)
+    stages.run(config, workdir, stage, functions)
+
+
+def _functions():
+    """Stage -> function. Imported here, so that --help does not wait for JAX."""
+    from lt_jax import baseline, evaluate, pretrain, probe, report, retrain
+
+    modules = {
+        "pretrain": pretrain, "baseline": baseline, "probe": probe,
+        "retrain": retrain, "evaluate": evaluate, "report": report,
+    }  # fmt: skip
+    return {name: module.run for name, module in modules.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

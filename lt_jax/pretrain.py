@@ -1,0 +1,66 @@
+"""Stage 1: contrastive pretraining with Balanced Negative Sampling."""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lt_jax import checkpoint, data, encoder, optim, state, step, train
+from lt_jax.data import pipeline
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Trains encoder and projector; the checkpoint is what every later stage starts from."""
+    dataset = data.load(config.data)
+    options = config.pretrain
+    network, tx, current, per_epoch = _parts(config, dataset)
+    m = options.m if options.loss == "paper" else 0
+    seed = state.number(config.seed, "pretrain/order")
+    job = train.Job(
+        stage="pretrain",
+        step=step.pretrain(network, tx, options, config.seed),
+        batch=_order(dataset.train.labels, options, m, seed),
+        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        steps=optim.total_steps(options, per_epoch),
+        steps_per_epoch=per_epoch,
+        batch_size=_batch_size(options, dataset),
+        learning_rate=optim.schedule(options, per_epoch),
+    )
+    _, seconds = train.train(job, current, workdir, config)
+    return {"seconds": seconds, "images": job.steps * job.batch_size}
+
+
+def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
+    """The pretrained encoder: {"params": {"encoder"}, "batch_stats": {"encoder"}}.
+
+    Raises:
+      BadInput: there is no checkpoint.
+    """
+    folder = epath.Path(config.init_from).expanduser() if config.init_from else workdir
+    _, _, like, _ = _parts(config, dataset)
+    found = checkpoint.load(folder / "checkpoints" / "pretrain", like)
+    return {"params": {"encoder": found.params["encoder"]}, "batch_stats": found.batch_stats}
+
+
+def random(config: Any, dataset: data.Dataset) -> dict[str, Any]:
+    """The same encoder before its first step."""
+    _, _, like, _ = _parts(config, dataset)
+    return {"params": {"encoder": like.params["encoder"]}, "batch_stats": like.batch_stats}
+
+
+def _parts(config, dataset):
+    network = encoder.contrastive(config.encoder, config.pretrain.projector, config.dtype)
+    per_epoch = max(1, len(dataset.train.labels) // _batch_size(config.pretrain, dataset))
+    tx = optim.adamw(config.pretrain, per_epoch)
+    shape = dataset.train.images.shape[1:]
+    variables = encoder.initialise(network, state.stream(config.seed, "pretrain/init"), shape)
+    return network, tx, state.create(variables, tx), per_epoch
+
+
+def _batch_size(options, dataset):
+    """A batch is never larger than the training set: it would hold the same image twice."""
+    return min(options.batch_size, len(dataset.train.labels))
+
+
+def _order(labels: np.ndarray, options, m, seed):
+    return pipeline.PartnerOrder(labels, min(options.batch_size, len(labels)), m, seed)

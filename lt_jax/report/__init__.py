@@ -1,0 +1,5 @@
+"""The page of a run. Reads only the files of the work directory, never JAX."""
+
+from lt_jax.report.page import run
+
+__all__ = ["run"]

@@ -1,0 +1,141 @@
+"""Stage 2: draw a balanced, informative subset with IP-DPP, train the classifier on it, draw again every R epochs.
+
+p(i) is what the current classifier gives to the true label of training image i, on clean images in evaluation mode.
+The first p comes from a head trained for a few passes on frozen features; that head is then discarded.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lt_jax import checkpoint, data, encoder, errors, features, files, ipdpp, linear, log, optim, pretrain, probe
+from lt_jax import state, step, train
+from lt_jax.data import pipeline
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Writes `subsets/ROUND.npz` and the checkpoints of the final classifier."""
+    dataset = data.load(config.data)
+    for name, count in zip(dataset.class_names, dataset.counts, strict=True):
+        if 0 < count < config.retrain.k:
+            log.say(f"class {name!r} holds {count} images, k is {config.retrain.k}: kept whole")
+    rounds = Rounds(config, workdir, dataset)
+    tx, current, per_epoch = _parts(config, dataset, rounds.size)
+    size = min(config.retrain.batch_size, rounds.size)
+    order = pipeline.Order(rounds.size, size, state.number(config.seed, "retrain/order"))
+    options = config.retrain
+    job = train.Job(
+        stage="retrain",
+        step=step.classify(
+            rounds.network, tx, options.augment, config.seed, "retrain", moving=options.trainable == "all"
+        ),
+        batch=lambda number: rounds.indices[order(number)],
+        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        steps=optim.total_steps(options, per_epoch),
+        steps_per_epoch=per_epoch,
+        batch_size=size,
+        learning_rate=optim.schedule(options, per_epoch),
+        at_epoch=rounds.at_epoch,
+    )
+    current = _with_encoder(current, pretrain.load(config, workdir, dataset))
+    _, seconds = train.train(job, current, workdir, config)
+    return {"seconds": seconds, "select_seconds": rounds.seconds}
+
+
+def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
+    """Variables of the final classifier."""
+    size = int(np.minimum(dataset.counts, config.retrain.k).sum())
+    _, like, _ = _parts(config, dataset, size)
+    return checkpoint.load(workdir / "checkpoints" / "retrain", like).variables()
+
+
+class Rounds:
+    """The subset in use, redrawn at the right epochs. Each round has a file of its own, which is never written twice."""
+
+    def __init__(self, config: Any, workdir: epath.Path, dataset: data.Dataset):
+        self._config, self._workdir, self._dataset = config, workdir, dataset
+        self.network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
+        self._extract = features.Extractor(self.network, config.evaluate.batch_size)
+        self.size = int(np.minimum(dataset.counts, config.retrain.k).sum())
+        self.indices = np.zeros(0, np.int32)
+        self.seconds = 0.0
+
+    def at_epoch(self, current: state.TrainState, epoch: int, progress: dict[str, Any]) -> dict[str, Any]:
+        """Draws, or reads, the subset of this epoch. `progress["round"]` is its number."""
+        number = epoch // self._config.retrain.redraw_every
+        if progress.get("round") != number:
+            log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
+            self._draw(number, log_p)
+        self.indices = files.read_npz(self._file(number))["indices"].astype(np.int32)
+        self.seconds = progress.get("select_seconds", 0.0) + self.seconds
+        return {**progress, "round": number}
+
+    def _file(self, number):
+        return self._workdir / "subsets" / f"{number}.npz"
+
+    def _draw(self, number, log_p):
+        if self._file(number).exists():
+            return  # a run that was killed between the draw and the save that follows it; the draw would be the same
+        options, labels = self._config.retrain, self._dataset.train.labels
+        key = jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
+        began = time.monotonic()
+        indices = ipdpp.select_balanced(key, None, labels, options.k, options.method, log_probabilities=log_p)
+        self.seconds += time.monotonic() - began
+        files.write_npz(
+            self._file(number),
+            indices=np.asarray(indices),
+            labels=labels[np.asarray(indices)],
+            log_p=log_p,
+            k=options.k,
+            method=options.method,
+            key=np.asarray(jax.random.key_data(key)),
+        )
+        information = -log_p / math.log(2)
+        log.say(
+            f"round {number}: {len(indices)} of {len(labels)} images, mean information "
+            f"{information[indices].mean():.2f} bits against {information.mean():.2f} over all"
+        )
+
+    def _log_p(self, variables):
+        _, logits = self._extract(variables, self._dataset.train.images)
+        return features.true_log_probabilities(logits, self._dataset.train.labels)
+
+    def _first_log_p(self):
+        config, dataset = self._config, self._dataset
+        pretrained = pretrain.load(config, self._workdir, dataset)
+        variables = probe.with_new_head(config, dataset, pretrained, "retrain/first")
+        found, _ = self._extract(variables, dataset.train.images)
+        head = linear.fit(
+            state.stream(config.seed, "retrain/first"),
+            found,
+            dataset.train.labels,
+            dataset.num_classes,
+            config.retrain,
+            config.retrain.head_epochs,
+        )
+        logits = found @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+        return features.true_log_probabilities(logits, dataset.train.labels)
+
+
+def _parts(config, dataset, subset_size):
+    if subset_size == 0:
+        raise errors.BadInput("config.retrain.k: the subset would be empty")
+    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
+    per_epoch = math.ceil(subset_size / min(config.retrain.batch_size, subset_size))
+    tx = optim.adamw(config.retrain, per_epoch)
+    shape = dataset.train.images.shape[1:]
+    variables = encoder.initialise(network, state.stream(config.seed, "retrain/init"), shape)
+    return tx, state.create(variables, tx, config.retrain.trainable), per_epoch
+
+
+def _with_encoder(current, pretrained):
+    """The fresh state with the pretrained encoder in place of its own."""
+    own = pretrained["params"]
+    place = "params" if "encoder" in current.params else "frozen"
+    tree = {**getattr(current, place), **own}
+    return dataclasses.replace(current, batch_stats=pretrained["batch_stats"], **{place: tree})

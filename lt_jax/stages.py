@@ -1,0 +1,145 @@
+"""Which stages run, which are done already, and what a changed config means for a used work directory."""
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from lt_jax import config as config_lib
+from lt_jax import errors, files, log
+
+# What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
+_LEAVES = {
+    "pretrain": ("checkpoints/pretrain",),
+    "probe": ("checkpoints/probe", "probe.json"),
+    "baseline": ("checkpoints/baseline",),
+    "retrain": ("checkpoints/retrain", "subsets"),
+    "evaluate": ("result.json", "predictions.npz"),
+    "report": ("report.html", "figures"),
+}
+
+
+def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Callable[[Any, epath.Path], dict]]) -> None:
+    """Runs one stage, or with `all` the config's own list; what is complete already is left alone.
+
+    Raises:
+      BadInput: an unknown stage, or a changed pretraining over a finished one.
+    """
+    if stage != "all" and stage not in functions:
+        raise errors.BadInput(f"--stage: expected one of all, {', '.join(functions)}, found {stage!r}")
+    wanted = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
+    _check_init_from(config)
+    for name in wanted:
+        _refuse_changed_pretraining(config, workdir)
+    files.write_json(workdir / "config.json", config_lib.resolved(config))
+    for name in wanted:
+        _run_one(config, workdir, name, functions[name])
+
+
+def _run_one(config, workdir, name, function):
+    file = workdir / "stages" / f"{name}.json"
+    depends = _depends(config, name)
+    before = files.read_json(file)
+    digest = config_lib.digest(depends)
+    if before and before["digest"] != digest:
+        changed = _difference(before["depends"], depends)
+        log.say(f"{name}: {changed} changed, so it is run anew")
+        _remove(workdir, name)
+    elif before and before["status"] == "complete":
+        log.say(f"{name}: complete")
+        return
+    entry = {"status": "running", "digest": digest, "depends": depends}
+    files.write_json(file, entry)
+    found = function(config, workdir)
+    files.write_json(file, {**entry, **found, "status": "complete"})
+
+
+def _depends(config, name):
+    depends = config_lib.dependencies(config, name)
+    if config.init_from and "pretrain" in config_lib.DEPENDS[name]:
+        depends["init_from"] = _init_digest(config)
+    return depends
+
+
+def _refuse_changed_pretraining(config, workdir):
+    before = files.read_json(workdir / "stages" / "pretrain.json")
+    if before is None or config.init_from:
+        return
+    depends = _depends(config, "pretrain")
+    if before["digest"] != config_lib.digest(depends):
+        changed = _difference(before["depends"], depends)
+        state = "a finished" if before["status"] == "complete" else "an unfinished"
+        raise errors.BadInput(
+            f"{workdir} holds {state} pretraining with another {changed}; "
+            "give another --workdir, or set the key back, or delete the folder"
+        )
+
+
+def _check_init_from(config):
+    if config.init_from:
+        _init_digest(config)
+
+
+def _init_digest(config):
+    file = epath.Path(config.init_from).expanduser() / "stages" / "pretrain.json"
+    found = files.read_json(file)
+    if found is None or found["status"] != "complete":
+        raise errors.BadInput(f"config.init_from: no finished pretraining in {config.init_from} (looked for {file})")
+    ours = config_lib.dependencies(config, "pretrain")
+    for key in sorted(set(found["depends"]) | set(ours)):
+        is_trunk = key.startswith(("encoder.", "data.", "dtype", "pretrain.projector"))
+        if is_trunk and found["depends"].get(key) != ours.get(key):
+            raise errors.BadInput(
+                f"config.{key}: the pretraining in {config.init_from} has {found['depends'].get(key)!r}, "
+                f"this config {ours.get(key)!r}"
+            )
+    return found["digest"]
+
+
+def _difference(before, after):
+    keys = [key for key in sorted(set(before) | set(after)) if before.get(key) != after.get(key)]
+    if not keys:
+        return "config"
+    key = keys[0]
+    more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+    return f"{key} (was {before.get(key)!r}, now {after.get(key)!r}){more}"
+
+
+def _remove(workdir, name):
+    for leftover in _LEAVES[name]:
+        path = workdir / leftover
+        if path.is_dir():
+            path.rmtree()
+        elif path.exists():
+            path.unlink()
+
+
+def write_run(config: Any, workdir: epath.Path) -> None:
+    """`run.json`: what one needs to tell two runs apart."""
+    import jax
+
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
+    files.write_json(
+        workdir / "run.json",
+        {
+            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+            "commit": _commit(),
+            "devices": [str(device) for device in jax.devices()],
+            "processes": jax.process_count(),
+            "seed": config.seed,
+        },
+    )
+
+
+def _commit():
+    """The commit of a checkout, marked where files differ from it; None once installed."""
+    folder = epath.Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or None

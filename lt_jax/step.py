@@ -1,0 +1,121 @@
+"""Pure training, evaluation and feature steps. A step is (state, data, batch) -> (state, metrics), ready for jit.
+
+`data` is what stays on the device (images uint8, labels); `batch` holds positions in it. Both are arguments: a closure
+would bake the images into the executable.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from lt_jax import augment, losses, negatives, state
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
+
+
+def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any, seed: int) -> Step:
+    """One BNS step. batch: (B, 1 + m) positions, the anchor first; `config` is config.pretrain."""
+    loss_of = {"paper": _bns_loss, "official": _bns_official_loss}[config.loss]
+
+    def step(current, data, batch):
+        keys = _keys(seed, "pretrain", current.step, 3)
+        return _update(current, tx, lambda params: loss_of(network, current, params, data, batch, keys, config))
+
+    return step
+
+
+def _bns_loss(network, current, params, data, batch, keys, config):
+    """The views of the anchors and of their partners go through one forward pass."""
+    b, columns = batch.shape
+    labels = data["labels"][batch[:, 0]]
+    images = data["images"][batch]  # (b, 1 + m, h, w, c)
+    images = jnp.concatenate([images, images[:, :1]], axis=1)  # queries of anchor and partners, then the key view
+    views = augment.simclr(keys[0], images.reshape(-1, *images.shape[2:]), config.augment)
+    embeddings, stats = _forward(network, current, params, views)
+    embeddings = embeddings.reshape(b, columns + 1, -1)
+    queries, anchors_key = embeddings[:, :-1], embeddings[:, -1]
+    drawn = negatives.sample(keys[1], labels, labels, config.n)
+    loss = losses.bns(queries, anchors_key, jnp.arange(b), drawn, config.temperature).mean()
+    intra, inter = losses.class_distances(anchors_key, labels)
+    return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+
+
+def _bns_official_loss(network, current, params, data, batch, keys, config):
+    """One forward pass a view, so that BatchNorm statistics are those of the view."""
+    anchors = batch[:, 0]
+    labels, images = data["labels"][anchors], data["images"][anchors]
+    first, stats = _forward(network, current, params, augment.simclr(keys[0], images, config.augment))
+    current = current.replace(batch_stats=stats)
+    second, stats = _forward(network, current, params, augment.simclr(keys[1], images, config.augment))
+    embeddings, both = jnp.concatenate([first, second]), jnp.concatenate([labels, labels])
+    loss = losses.bns_official(embeddings, both, config.temperature).mean()
+    intra, inter = losses.class_distances(second, labels)
+    return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+
+
+def classify(
+    network: nn.Module, tx: optax.GradientTransformation, options: Any, seed: int, name: str, moving: bool = True
+) -> Step:
+    """One cross-entropy step. batch: (B,) positions.
+
+    Args:
+      options: of the augmentation.
+      name: of the stream of random numbers.
+      moving: BatchNorm uses the batch's statistics and moves its own, also under a frozen encoder; else both rest.
+    """
+
+    def step(current, data, batch):
+        (key,) = _keys(seed, name, current.step, 1)
+        images = augment.simclr(key, data["images"][batch], options)
+        labels = data["labels"][batch]
+
+        def loss_of(params):
+            logits, stats = _forward(network, current, params, images, moving)
+            accuracy = (logits.argmax(-1) == labels).mean()
+            return losses.cross_entropy(logits, labels).mean(), (stats, {"accuracy": accuracy})
+
+        return _update(current, tx, loss_of)
+
+    return step
+
+
+def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(variables, uint8 images) -> (features, logits) on clean images in evaluation mode."""
+
+    def step(variables, images):
+        features = network.apply(variables, augment.to_float(images), method="features")
+        return features, network.apply({"params": variables["params"]}, features, method=lambda m, x: m.head(x))
+
+    return step
+
+
+def _forward(network, current, params, images, moving=True):
+    variables = current.replace(params=params).variables()
+    if not moving:
+        return network.apply(variables, images), current.batch_stats
+    out, changed = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    return out, changed["batch_stats"]
+
+
+def _update(current, tx, loss_of):
+    (loss, (stats, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(current.params)
+    updates, opt_state = tx.update(gradients, current.opt_state, current.params)
+    norm = optax.global_norm(gradients)
+    is_bad = (current.bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(norm))
+    new = current.replace(
+        step=current.step + 1,
+        params=optax.apply_updates(current.params, updates),
+        batch_stats=stats,
+        opt_state=opt_state,
+        bad_step=jnp.where(is_bad, current.step, current.bad_step),
+    )
+    return new, {"loss": loss, "gradient_norm": norm, **metrics}
+
+
+def _keys(seed: int, name: str, step: jax.Array, count: int) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(state.stream(seed, name), step), count)

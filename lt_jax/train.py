@@ -1,0 +1,147 @@
+"""The one training loop."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lt_jax import checkpoint, errors, interrupt, log, sharding, state, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one stage trains."""
+
+    stage: str
+    step: step.Step
+    batch: Callable[[int], np.ndarray]  # step -> positions of the global batch, first axis B
+    data: Any  # arrays that stay on the device
+    steps: int
+    steps_per_epoch: int
+    batch_size: int
+    learning_rate: Callable[[int], Any]
+    # Before the first step of each epoch: (state, epoch, progress) -> progress. A changed progress forces a save.
+    at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
+
+
+def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any) -> tuple[state.TrainState, float]:
+    """Trains to the last step, from the newest checkpoint where there is one.
+
+    The order is: what an epoch begins with, save, batch, step, write. A save therefore holds the subset that the next
+    batch is drawn from, and a line of metrics is never ahead of the step that it names.
+
+    Returns:
+      The final state and the seconds spent, over all restarts.
+
+    Raises:
+      RunFailed: a loss or gradient that is not finite, or a disk that refuses a save.
+      Stopped: SIGTERM, after a save.
+    """
+    mesh = sharding.mesh(job.batch_size)
+    current, data = sharding.put_replicated((current, job.data), mesh)
+    saver = checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep)
+    current, progress = _resume(job, saver, current)
+    start = int(current.step)
+    advance = jax.jit(job.step, donate_argnums=0)
+    writer = _Writer(job, workdir, start, config.log.every_steps)
+    clock = _Clock(progress["seconds"], config.checkpoint)
+    with interrupt.deferred():
+        for number in range(start, job.steps):
+            redrawn = False
+            if job.at_epoch is not None and number % job.steps_per_epoch == 0:
+                before, progress = progress, job.at_epoch(current, number // job.steps_per_epoch, progress)
+                redrawn = progress != before
+            if interrupt.requested() or redrawn or clock.is_due(number, start):
+                _save(job, saver, current, progress, clock)
+                if interrupt.requested():
+                    saver.wait()
+                    writer.close()
+                    raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run it again to resume")
+            batch = sharding.put_batch(job.batch(number), mesh)
+            current, metrics = advance(current, data, batch)
+            writer.add(number + 1, current, metrics)
+    _save(job, saver, current, progress, clock)
+    saver.wait()
+    saver.close()
+    writer.close()
+    return current, clock.seconds()
+
+
+def _resume(job, saver, fresh):
+    found = saver.restore(fresh)
+    if found is None:
+        return fresh, {"seconds": 0.0}
+    log.say(f"{job.stage}: resuming from step {int(found[0].step)} of {job.steps}")
+    return found
+
+
+def _save(job, saver, current, progress, clock):
+    _check_finite(job, current)
+    saver.save(current, {**progress, "seconds": clock.seconds()})
+    clock.saved()
+
+
+def _check_finite(job, current):
+    bad = int(current.bad_step)
+    if bad >= 0:
+        rate = float(job.learning_rate(bad))
+        raise errors.RunFailed(
+            f"{job.stage}: loss or gradient is not finite at step {bad}, learning rate {rate:.3g}; "
+            "the last good checkpoint is kept; lower the learning rate or lengthen the warm-up"
+        )
+
+
+class _Clock:
+    """Seconds trained, and when the next save is due."""
+
+    def __init__(self, seconds, options):
+        self._before, self._options = seconds, options
+        self._began = self._saved = time.monotonic()
+
+    def seconds(self):
+        return self._before + time.monotonic() - self._began
+
+    def is_due(self, number, start):
+        every = self._options.every_steps
+        by_step = every > 0 and number > start and number % every == 0
+        return by_step or time.monotonic() - self._saved > self._options.every_seconds
+
+    def saved(self):
+        self._saved = time.monotonic()
+
+
+class _Writer:
+    """Lines of metrics.jsonl and the progress bar. Values are fetched once in `every` steps, nothing in between."""
+
+    def __init__(self, job, workdir, start, every):
+        self._job, self._every = job, every
+        self._metrics = log.Metrics(workdir)
+        self._metrics.cut(job.stage, start)
+        self._bar = log.Progress(job.stage, job.steps, start, job.batch_size)
+        self._last_step, self._last_time = start, time.monotonic()
+
+    def add(self, number, current, metrics):
+        if number % self._every and number != self._job.steps:
+            return
+        _check_finite(self._job, current)
+        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        rate = (number - self._last_step) * self._job.batch_size / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = number, now
+        self._metrics.add(
+            stage=self._job.stage,
+            step=number,
+            epoch=round(number / self._job.steps_per_epoch, 4),
+            learning_rate=float(self._job.learning_rate(number - 1)),
+            images_per_s=round(rate, 1),
+            **{name: x if np.isfinite(x) else None for name, x in values.items()},
+        )
+        self._bar.update(number, loss=values["loss"])
+
+    def close(self):
+        self._bar.close()
+        self._metrics.flush()
