@@ -46,7 +46,7 @@ def base():
     """What every experiment has."""
     config = ml_collections.ConfigDict()
     config.method = "bns_ipdpp"  # the name in result.json
-    config.stages = ("pretrain", "baseline", "probe", "retrain", "evaluate", "report")  # what --stage=all runs
+    config.stages = ("pretrain", "probe", "baseline", "retrain", "evaluate", "report")  # what --stage=all runs
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used

@@ -21,6 +21,7 @@ def get_config(arg=""):
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.name = "resnet_small"  # a key of lt_jax.encoder.ENCODERS
     encoder.width = 16  # channels of the first stage
+    encoder.stem_stride = 1  # 2 halves the image at once
 
     config.pretrain = pretrain = common.training(epochs=400, batch_size=128, base_learning_rate=4e-3, warmup_epochs=10)
     pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al., CVPR 2016): 3x3 stem with stride 1, no max-pool."""
+"""Residual networks for small images (He et al., CVPR 2016): 3x3 stem, no max-pool."""
 
 import functools
 
@@ -43,12 +43,14 @@ class ResNet(nn.Module):
     stages: tuple[int, ...]
     width: int = 64
     shortcut: str = "project"
+    stem_stride: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = images.astype(self.dtype)
-        x = nn.Conv(self.width, (3, 3), padding=1, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype, name="stem")(x)
+        stem = functools.partial(nn.Conv, padding=1, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype)
+        x = stem(self.width, (3, 3), (self.stem_stride, self.stem_stride), name="stem")(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="stem_norm")(x))
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
