@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from lt_jax import checkpoint, data, encoder, optim, state, step, train
+from lt_jax import checkpoint, data, encoder, optim, sharding, state, step, train
 from lt_jax.data import pipeline
 
 
@@ -29,7 +29,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
     """Variables of the trained network."""
-    _, _, like, _ = _parts(config, dataset)
+    like = sharding.abstract(lambda: _parts(config, dataset)[2])
     return checkpoint.load(workdir / "checkpoints" / "baseline", like).variables()
 
 

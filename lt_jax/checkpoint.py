@@ -30,7 +30,7 @@ class Saver:
         One that cannot be read is named, removed and passed over.
 
         Args:
-          like: a state of the same structure; arrays come back with its shapes and shardings.
+          like: a state of the same structure, of arrays or of their shapes; arrays come back in its places.
         """
         failed: list[tuple[int, Exception]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -98,7 +98,7 @@ def remove(folder: epath.Path) -> None:
 
 
 def _read(manager, step, like):
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
     found = manager.restore(step, args=items)
     jax.block_until_ready(found.state)

@@ -1,5 +1,6 @@
 """One pass over a split: features and log-probabilities on clean images in evaluation mode."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,13 +12,18 @@ from lt_jax import data, files, sharding, step
 from lt_jax.data import pipeline
 
 
+@functools.cache
+def _compiled(network: nn.Module):
+    return jax.jit(step.infer(network))
+
+
 class Extractor:
-    """Compiled once, called for each split and each state of the network."""
+    """Called for each split and each state of a network; compiled once a program."""
 
     def __init__(self, network: nn.Module, batch_size: int):
         self._batch_size = batch_size
         self._mesh = sharding.mesh(batch_size)
-        self._infer = jax.jit(step.infer(network))
+        self._infer = _compiled(network)
 
     def __call__(self, variables: dict[str, Any], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """-> features (n, d) and logits (n, C), float32."""

@@ -58,9 +58,18 @@ def _parse(argv):
 def _run(config, workdir, stage):
     workdir = files.prepare_folder(workdir)
     functions = _functions()
+    _keep_compiled_programs(config.host.compile_cache)
     log.say(f"work directory {workdir}")
     stages.write_run(config, workdir)
     stages.run(config, workdir, stage, functions)
+
+
+def _keep_compiled_programs(folder):
+    import jax
+
+    if folder and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _functions():

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import checkpoint, data, encoder, optim, state, step, train
+from lt_jax import checkpoint, data, encoder, optim, sharding, state, step, train
 from lt_jax.data import pipeline
 
 
@@ -37,15 +37,15 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
       BadInput: there is no checkpoint.
     """
     folder = epath.Path(config.init_from).expanduser() if config.init_from else workdir
-    _, _, like, _ = _parts(config, dataset)
+    like = sharding.abstract(lambda: _parts(config, dataset)[2])
     found = checkpoint.load(folder / "checkpoints" / "pretrain", like)
     return {"params": {"encoder": found.params["encoder"]}, "batch_stats": found.batch_stats}
 
 
 def random(config: Any, dataset: data.Dataset) -> dict[str, Any]:
     """The same encoder before its first step."""
-    _, _, like, _ = _parts(config, dataset)
-    return {"params": {"encoder": like.params["encoder"]}, "batch_stats": like.batch_stats}
+    fresh = _parts(config, dataset)[2]
+    return {"params": {"encoder": fresh.params["encoder"]}, "batch_stats": fresh.batch_stats}
 
 
 def _parts(config, dataset):

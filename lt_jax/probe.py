@@ -78,8 +78,8 @@ def official(config: Any, dataset: data.Dataset, encoder_variables: dict[str, An
 def with_new_head(config: Any, dataset: data.Dataset, encoder_variables: dict[str, Any], name: str) -> dict[str, Any]:
     """Variables of a classifier: the given encoder under a fresh linear head."""
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    fresh = encoder.initialise(network, state.stream(config.seed, name), dataset.train.images.shape[1:])
-    params = {**encoder_variables["params"], "head": fresh["params"]["head"]}
+    head = encoder.initialise_head(network, state.stream(config.seed, name), dataset.train.images.shape[1:])
+    params = {**encoder_variables["params"], "head": head}
     return {"params": params, "batch_stats": encoder_variables["batch_stats"]}
 
 

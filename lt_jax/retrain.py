@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from lt_jax import checkpoint, data, encoder, errors, features, files, ipdpp, linear, log, optim, pretrain, probe
-from lt_jax import state, step, train
+from lt_jax import sharding, state, step, train
 from lt_jax.data import pipeline
 
 
@@ -50,7 +50,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
     """Variables of the final classifier."""
     size = int(np.minimum(dataset.counts, config.retrain.k).sum())
-    _, like, _ = _parts(config, dataset, size)
+    like = sharding.abstract(lambda: _parts(config, dataset, size)[1])
     return checkpoint.load(workdir / "checkpoints" / "retrain", like).variables()
 
 

@@ -1,5 +1,6 @@
 """The only NamedSharding of the project: one mesh axis, over which the batch is split."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,3 +39,10 @@ def put_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Host arrays that every process holds whole -> global arrays split over the mesh."""
     sharding = batched(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i]), tree)
+
+
+def abstract(make: Callable[..., Any], *arguments: Any) -> Any:
+    """Shapes, types and places of what `make(*arguments)` would give, without computing it: what a restore needs."""
+    everywhere = replicated(mesh(len(jax.devices())))
+    shapes = jax.eval_shape(make, *arguments)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)

@@ -43,6 +43,24 @@ def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
     return head.Network(build(config, dtype), head.Linear(num_classes))
 
 
-def initialise(network: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Fresh variables, under jit: op by op a residual network takes seconds."""
-    return jax.jit(lambda key: network.init(key, jnp.zeros((1, *image_shape), jnp.float32)))(key)
+def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Fresh variables of encoder and head."""
+    k_encoder, k_head = jax.random.split(key)
+    encoder = _initialiser(network.encoder, (1, *image_shape))(k_encoder)
+    return {
+        "params": {"encoder": encoder["params"], "head": initialise_head(network, k_head, image_shape)},
+        "batch_stats": {"encoder": encoder["batch_stats"]},
+    }
+
+
+def initialise_head(network: head.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Fresh parameters of the head alone."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
+    return _initialiser(network.head, features.shape)(key)["params"]
+
+
+@functools.cache
+def _initialiser(module: nn.Module, shape: tuple[int, ...]):
+    """Compiled once a program: op by op a residual network takes seconds, and so does compiling it again."""
+    return jax.jit(lambda key: module.init(key, jnp.zeros(shape, jnp.float32)))
