@@ -3,7 +3,8 @@
     python -m lt_jax.main --config=configs/cifar10_lt.py:100 --workdir=runs/cifar10 --config.data.dir=DIR
 
 Data: the official archive of CIFAR-10 in DIR (or in the folder that LT_JAX_DATA names), as a tar or unpacked, in the
-binary or the python form, from the CIFAR page of the University of Toronto. Hardware: one GPU or TPU; 1000 epochs of a ResNet-18.
+binary or the python form, from the CIFAR page of the University of Toronto.
+Hardware: one GPU or TPU; 1000 epochs of a ResNet-18.
 Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What we measured stands in README.md.
 
 `configs/cifar10_lt.py:100,encoder=resnet_small,epochs=90` is a form that two CPU cores finish in about an hour.
@@ -42,13 +43,15 @@ def recipe(name, tokens, largest, many=100, few=20):
     warmup = min(20.0, tokens.epochs / 10)
     config.pretrain = pretrain = common.training(tokens.epochs, 1024, base_learning_rate=1e-3, warmup_epochs=warmup)
     pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
-    pretrain.temperature = 0.5
+    pretrain.temperature = 0.5  # of the similarities
     pretrain.m = 1  # same-class partners of each anchor, in the query view
     pretrain.n = 16  # balanced negatives of each anchor
     pretrain.projector = (2048, 128)  # widths of the projector; the last one is the embedding
     pretrain.augment = common.augment(strength=2.0)  # s = 2 in stage 1, as released
 
-    config.baseline = common.training(min(200.0, tokens.epochs), 1024, base_learning_rate=1e-3, warmup_epochs=warmup / 2)
+    config.baseline = common.training(
+        min(200.0, tokens.epochs), 1024, base_learning_rate=1e-3, warmup_epochs=warmup / 2
+    )
     config.baseline.augment = common.augment(strength=0.0, grey=0.0, blur=False, crop_scale=0.25)
 
     config.probe = probe = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)

@@ -46,7 +46,14 @@ def base():
     """What every experiment has."""
     config = ml_collections.ConfigDict()
     config.method = "bns_ipdpp"  # the name in result.json
-    config.stages = ("pretrain", "probe", "baseline", "retrain", "evaluate", "report")  # what --stage=all runs
+    config.stages = (  # what --stage=all runs
+        "pretrain",
+        "probe",
+        "baseline",
+        "retrain",
+        "evaluate",
+        "report",
+    )
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used
@@ -90,9 +97,9 @@ def training(epochs, batch_size, base_learning_rate, warmup_epochs):
     config = ml_collections.ConfigDict()
     config.epochs = float(epochs)  # passes over the training set
     config.steps = 0  # durations in steps instead of epochs, where above 0
-    config.batch_size = batch_size
+    config.batch_size = batch_size  # images, over all devices and hosts
     config.base_learning_rate = base_learning_rate  # for 256 images; the rate itself is this * batch_size / 256
-    config.warmup_epochs = float(warmup_epochs)
+    config.warmup_epochs = float(warmup_epochs)  # the rate rises linearly over them
     config.weight_decay = 0.05  # on weights only: not on biases, not on norms
     return config
 

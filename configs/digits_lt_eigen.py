@@ -2,7 +2,7 @@
 
     python -m lt_jax.main --config=configs/digits_lt_eigen.py
 
-Hardware, duration and numbers as for digits_lt.py: both samplers are exact, so they differ by their random numbers only.
+Hardware, duration and numbers as for digits_lt.py: both samplers are exact, only their random numbers differ.
 """
 
 from configs import common, digits_lt

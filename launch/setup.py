@@ -21,7 +21,7 @@ TESTED = sorted(path.stem.removeprefix("constraints-") for path in (ROOT / "laun
 def main(words):
     if not words or words[0] not in ("demo", "test"):
         sys.exit(__doc__)
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything has checked
         sys.exit(f"lt_jax needs Python 3.11 or newer; this is {MINOR}")
     python = set_up(extras="dev" if words[0] == "test" else "")
     commands = {

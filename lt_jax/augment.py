@@ -66,7 +66,9 @@ def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -
     return top, left, height, width
 
 
-def crop_and_resize(images: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+def crop_and_resize(
+    images: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
+) -> jax.Array:
     """Each image's box, stretched to the whole image: two small matrix products, which no gather comes near."""
     _, h, w, _ = images.shape
     rows, columns = _bilinear_weights(top, height, h), _bilinear_weights(left, width, w)

@@ -36,7 +36,7 @@ class Saver:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = _read(self._manager, step, like)
-            except Exception as error:  # noqa: BLE001  orbax raises many kinds for a broken file
+            except Exception as error:
                 failed.append((step, error))
                 continue
             for broken, error in failed:
@@ -70,11 +70,17 @@ class Saver:
         except Exception as error:
             raise self._refused("the last step", error) from error
 
-    def close(self) -> None:
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Lets a save that is under way finish, also when the run has failed."""
         self._manager.close()
 
     def _refused(self, step, error) -> errors.RunFailed:
-        return errors.RunFailed(f"could not save step {step} under {self._folder}: {_short(error)}; earlier ones are kept")
+        return errors.RunFailed(
+            f"could not save step {step} under {self._folder}: {_short(error)}; earlier ones are kept"
+        )
 
 
 def load(folder: epath.Path, like: state.TrainState) -> state.TrainState:
@@ -84,9 +90,8 @@ def load(folder: epath.Path, like: state.TrainState) -> state.TrainState:
       BadInput: there is none.
     """
     if folder.exists():
-        saver = Saver(folder, keep=1000)
-        found = saver.restore(like)
-        saver.close()
+        with Saver(folder, keep=1000) as saver:
+            found = saver.restore(like)
         if found is not None:
             return found[0]
     raise errors.BadInput(f"no checkpoint under {folder}: run the stage that writes it first")

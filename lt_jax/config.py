@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import pathlib
 import sys
@@ -65,24 +66,57 @@ def find(path: str) -> pathlib.Path:
     raise errors.BadInput(f"no config file {path}: {hint}")
 
 
-def with_found_file(argv: list[str]) -> tuple[list[str], str]:
-    """The command line with the config's real path in it (the default's where none is given), and the config's name."""
+def from_command_line(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, list[str]]:
+    """The config that --config names (the default's where none is given), its name, and the other words.
+
+    Raises:
+      BadInput: no such file, a token or a `--config.a.b` that means nothing, with what was perhaps meant.
+    """
     words = list(argv)
     for i, word in enumerate(words):
         if word in ("--config", "-config") and i + 1 < len(words):
             words[i : i + 2] = [f"--config={words[i + 1]}"]
             break
-    given = [i for i, word in enumerate(words) if word.lstrip("-").startswith("config=") and word.startswith("-")]
-    at = given[-1] if given else 1
-    if not given:
-        words.insert(1, f"--config={DEFAULT}")
-    path, colon, tokens = words[at].partition("=")[2].partition(":")
-    found = find(path)
-    words[at] = f"--config={found}{colon}{tokens}"
-    return words, found.stem
+    given = [word for word in words if word.startswith(("--config=", "-config="))]
+    path, _, tokens = (given[-1].partition("=")[2] if given else DEFAULT).partition(":")
+    file = find(path)
+    config = _load(file, tokens)
+    rest = [word for word in words if word not in given]
+    for word in rest:
+        if word.startswith(("--config.", "-config.")):
+            _check_key(config, word.partition("=")[0].partition(".")[2])
+    return config, file.stem, rest
 
 
-def make_importable() -> None:
+def _load(file, tokens):
+    _make_importable()
+    spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        return module.get_config(tokens).lock()
+    except Exception as error:  # the file is the user's own program: it may raise anything
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise errors.BadInput(f"{file.name}: {kind}{error}") from error
+
+
+def _check_key(config, dotted):
+    at = config
+    for i, part in enumerate(dotted.split(".")):
+        known = list(at) if isinstance(at, ml_collections.ConfigDict) else []
+        if part.partition("[")[0] not in known:
+            close = difflib.get_close_matches(part, known, 1)
+            prefix = ".".join(["config", *dotted.split(".")[:i]])
+            hint = (
+                f"did you mean {prefix}.{close[0]}?"
+                if close
+                else f"{prefix} has {', '.join(sorted(known)) or 'no keys'}"
+            )
+            raise errors.BadInput(f"config.{dotted} is no key of this config: {hint}")
+        at = at[part] if part in known else None
+
+
+def _make_importable() -> None:
     """Lets a config file anywhere say `from configs import common`, in a checkout and once installed."""
     module = types.ModuleType("configs")
     module.__path__ = [str(builtin_folder())]
@@ -100,7 +134,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if value is not None and value < least:
             raise errors.BadInput(f"config.{key}: expected at least {least}, found {value}")
     if config.get("data") and config.data.imbalance_factor < 1:
-        raise errors.BadInput(f"config.data.imbalance_factor: expected at least 1, found {config.data.imbalance_factor}")
+        raise errors.BadInput(
+            f"config.data.imbalance_factor: expected at least 1, found {config.data.imbalance_factor}"
+        )
     unknown = [stage for stage in config.stages if stage not in DEPENDS]
     if unknown:
         raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")

@@ -10,9 +10,7 @@ import jax.numpy as jnp
 PRECISION = jax.lax.Precision.HIGHEST
 
 
-def bns(
-    queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.Array, temperature: float
-) -> jax.Array:
+def bns(queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.Array, temperature: float) -> jax.Array:
     """Balanced Negative Sampling, Eq. 12 of arXiv 2510.08836.
 
         L_i = -1/(m+1) sum_q [ log sigmoid(q . v_own / t) + sum_j log sigmoid(-q . v_j / t) ]
@@ -54,7 +52,7 @@ def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -
     scores = jnp.exp(jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION) / temperature)
     same = labels[:, None] == labels[None, :]
     others = same & ~jnp.eye(len(labels), dtype=bool)
-    positive = jnp.where(others, scores, 0.0).sum(axis=1) / jnp.maximum(others.sum(axis=1), 1)
+    positive = jnp.where(others, scores, 0.0).sum(axis=1) / jnp.maximum(others.sum(axis=1, dtype=jnp.float32), 1.0)
     negative = jnp.where(same, 0.0, scores).sum(axis=1) / len(labels)
     return -(jax.nn.log_sigmoid(positive) + jax.nn.log_sigmoid(-negative))
 
@@ -79,4 +77,4 @@ def class_distances(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.Array
     same = labels[:, None] == labels[None, :]
     pairs = ~jnp.eye(len(labels), dtype=bool)
     intra, inter = same & pairs, ~same
-    return tuple(jnp.where(mask, distance, 0.0).sum() / mask.sum() for mask in (intra, inter))  # type: ignore[return-value]
+    return tuple(jnp.where(mask, distance, 0.0).sum() / mask.sum(dtype=jnp.float32) for mask in (intra, inter))  # type: ignore[return-value]

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from lt_jax import config as config_lib
 from lt_jax import errors, files, interrupt, log, stages
 
+
 def main(argv: list[str]) -> int:
     """Runs the command line; every error that the user can mend is one line, not a traceback."""
     interrupt.install()
@@ -38,15 +39,13 @@ def _parse(argv):
     if any(word in ("-h", "--help", "-help") for word in argv[1:]):
         print(__doc__)
         return None
-    config_lib.make_importable()
-    argv, name = config_lib.with_found_file(argv)
+    config, name, argv = config_lib.from_command_line(argv)
     values = flags.FlagValues()
-    config_flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     workdir = flags.DEFINE_string("workdir", os.path.join("runs", name), "", flag_values=values)
     stage = flags.DEFINE_string("stage", "all", "", flag_values=values)
     try:
         rest = values(argv)
-        config = config_flag.value
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.BadInput(str(error).strip().splitlines()[0]) from error
     if len(rest) > 1:

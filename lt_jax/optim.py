@@ -18,7 +18,10 @@ def schedule(config: Any, steps_per_epoch: int) -> optax.Schedule:
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     peak = config.base_learning_rate * config.batch_size / 256
     return optax.warmup_cosine_decay_schedule(
-        init_value=peak / max(warmup, 1) if warmup else peak, peak_value=peak, warmup_steps=warmup, decay_steps=total
+        init_value=peak / max(warmup, 1) if warmup else peak,
+        peak_value=peak,
+        warmup_steps=warmup,
+        decay_steps=total,
     )
 
 

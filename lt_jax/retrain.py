@@ -13,8 +13,24 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import checkpoint, data, encoder, errors, features, files, ipdpp, linear, log, optim, pretrain, probe
-from lt_jax import sharding, state, step, train
+from lt_jax import (
+    checkpoint,
+    data,
+    encoder,
+    errors,
+    features,
+    files,
+    ipdpp,
+    linear,
+    log,
+    optim,
+    pretrain,
+    probe,
+    sharding,
+    state,
+    step,
+    train,
+)
 from lt_jax.data import pipeline
 
 
@@ -55,7 +71,7 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
 
 
 class Rounds:
-    """The subset in use, redrawn at the right epochs. Each round has a file of its own, which is never written twice."""
+    """The subset in use, redrawn at the right epochs. Each round has its own file, which is never written twice."""
 
     def __init__(self, config: Any, workdir: epath.Path, dataset: data.Dataset):
         self._config, self._workdir, self._dataset = config, workdir, dataset

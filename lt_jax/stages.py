@@ -32,8 +32,7 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
         raise errors.BadInput(f"--stage: expected one of all, {', '.join(functions)}, found {stage!r}")
     wanted = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
     _check_init_from(config)
-    for name in wanted:
-        _refuse_changed_pretraining(config, workdir)
+    _refuse_changed_pretraining(config, workdir)
     files.write_json(workdir / "config.json", config_lib.resolved(config))
     for name in wanted:
         _run_one(config, workdir, name, functions[name])
@@ -125,7 +124,10 @@ def write_run(config: Any, workdir: epath.Path) -> None:
     files.write_json(
         workdir / "run.json",
         {
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+            "versions": {
+                "python": platform.python_version(),
+                **{p: importlib.metadata.version(p) for p in packages},
+            },
             "commit": _commit(),
             "devices": [str(device) for device in jax.devices()],
             "processes": jax.process_count(),
@@ -140,6 +142,10 @@ def _commit():
     if not (folder / ".git").exists():
         return None
     said = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=folder, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return said.stdout.strip() or None

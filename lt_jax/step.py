@@ -59,7 +59,12 @@ def _bns_official_loss(network, current, params, data, batch, keys, config):
 
 
 def classify(
-    network: nn.Module, tx: optax.GradientTransformation, options: Any, seed: int, name: str, moving: bool = True
+    network: nn.Module,
+    tx: optax.GradientTransformation,
+    options: Any,
+    seed: int,
+    name: str,
+    moving: bool = True,
 ) -> Step:
     """One cross-entropy step. batch: (B,) positions.
 

@@ -43,32 +43,37 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
     """
     mesh = sharding.mesh(job.batch_size)
     current, data = sharding.put_replicated((current, job.data), mesh)
-    saver = checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep)
-    current, progress = _resume(job, saver, current)
-    start = int(current.step)
-    advance = jax.jit(job.step, donate_argnums=0)
-    writer = _Writer(job, workdir, start, config.log.every_steps)
-    clock = _Clock(progress["seconds"], config.checkpoint)
-    with interrupt.deferred():
+    with (
+        checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep) as saver,
+        interrupt.deferred(),
+    ):
+        current, progress = _resume(job, saver, current)
+        start = int(current.step)
+        advance = jax.jit(job.step, donate_argnums=0)
+        writer = _Writer(job, workdir, start, config.log.every_steps)
+        clock = _Clock(progress["seconds"], config.checkpoint)
         for number in range(start, job.steps):
-            redrawn = False
+            changed = False
             if job.at_epoch is not None and number % job.steps_per_epoch == 0:
                 before, progress = progress, job.at_epoch(current, number // job.steps_per_epoch, progress)
-                redrawn = progress != before
-            if interrupt.requested() or redrawn or clock.is_due(number, start):
+                changed = progress != before
+            if changed or interrupt.requested() or clock.is_due(number, start):
                 _save(job, saver, current, progress, clock)
-                if interrupt.requested():
-                    saver.wait()
-                    writer.close()
-                    raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run it again to resume")
+                _stop_if_asked(job, saver, writer, number)
             batch = sharding.put_batch(job.batch(number), mesh)
             current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
-    _save(job, saver, current, progress, clock)
-    saver.wait()
-    saver.close()
-    writer.close()
+        _save(job, saver, current, progress, clock)
+        saver.wait()
+        writer.close()
     return current, clock.seconds()
+
+
+def _stop_if_asked(job, saver, writer, number):
+    if interrupt.requested():
+        saver.wait()
+        writer.close()
+        raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run the same command again to resume")
 
 
 def _resume(job, saver, fresh):

@@ -2,8 +2,9 @@
 
 import os
 
-# Before JAX starts. One thread pool a worker would be shared by all workers anyway.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Before JAX starts. Programs of tiny networks run for milliseconds: compiling them fast is what counts.
+_FLAGS = " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pathlib  # noqa: E402
@@ -23,7 +24,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 flags.FLAGS.mark_as_parsed()  # grain asks for it
-config_lib.make_importable()
+config_lib._make_importable()
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,41 @@ def _unpack(shared):
         except OSError:
             assert (folder / "cifar.complete").exists()
     return folder
+
+
+TINY = (
+    "--config=configs/digits_lt.py:smoke",
+    "--config.encoder.width=4",
+    "--config.pretrain.projector=(16,8)",
+    f"--config.host.compile_cache={CACHE}",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Flags of the smallest run that passes through every stage."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def run_main():
+    """main(flags) in this process -> exit status."""
+    from lt_jax import main
+
+    return lambda *words: main.main(["lt_jax", *map(str, words)])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, run_main):
+    """The work directory of a finished tiny run. Read only."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    assert run_main(*TINY, f"--workdir={workdir}") == 0
+    return workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of it, to do with as one likes."""
+    import shutil
+
+    return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))

@@ -47,7 +47,7 @@ def canonical_indices(labels: np.ndarray, counts: np.ndarray, seed: int = 0) -> 
     Raises:
       BadInput: a class holds fewer images than wanted.
     """
-    generator = np.random.RandomState(seed)  # noqa: NPY002  the recipe fixes this generator
+    generator = np.random.RandomState(seed)
     chosen = []
     for c, count in enumerate(counts):
         positions = np.where(labels == c)[0]

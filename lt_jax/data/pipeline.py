@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Which `batch_size` of `n` items make up the global batch of a step: an endless stream of whole shuffled passes."""
+    """Which `batch_size` of `n` items make up the global batch of a step: an endless stream of shuffled passes."""
 
     n: int
     batch_size: int

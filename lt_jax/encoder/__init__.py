@@ -46,7 +46,7 @@ def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
 def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Fresh variables of encoder and head."""
     k_encoder, k_head = jax.random.split(key)
-    encoder = _initialiser(network.encoder, (1, *image_shape))(k_encoder)
+    encoder = _initialise(network.encoder, k_encoder, (1, *image_shape))
     return {
         "params": {"encoder": encoder["params"], "head": initialise_head(network, k_head, image_shape)},
         "batch_stats": {"encoder": encoder["batch_stats"]},
@@ -57,10 +57,20 @@ def initialise_head(network: head.Network, key: jax.Array, image_shape: tuple[in
     """Fresh parameters of the head alone."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
-    return _initialiser(network.head, features.shape)(key)["params"]
+    return _initialise(network.head, key, features.shape)["params"]
+
+
+def _initialise(module, key, shape):
+    if isinstance(key, jax.core.Tracer):  # only shapes are asked for
+        return module.init(key, jnp.zeros(shape, jnp.float32))
+    return _compiled_init(module, shape)(key)
 
 
 @functools.cache
-def _initialiser(module: nn.Module, shape: tuple[int, ...]):
-    """Compiled once a program: op by op a residual network takes seconds, and so does compiling it again."""
-    return jax.jit(lambda key: module.init(key, jnp.zeros(shape, jnp.float32)))
+def _compiled_init(module: nn.Module, shape: tuple[int, ...]):
+    """Compiled once a program: op by op a residual network takes seconds, and so does compiling it again.
+
+    It runs once, so on a CPU the compiler need not optimise it: that alone is ten times faster.
+    """
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(lambda key: module.init(key, jnp.zeros(shape, jnp.float32)), compiler_options=options)

@@ -10,7 +10,7 @@ _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: a 1x1 convolution ("project") or a padded identity ("pad") where it changes."""
+    """Two 3x3 convolutions and a shortcut: "project" (1x1) or "pad" where the shape changes."""
 
     width: int
     stride: int

@@ -13,8 +13,18 @@ GROUPS = ("many", "medium", "few")
 
 # One categorical slot per method, the same in every figure; a light and a dark step of each.
 THEMES: dict[str, dict[str, Any]] = {
-    "light": {"ink": "#1a1a19", "quiet": "#6b6a65", "grid": "#e4e3dd", "methods": ("#8a8984", "#eda100", "#2a78d6")},
-    "dark": {"ink": "#f2f1ec", "quiet": "#a3a29b", "grid": "#3a3936", "methods": ("#a3a29b", "#c98500", "#5598e7")},
+    "light": {
+        "ink": "#1a1a19",
+        "quiet": "#6b6a65",
+        "grid": "#e4e3dd",
+        "methods": ("#8a8984", "#eda100", "#2a78d6"),
+    },
+    "dark": {
+        "ink": "#f2f1ec",
+        "quiet": "#a3a29b",
+        "grid": "#3a3936",
+        "methods": ("#a3a29b", "#c98500", "#5598e7"),
+    },
 }
 MARKERS = ("o", "^", "s")
 
@@ -76,9 +86,7 @@ def group_bars(result: dict[str, Any], theme: str) -> Figure:
     for place, (slot, (name, values)) in enumerate(found):
         offset = (place - (len(found) - 1) / 2) * width
         heights = [values[group] or 0.0 for group in GROUPS]
-        bars = axes.bar(
-            np.arange(3) + offset, heights, width * 0.92, label=name, color=THEMES[theme]["methods"][slot]
-        )
+        bars = axes.bar(np.arange(3) + offset, heights, width * 0.92, label=name, color=THEMES[theme]["methods"][slot])
         texts = ["n/a" if values[group] is None else f"{100 * values[group]:.1f}" for group in GROUPS]
         axes.bar_label(bars, labels=texts, padding=2, fontsize=8, color=THEMES[theme]["ink"])
     sizes = result["dataset"]["groups"]

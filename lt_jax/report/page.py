@@ -19,6 +19,29 @@ _COLUMNS = {
 }  # fmt: skip
 _NO_PERCENT = ("mcc", "nmi", "macro_f1", "ece")
 
+# Name -> stage, title, text, key of metrics.jsonl -> label.
+_CURVES = {
+    "distances": (
+        "pretrain",
+        "Classes draw together",
+        "Mean distance between embeddings of one class and of two, in pretraining.",
+        {"intra_class_distance": "within a class", "inter_class_distance": "between classes"},
+    ),
+    "pretrain_loss": (
+        "pretrain",
+        "Pretraining loss",
+        "Balanced Negative Sampling, mean over anchors.",
+        {"loss": "loss"},
+    ),
+    "retrain_loss": (
+        "retrain",
+        "Retraining loss",
+        "Cross-entropy on the balanced subset; it may jump where the subset is redrawn.",
+        {"loss": "loss"},
+    ),
+    "baseline_loss": ("baseline", "Cross-entropy baseline", "Training loss of the plain yardstick.", {"loss": "loss"}),
+}
+
 # Fixed names of glyphs and no date: the same files give the same page.
 matplotlib.rcParams["svg.hashsalt"] = "lt_jax"
 
@@ -71,17 +94,13 @@ def _plan(result, lines):
             lambda theme: figures.class_counts(result, theme),
         ),
     }
-    curves = {
-        "distances": ("pretrain", "Classes draw together", "Mean distance between embeddings of one class and of two, in pretraining.",
-                      {"intra_class_distance": "within a class", "inter_class_distance": "between classes"}),
-        "pretrain_loss": ("pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.", {"loss": "loss"}),
-        "retrain_loss": ("retrain", "Retraining loss", "Cross-entropy on the balanced subset; a step where it is redrawn.",
-                         {"loss": "loss"}),
-        "baseline_loss": ("baseline", "Cross-entropy baseline", "Training loss of the plain yardstick.", {"loss": "loss"}),
-    }  # fmt: skip
-    for name, (stage, title, text, keys) in curves.items():
+    for name, (stage, title, text, keys) in _CURVES.items():
         if any(line.get("stage") == stage and next(iter(keys)) in line for line in lines):
-            plan[name] = (title, text, lambda theme, s=stage, k=keys: figures.training_curve(lines, s, k, theme))
+            plan[name] = (
+                title,
+                text,
+                lambda theme, s=stage, k=keys: figures.training_curve(lines, s, k, theme),
+            )
     return plan
 
 
@@ -94,7 +113,7 @@ def _svg(figure: Figure) -> bytes:
 def _section(title, text, images):
     light, dark = (f"data:image/svg+xml;base64,{base64.b64encode(images[t]).decode()}" for t in ("light", "dark"))
     return (
-        f'<figure><figcaption><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></figcaption><picture>'
+        f"<figure><figcaption><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></figcaption><picture>"
         f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img alt="{html.escape(title)}: {html.escape(text)}" src="{light}"></picture></figure>'
     )
@@ -109,7 +128,8 @@ def _summary(result):
     )
     if "cross-entropy" in found and result["test"]["few"] is not None:
         few = f"{100 * found['cross-entropy']['few']:.1f} %", f"{100 * result['test']['few']:.1f} %"
-        text += f" On the few-shot classes plain cross-entropy is right in {few[0]} of the cases, the balanced classifier in {few[1]}."
+        text += f" On the few-shot classes plain cross-entropy is right in {few[0]} of the cases, "
+        text += f"the balanced classifier in {few[1]}."
     return html.escape(text)
 
 
@@ -145,7 +165,9 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --page: #fcfcfa; --ink: #1a1a19; --quiet: #6b6a65; --line: #e4e3dd; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --page: #1a1a19; --ink: #f2f1ec; --quiet: #a3a29b; --line: #3a3936; }} }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #1a1a19; --ink: #f2f1ec; --quiet: #a3a29b; --line: #3a3936; }}
+}}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }}
 main {{ max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }}

@@ -1,0 +1,104 @@
+"""Tokens, validation, digests; and that every knob is read by somebody."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from lt_jax import config as config_lib
+from lt_jax import errors
+
+NAMES = ("digits_lt", "digits_lt_eigen", "cifar10_lt", "cifar100_lt")
+PACKAGE = pathlib.Path(config_lib.__file__).parent
+
+
+def get(name, arg=""):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smoke_changes_sizes_and_durations_only(name):
+    whole, smoke = (config_lib._flatten(config_lib.resolved(get(name, arg)), ()) for arg in ("", "smoke"))
+    assert whole.keys() == smoke.keys()
+    changed = {path[-1] for path in whole if whole[path] != smoke[path]}
+    sizes = {
+        "epochs",
+        "warmup_epochs",
+        "redraw_every",
+        "head_epochs",
+        "every_steps",
+        "largest",
+        "width",
+        "batch_size",
+    }
+    assert changed <= sizes | {"k", "per_class"}
+    config_lib.validate(get(name, "smoke"))
+
+
+def test_tokens():
+    config = get("cifar100_lt", "50,encoder=resnet32,epochs=7")
+    assert config.data.imbalance_factor == 50 and config.encoder.name == "resnet32"
+    assert config.pretrain.epochs == 7.0 and config.retrain.k == 100
+    assert get("cifar10_lt").retrain.k == 500
+    assert get("digits_lt", "method=uniform").retrain.method == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("smok", "did you mean smoke"),
+        ("encodr=x", "did you mean encoder"),
+        ("epochs=x", "expected a float"),
+        ("zz", "expected a number or"),
+    ],
+)
+def test_unknown_token(token, message):
+    with pytest.raises(ValueError, match=message):
+        get("cifar10_lt", token)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pretrain.loss", "papr"),
+        ("retrain.method", "x"),
+        ("retrain.k", 0),
+        ("pretrain.n", 0),
+        ("dtype", "float16"),
+    ],
+)
+def test_validation_names_the_key(key, value):
+    config = get("digits_lt")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(errors.BadInput, match=f"config.{key}: expected .* found"):
+        config_lib.validate(config)
+
+
+def test_digest_depends_on_what_it_should():
+    def digest(stage, **changes):
+        config = get("digits_lt")
+        config.update_from_flattened_dict(changes)
+        return config_lib.digest(config_lib.dependencies(config, stage))
+
+    assert digest("pretrain") == digest("pretrain", **{"retrain.k": 3, "data.dir": "x", "log.every_steps": 1})
+    assert digest("pretrain") != digest("pretrain", **{"pretrain.m": 2})
+    assert digest("retrain") != digest("retrain", **{"retrain.k": 3})
+    assert digest("retrain") != digest("retrain", **{"pretrain.m": 2})
+    assert digest("retrain") == digest("retrain", **{"probe.per_class": 1})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_knob_is_read_and_commented(name):
+    """A knob that no module reads does nothing; one without a comment explains nothing."""
+    code = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py") if "configs" not in file.parts)
+    defined = "\n".join(file.read_text() for file in config_lib.builtin_folder().glob("*.py"))
+    for path in config_lib._flatten(config_lib.resolved(get(name)), ()):
+        knob = path[-1]
+        assert re.search(rf"\.{knob}\b", code), f"nobody reads {'.'.join(path)}"
+        assert re.search(rf"\.{knob} = .*  # \S", defined), f"{'.'.join(path)} has no comment"
+
+
+def test_config_that_is_not_there():
+    with pytest.raises(errors.BadInput, match=r"did you mean configs/digits_lt\.py"):
+        config_lib.find("configs/digit_lt.py")

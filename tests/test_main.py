@@ -1,0 +1,149 @@
+"""The command from start to end on tiny runs, in this process."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lt_jax import ipdpp
+
+
+def read(path):
+    return json.loads(pathlib.Path(path).read_text())
+
+
+def test_result_has_every_measure(finished):
+    result = read(finished / "result.json")
+    assert result["status"] == "complete" and result["method"] == "bns_ipdpp" and result["epoch_rule"] == "last"
+    assert result["dataset"]["train_size"] == 383 and result["dataset"]["counts"][0] == 120
+    assert {name: len(c) for name, c in result["dataset"]["groups"].items()} == {"many": 2, "medium": 4, "few": 4}
+    for found in (result["test"], result["baseline"]["cross_entropy"], *result["probe"].values()):
+        assert 0 <= found["worst_class"] <= found["overall"] <= 1 and len(found["per_class"]) == 10
+        assert found["overall"] == pytest.approx(np.mean(found["per_class"]))
+        assert found["few"] == pytest.approx(np.mean(found["per_class"][6:]))
+    assert result["timing"]["pretrain_s"] > 0 and result["timing"]["select_s"] > 0
+
+
+def test_files_of_the_work_directory(finished):
+    predictions = np.load(finished / "predictions.npz")
+    accuracy = (predictions["logits"].argmax(1) == predictions["labels"]).mean()
+    assert accuracy == pytest.approx(read(finished / "result.json")["test"]["overall"])
+    features = np.load(finished / "features/train.features.npy", mmap_mode="r")
+    log_p = np.load(finished / "features/train.log_p.npy")
+    assert features.shape == (383, 16) and log_p.shape == (383,) and log_p.max() <= 0
+    stages = {path.stem: read(path)["status"] for path in (finished / "stages").iterdir()}
+    assert stages == dict.fromkeys(("pretrain", "probe", "baseline", "retrain", "evaluate", "report"), "complete")
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert {"pretrain", "baseline", "probe", "retrain"} == {line["stage"] for line in lines}
+    for line in lines:
+        assert {"step", "epoch", "loss", "learning_rate", "images_per_s"} <= line.keys()
+    assert "commit" in read(finished / "run.json") and read(finished / "config.json")["retrain"]["k"] == 10
+
+
+def test_subset_files_say_how_to_draw_them_again(finished):
+    counts = read(finished / "result.json")["dataset"]["counts"]
+    rounds = sorted((finished / "subsets").iterdir())
+    assert [path.name for path in rounds] == ["0.npz", "1.npz"]
+    labels = np.load(finished / "features/train.labels.npy")
+    for path in rounds:
+        found = dict(np.load(path))
+        key = jax.random.wrap_key_data(found["key"])
+        again = ipdpp.select_balanced(key, None, labels, int(found["k"]), log_probabilities=found["log_p"])
+        np.testing.assert_array_equal(found["indices"], again)
+        np.testing.assert_array_equal(found["labels"], labels[found["indices"]])
+        assert np.bincount(found["labels"]).tolist() == np.minimum(counts, 10).tolist()
+    assert not np.array_equal(*(np.load(path)["indices"] for path in rounds))
+
+
+def test_again_says_that_all_is_complete(copied, run_main, tiny, capsys):
+    before = (copied / "result.json").read_bytes()
+    assert run_main(*tiny, f"--workdir={copied}") == 0
+    said = capsys.readouterr().err
+    assert all(f"{stage}: complete" in said for stage in ("pretrain", "probe", "baseline", "retrain", "evaluate"))
+    assert (copied / "result.json").read_bytes() == before
+
+
+def test_changed_retraining_reruns_only_what_follows(copied, run_main, tiny, capsys):
+    assert run_main(*tiny, f"--workdir={copied}", "--config.retrain.k=5", "--config.retrain.method=uniform") == 0
+    said = capsys.readouterr().err
+    assert "retrain: retrain.k (was 10, now 5) (and 1 more) changed" in said
+    assert "evaluate: retrain.k" in said and "pretrain: complete" in said and "baseline: complete" in said
+    assert int(np.load(copied / "subsets/0.npz")["k"]) == 5
+
+
+def test_changed_pretraining_over_a_finished_one_is_refused(finished, run_main, tiny, capsys):
+    assert run_main(*tiny, f"--workdir={finished}", "--config.pretrain.m=3") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "pretrain.m (was 1, now 3)" in said and "--workdir" in said
+
+
+def test_eigen_runs_all_the_way_from_anothers_pretraining(finished, tmp_path, run_main, tiny, capsys):
+    words = ["--config=configs/digits_lt_eigen.py:smoke", *tiny[1:], f"--config.init_from={finished}"]
+    assert run_main(*words, "--config.seed=7", f"--workdir={tmp_path}") == 0
+    result = read(tmp_path / "result.json")
+    assert result["seed"] == 7 and result["test"]["overall"] > 0
+    assert not (tmp_path / "checkpoints/pretrain").exists()
+    assert str(np.load(tmp_path / "subsets/0.npz")["method"]) == "eigen"
+    assert run_main(*words, "--config.encoder.width=5", f"--workdir={tmp_path / 'other'}") == 2
+    assert "config.encoder.width: the pretraining in" in capsys.readouterr().err
+
+
+def test_official_loss_and_head_only_retraining(tmp_path, run_main, tiny):
+    words = (
+        "--config.pretrain.loss=official",
+        "--config.retrain.trainable=head",
+        "--config.stages=('pretrain','retrain','evaluate')",
+    )
+    assert run_main(*tiny, *words, "--config.pretrain.epochs=1", f"--workdir={tmp_path}") == 0
+    result = read(tmp_path / "result.json")
+    assert result["baseline"] is None and result["probe"] is None and result["test"]["overall"] > 0
+
+
+BAD = {
+    "unknown key": (["--config.retrain.methd=3"], "config.retrain.methd is no key of this config: did you mean config"),
+    "unknown key at the top": (["--config.sed=3"], "did you mean config.seed"),
+    "key below a value": (["--config.seed.x=3"], "config.seed has no keys"),
+    "wrong type": (["--config.retrain.k=x"], "retrain.k"),
+    "wrong value": (["--config.retrain.method=egen"], "config.retrain.method: expected one of rank_one, eigen"),
+    "unknown token": (["--config=configs/digits_lt.py:smok"], "did you mean smoke"),
+    "no such config": (["--config=configs/digit_lt.py"], "did you mean configs/digits_lt.py"),
+    "unknown flag": (["--wrkdir=x"], "wrkdir"),
+    "unknown stage": (["--stage=trainn"], "--stage: expected one of all, pretrain"),
+    "stray word": (["evaluate"], "unexpected argument 'evaluate'"),
+    "unknown encoder": (["--config.encoder.name=resnet"], "config.encoder.name: expected one of"),
+    "unknown data": (["--config.data.name=mnist"], "config.data.name: expected one of"),
+    "no data": (["--config=configs/cifar10_lt.py", "--config.data.dir=nowhere"], "nowhere is not there"),
+    "no pretraining": (["--stage=retrain"], "no checkpoint under"),
+    "no result": (["--stage=report"], "run --stage=evaluate first"),
+    "init_from nothing": (["--config.init_from=nowhere"], "no finished pretraining in nowhere"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_line(words, message, tmp_path, run_main, capsys):
+    assert run_main(*words, f"--workdir={tmp_path}") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
+    assert len(lines) == 1 and message in lines[0], lines
+
+
+def test_work_directory_that_cannot_be_written(tmp_path, run_main, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert run_main(f"--workdir={file}/run") == 2
+    assert f"cannot write {file}/run" in capsys.readouterr().err
+
+
+def test_loss_that_explodes_ends_with_status_1(copied, run_main, tiny, capsys):
+    shutil.rmtree(copied / "checkpoints/baseline")
+    (copied / "stages/baseline.json").unlink()
+    words = ("--stage=baseline", "--config.baseline.base_learning_rate=1e30", "--config.baseline.epochs=5")
+    assert run_main(*tiny, *words, f"--workdir={copied}") == 1
+    assert "baseline: loss or gradient is not finite at step" in capsys.readouterr().err
+
+
+def test_help_says_how(run_main, capsys):
+    assert run_main("--help") == 0
+    assert "--config=configs/NAME.py[:arg]" in capsys.readouterr().out

@@ -1,0 +1,57 @@
+"""Batches are a pure function of (seed, step); partners are uniform in their class."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lt_jax.data import pipeline
+
+
+def test_every_pass_holds_every_item_once():
+    order = pipeline.Order(n=12, batch_size=5, seed=3)
+    seen = np.concatenate([order(step) for step in range(12)])  # five passes
+    for start in range(0, 60, 12):
+        assert sorted(seen[start : start + 12]) == list(range(12))
+    assert not np.array_equal(seen[:12], seen[12:24])
+
+
+def test_order_depends_on_seed_and_step_alone():
+    first, second = pipeline.Order(100, 8, 1), pipeline.Order(100, 8, 1)
+    np.testing.assert_array_equal(first(7), [first(i) for i in range(8)][7])
+    np.testing.assert_array_equal(first(7), second(7))
+    assert not np.array_equal(first(7), pipeline.Order(100, 8, 2)(7))
+
+
+LABELS = np.array([0, 1, 0, 0, 2, 1, 0, 0])
+
+
+def test_partners_are_of_the_class_and_never_the_anchor_itself():
+    anchors = np.arange(8)
+    found = pipeline.partners(LABELS, anchors, m=50, seed=0, step=4)
+    assert found.shape == (8, 50)
+    assert np.all(LABELS[found] == LABELS[:, None])
+    assert np.all(found[4] == 4)  # a class of one image repeats itself
+    others = np.delete(anchors, 4)
+    assert np.all(found[others] != others[:, None])
+
+
+def test_partners_are_uniform():
+    anchors = np.zeros(4000, int)
+    found = pipeline.partners(LABELS, anchors, m=1, seed=5, step=9)[:, 0]
+    counts = np.bincount(found, minlength=8)[[2, 3, 6, 7]]
+    assert counts.sum() == 4000
+    assert stats.chisquare(counts).pvalue > 1e-6
+
+
+def test_partner_order_puts_the_anchor_first():
+    order = pipeline.PartnerOrder(LABELS, batch_size=4, m=2, seed=0)
+    np.testing.assert_array_equal(order(3)[:, 0], pipeline.Order(8, 4, 0)(3))
+    np.testing.assert_array_equal(order(3), pipeline.PartnerOrder(LABELS, 4, 2, 0)(3))
+
+
+@pytest.mark.parametrize("n", [1, 5, 6])
+def test_padded_batches_cover_once(n):
+    parts = list(pipeline.padded_batches(n, 3))
+    kept = np.concatenate([positions[mask] for positions, mask in parts])
+    assert kept.tolist() == list(range(n))
+    assert all(len(positions) == 3 for positions, _ in parts)

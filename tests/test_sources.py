@@ -1,0 +1,145 @@
+"""CIFAR archives in every published form, and every way in which they are broken."""
+
+import dataclasses
+import io
+import pickle
+import shutil
+import tarfile
+
+import ml_collections
+import numpy as np
+import pytest
+
+from lt_jax import data, errors
+from lt_jax.data import sources
+
+RECORDS = (4, 6)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """CIFAR-10 and -100 with a handful of images a file."""
+    for name in ("_CIFAR10", "_CIFAR100"):
+        monkeypatch.setattr(sources, name, dataclasses.replace(getattr(sources, name), records=RECORDS))
+
+
+def make(folder, archive, form):
+    """Writes random images in the given form; returns (train images, train labels) in order."""
+    generator = np.random.default_rng(0)
+    images, labels = [], []
+    binary = form.startswith("binary")
+    sub = archive.binary_folder if binary else archive.python_folder
+    (folder / sub).mkdir()
+    for split, files in enumerate(archive.binary_files if binary else archive.python_files):
+        for file in files:
+            pixels = generator.integers(0, 256, (RECORDS[split], 3072), dtype=np.uint8)
+            label = generator.integers(0, 10, RECORDS[split])
+            if binary:
+                columns = [label] * archive.label_bytes
+                content = np.concatenate([np.stack(columns, 1).astype(np.uint8), pixels], 1).tobytes()
+            else:
+                content = pickle.dumps({b"data": pixels, archive.label_key: label.tolist()}, protocol=2)
+            (folder / sub / file).write_bytes(content)
+            if split == 0:
+                images.append(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+                labels.append(label)
+    if form.endswith("tar"):
+        with tarfile.open(folder / (archive.binary_tar if binary else archive.python_tar), "w:gz") as tar:
+            tar.add(folder / sub, sub)
+        shutil.rmtree(folder / sub)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("form", ["binary", "binary tar", "python", "python tar"])
+def test_every_form_gives_the_same_images(tmp_path, small, name, form):
+    images, labels = make(tmp_path, getattr(sources, f"_{name.upper()}"), form)
+    raw = sources.SOURCES[name](ml_collections.ConfigDict({"dir": str(tmp_path)}))
+    np.testing.assert_array_equal(raw.train_images, images)
+    np.testing.assert_array_equal(raw.train_labels, labels)
+    assert raw.test_images.shape == (RECORDS[1], 32, 32, 3)
+
+
+def load(folder):
+    return sources.cifar10(ml_collections.ConfigDict({"dir": str(folder)}))
+
+
+def test_missing_archive_names_every_place_looked_at(tmp_path):
+    with pytest.raises(errors.BadInput, match=f"{tmp_path}/cifar-10-batches-bin.*{tmp_path}/cifar-10-python.tar.gz"):
+        load(tmp_path)
+
+
+def test_missing_folder(tmp_path, monkeypatch):
+    with pytest.raises(errors.BadInput, match="nowhere is not there"):
+        load(tmp_path / "nowhere")
+    monkeypatch.delenv("LT_JAX_DATA", raising=False)
+    with pytest.raises(errors.BadInput, match="LT_JAX_DATA"):
+        load("")
+
+
+def test_truncated_binary_file(tmp_path, small):
+    make(tmp_path, sources._CIFAR10, "binary")
+    file = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
+    file.write_bytes(file.read_bytes()[:-3073])
+    with pytest.raises(errors.BadInput, match=r"data_batch_3.bin is truncated: expected 12292 bytes, found 9219"):
+        load(tmp_path)
+
+
+def test_missing_file_of_an_archive(tmp_path, small):
+    make(tmp_path, sources._CIFAR10, "binary")
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").unlink()
+    with pytest.raises(errors.BadInput, match=r"test_batch.bin is missing"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["binary tar", "python tar"])
+def test_truncated_tar(tmp_path, small, form):
+    make(tmp_path, sources._CIFAR10, form)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(errors.BadInput, match=f"{file.name} is truncated or broken"):
+        load(tmp_path)
+
+
+def test_a_pickle_that_asks_for_more_than_arrays_is_refused(tmp_path, small):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    make(tmp_path, sources._CIFAR10, "python")
+    file = tmp_path / "cifar-10-batches-py" / "data_batch_1"
+    buffer = io.BytesIO()
+    pickle.dump({b"data": Evil()}, buffer, protocol=2)
+    file.write_bytes(buffer.getvalue())
+    with pytest.raises(errors.BadInput, match="refused to open"):
+        load(tmp_path)
+    assert not (tmp_path / "written").exists()
+
+
+def test_labels_out_of_range(tmp_path, small):
+    make(tmp_path, sources._CIFAR10, "binary")
+    file = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    content = bytearray(file.read_bytes())
+    content[3073] = 10
+    file.write_bytes(bytes(content))
+    config = ml_collections.ConfigDict(
+        dict(
+            name="cifar10",
+            dir=str(tmp_path),
+            profile="all",
+            largest=1,
+            imbalance_factor=1.0,
+            seed=0,
+            many=1,
+            few=1,
+        )
+    )
+    with pytest.raises(errors.BadInput, match=r"training image 5 has label 10, expected 0\.\.9"):
+        data.load(config)
+
+
+def test_real_archive(real_data):
+    raw = load(real_data)
+    assert raw.train_images.shape == (50000, 32, 32, 3)
+    assert np.bincount(raw.test_labels).tolist() == [1000] * 10
+    assert raw.train_labels[:5].tolist() == [6, 9, 9, 4, 1]

@@ -1,0 +1,179 @@
+"""The loop: devices, checkpoints, resuming, and how it ends when something is wrong."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import digits_lt
+from lt_jax import checkpoint, data, encoder, errors, optim, pretrain, sharding, state, step, train
+from lt_jax.data import pipeline
+
+
+@pytest.fixture(scope="module")
+def config():
+    found = digits_lt.get_config("smoke")
+    found.encoder.width = 4
+    found.pretrain.update(projector=(16, 8), batch_size=32)
+    found.checkpoint.every_steps = 2
+    return found
+
+
+@pytest.fixture(scope="module")
+def dataset(config):
+    return data.load(config.data)
+
+
+@pytest.fixture(scope="module")
+def parts(config, dataset):
+    """(job without its length, a function that makes a fresh state)."""
+    network, tx, _, per_epoch = pretrain._parts(config, dataset)
+    job = train.Job(
+        stage="pretrain",
+        step=step.pretrain(network, tx, config.pretrain, 0),
+        batch=pipeline.PartnerOrder(dataset.train.labels, 32, 1, 0),
+        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        steps=6,
+        steps_per_epoch=per_epoch,
+        batch_size=32,
+        learning_rate=optim.schedule(config.pretrain, per_epoch),
+    )
+    return job, lambda: pretrain._parts(config, dataset)[2]
+
+
+def losses_on(devices, parts, steps):
+    job, fresh = parts
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+    current, held = sharding.put_replicated((fresh(), job.data), mesh)
+    advance, found = jax.jit(job.step), []
+    for number in range(steps):
+        current, metrics = advance(current, held, sharding.put_batch(job.batch(number), mesh))
+        found.append(float(metrics["loss"]))
+    return found
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+def test_one_and_eight_devices_have_the_same_first_losses(parts):
+    np.testing.assert_allclose(losses_on(8, parts, 20), losses_on(1, parts, 20), rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def unbroken(parts, config, tmp_path_factory):
+    """(final state, work directory) of six steps in one go."""
+    job, fresh = parts
+    workdir = epath.Path(tmp_path_factory.mktemp("unbroken"))
+    return train.train(job, fresh(), workdir, config)[0], workdir
+
+
+def equal(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+
+
+def steps_of(workdir):
+    return sorted(
+        int(path.name) for path in pathlib.Path(workdir, "checkpoints/pretrain").iterdir() if path.name.isdigit()
+    )
+
+
+def lines_of(workdir):
+    lines = [json.loads(line) for line in pathlib.Path(workdir, "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
+
+
+@pytest.fixture
+def killed(unbroken, tmp_path):
+    """As if a run had died after step 4 was saved, and after step 6 had been written."""
+    workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
+    shutil.rmtree(workdir / "checkpoints/pretrain/6")
+    return workdir
+
+
+def test_resumed_run_ends_with_the_same_bits(parts, config, unbroken, killed, capsys):
+    job, fresh = parts
+    final, _ = train.train(job, fresh(), killed, config)
+    assert "pretrain: resuming from step 4 of 6" in capsys.readouterr().err
+    assert equal(final, unbroken[0])
+    assert lines_of(killed) == lines_of(unbroken[1])
+    assert [line["step"] for line in lines_of(killed)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, config, unbroken, killed, capsys):
+    half = killed / "checkpoints/pretrain/6.orbax-checkpoint-tmp"
+    shutil.copytree(killed / "checkpoints/pretrain/4/state", half / "state")
+    job, fresh = parts
+    final, _ = train.train(job, fresh(), killed, config)
+    said = capsys.readouterr().err
+    assert "removing the half-written checkpoint" in said and "resuming from step 4" in said
+    assert equal(final, unbroken[0]) and not half.exists()
+
+
+@pytest.mark.parametrize("damage", ["empty file", "missing file"])
+def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp_path, capsys, damage):
+    workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
+    for file in (workdir / "checkpoints/pretrain/6/state").glob("manifest.ocdbt"):
+        file.unlink() if damage == "missing file" else file.write_bytes(b"")
+    job, fresh = parts
+    final, _ = train.train(job, fresh(), workdir, config)
+    said = capsys.readouterr().err
+    assert "checkpoints/pretrain/6 is broken" in said and "resuming from step 4" in said
+    assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
+
+
+def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(parts, config, tmp_path):
+    job, fresh = parts
+
+    def poisoned(current, held, batch):
+        new, metrics = job.step(current, held, batch)
+        is_bad = current.step == 4
+        metrics["loss"] = jax.numpy.where(is_bad, jax.numpy.nan, metrics["loss"])
+        bad = jax.numpy.where(is_bad & (new.bad_step < 0), current.step, new.bad_step)
+        return new.replace(bad_step=bad), metrics
+
+    broken = train.dataclasses.replace(job, step=poisoned)
+    with pytest.raises(errors.RunFailed, match=r"not finite at step 4, learning rate 0\.000"):
+        train.train(broken, fresh(), epath.Path(tmp_path), config)
+    assert steps_of(tmp_path)[-1] == 4
+
+
+def test_step_marks_the_first_bad_step(config, dataset):
+    tx = optim.adamw(config.baseline, 10)
+    network = encoder.classifier(config.encoder, 10, "float32")
+    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    current = state.create(variables, tx)
+    broken = jax.tree.map(lambda x: x * np.nan, current.params)
+    advance = jax.jit(step.classify(network, tx, config.baseline.augment, 0, "test"))
+    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    good, _ = advance(current.replace(step=current.step + 3), held, np.arange(8))
+    bad, _ = advance(current.replace(params=broken, step=current.step + 3), held, np.arange(8))
+    assert int(good.bad_step) == -1 and int(bad.bad_step) == 3
+    worse, _ = advance(bad, held, np.arange(8))
+    assert int(worse.bad_step) == 3
+
+
+def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
+    tx = optim.adamw(config.probe, 10)
+    network = encoder.classifier(config.encoder, 10, "float32")
+    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    current = state.create(variables, tx, trainable="head")
+    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    for moving in (False, True):
+        advance = jax.jit(step.classify(network, tx, config.probe.augment, 0, "test", moving=moving))
+        new, _ = advance(current, held, np.arange(16))
+        assert set(new.params) == {"head"} and equal(new.frozen, current.frozen)
+        assert not equal(new.params, current.params)
+        assert equal(new.batch_stats, current.batch_stats) is not moving
+
+
+def test_sharding_takes_as_many_devices_as_divide_the_batch():
+    count = len(jax.devices())
+    assert sharding.mesh(count * 3).size == count
+    assert sharding.mesh(7).size == (7 if count >= 7 else 1)
+
+
+def test_load_without_a_checkpoint_says_so(tmp_path):
+    with pytest.raises(errors.BadInput, match="no checkpoint under"):
+        checkpoint.load(epath.Path(tmp_path / "none"), None)
