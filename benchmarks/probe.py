@@ -1,0 +1,60 @@
+"""Linear probes side by side: the pretrained encoder, the same encoder at random initialisation, and raw pixels.
+
+    python benchmarks/probe.py --workdir=DIR
+
+DIR is a work directory whose pretraining is finished. All three are trained by the plain protocol (every training
+image, clean, the encoder at rest) with the same settings. Writes benchmarks/results/probe_NAME.json.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+
+import digits
+import ml_collections
+import numpy as np
+from etils import epath
+
+from lt_jax import data, linear, metrics, pretrain, probe, state
+
+GROUPS = ("overall", "many", "medium", "few")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    config = ml_collections.ConfigDict(json.loads((options.workdir / "config.json").read_text()))
+    config.data.dir = config.data.dir or os.environ.get("LT_JAX_DATA", "")
+    dataset = data.load(config.data)
+    pretrained = pretrain.load(config, epath.Path(options.workdir), dataset)
+    rows = {
+        "raw pixels": pixels(config, dataset),
+        "random encoder": probe.plain(config, dataset, pretrain.random(config, dataset)),
+        "BNS encoder": probe.plain(config, dataset, pretrained),
+    }
+    print(f"{dataset.name}: plain linear probe, test accuracy in per cent")
+    for name, found in rows.items():
+        print(
+            f"{name:16}" + "".join(f"{100 * found[g]:>10.1f}" if found[g] is not None else "       n/a" for g in GROUPS)
+        )
+    kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
+    stage = json.loads((options.workdir / "stages" / "pretrain.json").read_text())
+    about = {"config": config.pretrain.to_dict(), "encoder": config.encoder.to_dict(), "pretrain_s": stage["seconds"]}
+    digits.write({**about, "accuracy": kept}, f"probe_{dataset.name}.json", "python benchmarks/probe.py --workdir=DIR")
+
+
+def pixels(config, dataset):
+    def flat(images):
+        return images.reshape(len(images), -1).astype(np.float32) / 255
+
+    key = state.stream(config.seed, "probe/pixels")
+    labels, epochs = dataset.train.labels, config.probe.epochs
+    head = linear.fit(key, flat(dataset.train.images), labels, dataset.num_classes, config.probe, epochs)
+    logits = flat(dataset.test.images) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    return metrics.measures(dataset.test.labels, logits, dataset.groups)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""IP-DPP as an under-sampler for imbalanced-learn, with any scikit-learn classifier. An optional extra."""
+
+import numbers
+
+import jax
+import numpy as np
+from imblearn.under_sampling.base import BaseUnderSampler
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+import lt_jax.ipdpp
+
+
+class IPDPPUnderSampler(BaseUnderSampler):
+    """Under-sample classes by IP-DPP: keep items that a cross-validated classifier finds hard.
+
+    Every item gets the probability of its own class from a model that has not seen it; each class that
+    `sampling_strategy` cuts is then drawn by lt_jax.ipdpp.sample.
+
+    Parameters
+    ----------
+    estimator : classifier with predict_proba, default=LogisticRegression(max_iter=1000)
+    sampling_strategy : as in imbalanced-learn, default="auto" (every class but the smallest, to its size)
+    cv : int >= 2, default=5; folds, at most as many as the smallest class has items (but two)
+    method : {"rank_one", "eigen", "uniform"}, default="rank_one"
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of the chosen rows
+    probabilities_ : ndarray (n_samples,), p of each item's own class
+    """
+
+    _parameter_constraints = {
+        **BaseUnderSampler._parameter_constraints,
+        "estimator": [HasMethods(["fit", "predict_proba"]), None],
+        "cv": [Interval(numbers.Integral, 2, None, closed="left")],
+        "method": [StrOptions({"rank_one", "eigen", "uniform"})],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, estimator=None, *, sampling_strategy="auto", cv=5, method="rank_one", random_state=None):
+        super().__init__(sampling_strategy=sampling_strategy)
+        self.estimator = estimator
+        self.cv = cv
+        self.method = method
+        self.random_state = random_state
+
+    def _fit_resample(self, X, y):
+        random_state = check_random_state(self.random_state)
+        key = jax.random.key(random_state.randint(np.iinfo(np.int32).max))
+        self.probabilities_ = self._cross_validated(X, y, random_state)
+        chosen = []
+        for number, label in enumerate(np.unique(y)):
+            items = np.flatnonzero(y == label)
+            if label in self.sampling_strategy_:
+                drawn = lt_jax.ipdpp.sample(
+                    jax.random.fold_in(key, number),
+                    self.probabilities_[items],
+                    self.sampling_strategy_[label],
+                    self.method,
+                )
+                items = items[np.asarray(drawn)]
+            chosen.append(items)
+        self.sample_indices_ = np.concatenate(chosen)
+        return _safe_indexing(X, self.sample_indices_), _safe_indexing(y, self.sample_indices_)
+
+    def _cross_validated(self, X, y, random_state):
+        """(n_samples,) probability of each item's class from the fold that left it out."""
+        estimator = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
+        classes, counts = np.unique(y, return_counts=True)
+        folds = StratifiedKFold(
+            min(self.cv, max(2, counts.min())), shuffle=True, random_state=random_state.randint(2**31 - 1)
+        )
+        probabilities = np.zeros(len(y))
+        # Strata of a class of one item cannot be split; the others do not mind that it joins the first.
+        strata = np.where(np.isin(y, classes[counts >= 2]), y, classes[counts.argmax()])
+        for train, held_out in folds.split(X, strata):
+            model = clone(estimator).fit(_safe_indexing(X, train), y[train])
+            found = model.predict_proba(_safe_indexing(X, held_out))
+            # A class without an item in training gets probability zero.
+            column = np.searchsorted(model.classes_, y[held_out]).clip(max=len(model.classes_) - 1)
+            known = model.classes_[column] == y[held_out]
+            rows = np.arange(len(held_out))
+            probabilities[held_out] = np.where(known, found[rows, column], 0)
+        return probabilities.clip(0, 1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.sampler_tags.sample_indices = True
+        return tags

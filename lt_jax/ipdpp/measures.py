@@ -1,0 +1,127 @@
+"""What can be said about the fixed-size DPP without drawing from it: marginals, probabilities, information.
+
+All of it comes from the tree of laws that the draws use, at its cost: about O(N), and memory linear in N.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lt_jax.ipdpp import checks, rank_one, structure
+
+
+class Information(NamedTuple):
+    """Expected information, the mean of -log p over the chosen items."""
+
+    ipdpp: jax.Array  # () of a subset drawn by IP-DPP
+    uniform: jax.Array  # () of a uniform subset: the mean over all items
+
+
+def kernel(probabilities, scale=None, *, log_probabilities=None):
+    """The matrix S of Eq. 16 (arXiv 2510.08836), (N, N) float32: symmetric, rows summing to one at scale 1/N.
+
+    Raises ValueError for invalid p, and for a scale with scale * max(p) * sum(p) > 1.
+    """
+    log_p = checks.log_probabilities_of(probabilities, log_probabilities)
+    return _kernel(log_p, checks.relative_scale(scale, log_p))
+
+
+_kernel = jax.jit(structure.dense)
+
+
+def _laws(log_p, n, relative_scale, plan):
+    """Structure, theta, log s, coins (b, v) in the order of the leaves, that order, and the roots."""
+    s = structure.structure(log_p, n, relative_scale)
+    theta = rank_one.tilt(s.log_d, s.present, s.n, plan.k)
+    b, not_b, v, log_s = rank_one.coins(s, theta)
+    b, not_b, v, numbers = rank_one.arrange(b, not_b, v, plan)
+
+    def roots(b, v):
+        """The coefficients of t^k, P and Q, and the log of what they were divided by on the way."""
+        laws, log_mass = rank_one.grow(b, not_b, v, plan.windows)
+        return laws[0][:, 0, 0], log_mass
+
+    return s, theta, log_s, (b, v), numbers, roots
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _inclusion(log_p, n, relative_scale, plan):
+    """P(i in Y) = d log Z / d log (weight of item i): a quotient of sums of products, none of them negative.
+
+    The textbook form of the derivative divides by one item's factor after the other, and loses everything
+    where factors are near zero; reverse-mode differentiation of the tree does not.
+    """
+    s, _, log_s, (b, v), numbers, roots = _laws(log_p, n, relative_scale, plan)
+    (p, q), pull_back = jax.vjp(lambda b, v: roots(b, v)[0], b, v)
+    special = rank_one.share_of_special(p, q, log_s)
+    by_b, by_v = pull_back(jnp.stack([(1 - special) / p, jnp.where(q > 0, special / q, 0)]))
+    marginals = jnp.zeros_like(b).at[numbers].set(b * by_b + v * by_v)
+    return jnp.where(s.valid, marginals, jnp.nan)
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _log_probability(log_p, n, relative_scale, subset, plan):
+    """log det(S_Y) - log Z, as the probability that the coins fall on Y, times the part of rank one."""
+    s, theta, log_s, (b, v), _, roots = _laws(log_p, n, relative_scale, plan)
+    (p, q), log_mass = roots(b, v)
+    log_normaliser = log_mass + jnp.logaddexp(jnp.log(p), log_s + jnp.log(q))
+    chosen = jnp.zeros(log_p.shape, bool).at[subset].set(True)
+    odds = jnp.where(s.present, theta + s.log_d, 0)
+    faces = jnp.where(s.present, jax.nn.log_sigmoid(jnp.where(chosen, odds, -odds)), 0)
+    w = jnp.square(s.p) * jnp.exp(s.log_a - s.log_d)
+    bonus = jnp.log1p(structure.tree_sum(jnp.where(chosen, w, 0)))
+    return jnp.where(s.valid, structure.tree_sum(faces) + bonus - log_normaliser, jnp.nan)
+
+
+def _prepare(probabilities, log_probabilities, k, scale):
+    """Checked and padded: (size,) log p, N, relative scale, and the plan (None where k leaves no choice)."""
+    log_p = checks.log_probabilities_of(probabilities, log_probabilities)
+    n = log_p.shape[0]
+    k = checks.subset_size(k, n)
+    relative_scale = checks.relative_scale(scale, log_p)
+    size = 1 << max(n - 1, 1).bit_length()
+    pad = jnp if checks.is_traced(log_p) else np
+    padded = pad.pad(log_p, (0, size - n), constant_values=-np.inf)
+    plan = rank_one.plan(size, k) if 0 < k < n else None
+    return padded, np.int32(n), relative_scale, plan
+
+
+def inclusion_probabilities(probabilities, k, *, log_probabilities=None, scale=None):
+    """P(i in Y) for a draw of k items, (N,) float32, summing to k. Any N.
+
+    Arguments and errors as for `sample`; inside jit an invalid p gives NaN.
+    """
+    log_p, n, relative_scale, plan = _prepare(probabilities, log_probabilities, k, scale)
+    if plan is None:
+        return jnp.full((int(n),), float(k > 0), jnp.float32)
+    return _inclusion(log_p, n, relative_scale, plan)[: int(n)]
+
+
+def log_probability(probabilities, subset, *, log_probabilities=None, scale=None):
+    """log P(Y = subset) among all subsets of its size, () float32; subset (k,) distinct integers, any order.
+
+    Raises ValueError as `sample` does, and for numbers out of range or twice; inside jit the subset is not
+    checked, and an invalid p gives NaN.
+    """
+    known = checks.log_probabilities_of(probabilities, log_probabilities)
+    subset = checks.subset_of(subset, known.shape[0])
+    log_p, n, relative_scale, plan = _prepare(probabilities, log_probabilities, subset.shape[0], scale)
+    if plan is None:
+        return jnp.zeros((), jnp.float32)
+    return _log_probability(log_p, n, relative_scale, subset, plan)
+
+
+def expected_information(probabilities, k, *, log_probabilities=None, scale=None):
+    """Information(ipdpp, uniform): expected mean of -log p over k items drawn either way, in nats.
+
+    Infinite where an item has p = 0. Errors as for `sample`; k must be at least 1.
+    """
+    log_p = checks.log_probabilities_of(probabilities, log_probabilities)
+    if checks.subset_size(k, log_p.shape[0]) == 0:
+        raise ValueError("k must be at least 1: an empty set has no mean information")
+    marginals = inclusion_probabilities(None, k, log_probabilities=log_p, scale=scale)
+    information = jnp.where(marginals > 0, -jnp.asarray(log_p) * marginals, 0)
+    return Information(jnp.sum(information) / k, -jnp.mean(jnp.asarray(log_p)))

@@ -1,0 +1,195 @@
+"""One draw, and draws for all classes of a training set at once.
+
+Both go through the same compiled function of (method, padded size, k), so a class gets the same items alone
+and in a batch. Class by class is one axis, which is split over the devices of this host where there are
+several.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from lt_jax.ipdpp import chain, checks, eigen, rank_one
+
+SMALL = 1024  # padded size up to which items are walked one after the other instead of in a tree
+BATCH_NUMBERS = 2**26  # in the largest array of one batch of classes: 2^26 float32 are 256 MiB
+
+
+def _rank_one(key, log_p, n, relative_scale, k):
+    if log_p.shape[0] <= SMALL:
+        return chain.draw(key, log_p, n, relative_scale, k)
+    return rank_one.draw(key, log_p, n, relative_scale, rank_one.plan(log_p.shape[0], k))
+
+
+def _eigen(key, log_p, n, relative_scale, k):
+    return eigen.draw(key, log_p, n, relative_scale, k, rank_one.tilt)
+
+
+def _uniform(key, log_p, n, relative_scale, k):
+    """A fresh uniform subset for every key.
+
+    The released code reads the initial state of a Markov chain, with a generator that is seeded anew at every
+    call: one fixed uniform subset, whatever the model says. Here the key decides.
+    """
+    del relative_scale
+    size = log_p.shape[0]
+    bits = jax.random.bits(key, (size,), jnp.uint32)
+    items = jnp.arange(size, dtype=jnp.int32)
+    missing = (items >= n).astype(jnp.int32)
+    return jnp.sort(jax.lax.sort((missing, bits, items), num_keys=2)[2][:k])
+
+
+METHODS = {"rank_one": _rank_one, "eigen": _eigen, "paper": eigen.draw_as_printed, "uniform": _uniform}
+
+
+def padded_size(n, method):
+    """The size that n items are padded to. Every size compiles once, so there are few of them.
+
+    Powers of four for small classes, where compiling takes longer than drawing, powers of two for large ones;
+    at most a quarter more than n where the work is cubic.
+    """
+    if method in ("eigen", "paper") and n > 16:
+        step = (1 << (n - 1).bit_length()) // 8
+        return -(-n // step) * step
+    bits = max(n - 1, 1).bit_length()
+    return 1 << (bits + bits % 2 if n <= SMALL else bits)
+
+
+def _draw(key, log_p, n, relative_scale, k, method):
+    """(size,) with n items in front -> (k,) sorted int32; -1s where p is invalid. 0 < k < n."""
+    chosen = METHODS[method](_threefry(key), log_p, n, relative_scale, k)
+    present = jnp.arange(log_p.shape[0], dtype=jnp.int32) < n
+    return jnp.where(jnp.all(jnp.where(present, log_p <= 0, True)), chosen, -1)
+
+
+def _threefry(key):
+    """The key for the counter-based generator: others (rbg) give a batch other numbers than its members."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    data = jax.random.key_data(key) if typed else key
+    return jax.random.wrap_key_data(data[..., :2], impl="threefry2x32")
+
+
+_draw_one = jax.jit(_draw, static_argnames=("k", "method"))
+
+
+def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, scale=None):
+    """k of N items by IP-DPP: P(Y) proportional to det(S_Y), Eq. 23 of arXiv 2510.08836.
+
+    Args:
+      key: a JAX random key; the same key gives the same items.
+      probabilities: (N,) probability that the classifier gives to each item's true label, in [0, 1]; None
+      where
+        log_probabilities are given.
+      k: how many items, a Python int from 0 to N.
+      method: "rank_one" (exact, any N), "eigen" (exact, N up to a few thousand), "paper" (Algorithm 1 as
+        printed, not exact, may fall short of k), "uniform" (no regard to p).
+      log_probabilities: (N,) log p instead; needed where 1 - p is under 1e-7 and p is float32.
+      scale: of the kernel, S_ij = scale p_i p_j; None is the paper's 1/N.
+
+    Returns:
+      (k,) int32, ascending, distinct. `paper` puts a -1 in front for every item it fell short of.
+
+    Raises:
+      ValueError: p of the wrong shape, out of range or NaN; k out of range; unknown method; a scale with
+        scale * max(p) * sum(p) > 1. Inside jit values are unknown: an invalid p gives -1 everywhere.
+    """
+    checks.method_of(method, METHODS)
+    log_p = checks.log_probabilities_of(probabilities, log_probabilities)
+    n = log_p.shape[0]
+    k = checks.subset_size(k, n)
+    relative_scale = checks.relative_scale(scale, log_p)
+    if k in (0, n):
+        everything = jnp.arange(k, dtype=jnp.int32)
+        return jnp.where(jnp.all(log_p <= 0), everything, -1) if checks.is_traced(log_p) else everything
+    padding = padded_size(n, method) - n
+    pad = jnp if checks.is_traced(log_p) else np
+    log_p = pad.pad(log_p, (0, padding), constant_values=-np.inf)
+    return _draw_one(key, log_p, np.int32(n), relative_scale, k=k, method=method)
+
+
+def _draw_classes(key, classes, log_p, n, k, method):
+    """(C,) class numbers, (C, size), (C,) -> (C, k). Every class draws with its own key and its own p."""
+
+    def draw(operands):
+        number, log_p, n = operands
+        return _draw(jax.random.fold_in(key, number), log_p, n, np.float32(1), k, method)
+
+    size = log_p.shape[1]
+    if method == "rank_one" and size > SMALL:
+        return jax.lax.map(draw, (classes, log_p, n))  # batched, every class would be sorted
+    numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "paper": size**2, "uniform": size}[method]
+    batch = min(max(BATCH_NUMBERS // numbers, 1), log_p.shape[0])
+    return jax.lax.map(draw, (classes, log_p, n), batch_size=batch)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(k, method, devices):
+    """_draw_classes, jitted; with the classes split over the devices where there are several."""
+    function = functools.partial(_draw_classes, k=k, method=method)
+    if len(devices) > 1:
+        mesh, rows = Mesh(np.array(devices), ("class",)), PartitionSpec("class")
+        function = jax.shard_map(
+            function, mesh=mesh, in_specs=(PartitionSpec(), rows, rows, rows), out_specs=rows, check_vma=False
+        )
+    return jax.jit(function)
+
+
+def _select_large(key, log_p, members, k, method):
+    """For classes (number -> items) that have more than k items: a list of arrays of chosen items."""
+    groups, devices, chosen = {}, tuple(jax.local_devices()), []
+    for number, items in members.items():
+        groups.setdefault(padded_size(len(items), method), []).append(number)
+    for size, numbers in sorted(groups.items()):
+        split = devices if len(numbers) >= len(devices) else devices[:1]
+        # Every device gets as many classes; the last class fills up, and what it draws again is dropped.
+        rows = numbers + numbers[-1:] * (-len(numbers) % len(split))
+        padded = np.full((len(rows), size), -np.inf, np.float32)
+        for row, number in enumerate(rows):
+            padded[row, : len(members[number])] = log_p[members[number]]
+        lengths = np.array([len(members[number]) for number in rows], np.int32)
+        drawn = _compiled(k, method, split)(key, np.array(rows, np.int32), padded, lengths)
+        chosen.append((numbers, drawn))
+    # Only now wait for the devices, so that batches overlap with the preparation of the next.
+    return [
+        members[number][row[row >= 0]]
+        for numbers, drawn in chosen
+        for number, row in zip(numbers, np.asarray(drawn), strict=False)
+    ]
+
+
+def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_probabilities=None):
+    """At most k items of every class: `sample` within each class, all classes at once.
+
+    Class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), p_c in the order
+    of the training set; smaller classes are kept whole. The result does not depend on batching, padding or
+    the number of devices. Compiles once per padded size and number of classes of that size.
+
+    Args:
+      key: a JAX random key.
+      probabilities: (N,) p of each item's true label, over the whole training set; None where logs are given.
+      labels: (N,) integers >= 0.
+      k: largest number of items of a class.
+      method, log_probabilities: as for `sample`.
+
+    Returns:
+      NumPy int64 array of the chosen positions in the training set, ascending.
+
+    Raises:
+      ValueError: as `sample`; labels of another length, not integer or negative.
+    """
+    checks.method_of(method, METHODS)
+    log_p = checks.log_probabilities_of(probabilities, log_probabilities)
+    if checks.is_traced(log_p, labels):
+        raise ValueError("select_balanced chooses shapes from the labels and cannot run inside jit")
+    labels = checks.labels_of(labels, log_p.shape[0])
+    k = checks.subset_size(k)
+    order = np.argsort(labels, kind="stable")
+    numbers, starts = np.unique(labels[order], return_index=True)
+    members = dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True))
+    chosen = [items for items in members.values() if len(items) <= k]
+    large = {number: items for number, items in members.items() if len(items) > k > 0}
+    chosen += _select_large(key, log_p, large, k, method)
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))

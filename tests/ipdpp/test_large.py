@@ -1,0 +1,72 @@
+"""N = 5000, where nothing can be enumerated: laws of counts and of pairs against exact values in float64."""
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from lt_jax.ipdpp import inclusion_probabilities
+
+N, K = 5000, 500
+
+
+def difficulties(order):
+    log_p = np.log(np.random.default_rng(3).beta(2, 1, N))
+    return {"sorted": np.sort(log_p), "reversed": np.sort(log_p)[::-1], "shuffled": log_p}[order]
+
+
+def groups():
+    """A random half, the first tenth, one node of the tree, and twenty pairs."""
+    rng, items = np.random.default_rng(4), np.arange(N)
+    yield rng.permutation(N) < N // 2
+    yield items < N // 10
+    yield items % 8 == 3
+    for _ in range(20):
+        i = int(rng.integers(N - 1))
+        yield (items == i) | (items == i + 1)
+
+
+def counts_p_value(reference, log_p, drawn):
+    chosen = np.zeros((len(drawn), N), bool)
+    np.put_along_axis(chosen, drawn, True, axis=1)
+    total, freedom = 0.0, 0
+    for members in groups():
+        law = reference.count_law(log_p, K, members)
+        observed = np.bincount(chosen[:, members].sum(axis=1), minlength=K + 1)
+        statistic, cells = reference.chi_square(observed, law * len(drawn))
+        total, freedom = total + statistic, freedom + cells
+    return stats.chi2.sf(total, freedom)
+
+
+@pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
+def test_counts_and_pairs(reference, order):
+    log_p = difficulties(order)
+    keys = jax.random.split(jax.random.key(1), 1500)
+    drawn = np.asarray(reference.draw_rank_one(keys, log_p, K))
+    assert (np.diff(drawn, axis=1) > 0).all() and drawn.min() >= 0 and drawn.max() < N
+    assert counts_p_value(reference, log_p, drawn) > 1e-6
+
+
+def test_wrong_laws_are_rejected(reference):
+    """Systematic sampling with the exact marginals, in file order; and a uniform subset."""
+    log_p, rng = difficulties("sorted"), np.random.default_rng(0)
+    edges = np.cumsum(np.asarray(inclusion_probabilities(None, K, log_probabilities=log_p), np.float64))
+    edges *= K / edges[-1]
+    systematic = np.searchsorted(edges, rng.random((1500, 1)) + np.arange(K), side="right")
+    assert counts_p_value(reference, log_p, systematic.clip(0, N - 1)) < 1e-12
+    uniform = np.argsort(rng.random((1500, N)), axis=1)[:, :K]
+    assert counts_p_value(reference, log_p, uniform) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_marginals_of_draws(reference, seed):
+    """The frequencies of all items at once, sum of squared z-scores."""
+    n, k = 1000, 100
+    log_p = np.log(np.random.default_rng(seed).beta(1, 1, n))
+    keys = jax.random.split(jax.random.key(seed), 20_000)
+    drawn = np.asarray(reference.draw_rank_one(keys, log_p, k))
+    marginals = np.asarray(inclusion_probabilities(None, k, log_probabilities=log_p), np.float64)
+    frequency = np.bincount(drawn.ravel(), minlength=n) / len(keys)
+    z = (frequency - marginals) / np.sqrt(marginals * (1 - marginals) / len(keys))
+    assert abs((z**2).sum() - n) < 6 * np.sqrt(2 * n)

@@ -1,0 +1,154 @@
+"""The law of the draws against full enumeration, and proof that the same test rejects wrong samplers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lt_jax.ipdpp import METHODS, rank_one, structure
+
+ACCEPT, REJECT = 1e-6, 1e-12  # noise falls below ACCEPT once in a million runs, a wrong sampler below REJECT
+SIZES = [(8, 3), (7, 4)]
+
+
+def by_method(method):
+    """Many draws, compiled anew for every call of by_method, so that a planted fault is seen."""
+
+    @functools.partial(jax.jit, static_argnames="k")
+    def many(keys, log_p, n, k):
+        return jax.vmap(lambda key: METHODS[method](key, log_p, n, jnp.float32(1), k))(keys)
+
+    def draw(keys, log_p, k):
+        n = len(log_p)
+        padded = np.pad(np.asarray(log_p, np.float32), (0, 8 - n), constant_values=-np.inf)
+        return many(keys, padded, np.int32(n), k)
+
+    return draw
+
+
+@pytest.mark.parametrize("method", ["rank_one", "eigen"])
+def test_exact_methods_have_the_law(reference, method):
+    cases = reference.random_cases(0, SIZES, 4)
+    assert reference.enumeration_p_value(by_method(method), cases) > ACCEPT
+
+
+@pytest.mark.parametrize("method", ["paper", "uniform"])
+def test_inexact_methods_are_rejected(reference, method):
+    cases = reference.random_cases(0, SIZES[:1], 4)
+    assert reference.enumeration_p_value(by_method(method), cases) < REJECT
+
+
+def test_systematic_sampling_is_rejected(reference):
+    """Exact inclusion probabilities, wrong law: tests of the marginals alone would let it pass."""
+
+    def draw(keys, log_p, k):
+        subsets, law = reference.dense_law(log_p, k)
+        marginals = np.array([law[(subsets == i).any(axis=1)].sum() for i in range(len(log_p))])
+        edges = np.concatenate([[0], np.cumsum(marginals)])
+        edges[-1] = k
+        starts = np.random.default_rng(0).random(len(keys))
+        points = starts[:, None] + np.arange(k)
+        drawn = np.searchsorted(edges, points, side="right") - 1
+        frequency = (drawn[:, :, None] == np.arange(len(log_p))).any(axis=1).mean(axis=0)
+        np.testing.assert_allclose(frequency, marginals, atol=0.02)
+        return drawn
+
+    assert reference.enumeration_p_value(draw, reference.random_cases(0, SIZES, 4)) < REJECT
+
+
+def _without_rank_one_part(s, theta):
+    b, not_b, v, log_s = rank_one_coins(s, theta)
+    return b, not_b, v, jnp.full_like(log_s, -jnp.inf)
+
+
+def _diagonal_without_mean(s, theta):
+    q = jnp.where(s.present, 1 - s.p, 0)
+    return rank_one_coins(s._replace(log_d=jnp.where(s.present, jnp.log(q), -jnp.inf)), theta)
+
+
+def _special_by_p_instead_of_its_square(s, theta):
+    b, not_b, v, log_s = rank_one_coins(s, theta)
+    v = jnp.where(s.present, s.p * not_b, 0)
+    return b, not_b, v / structure.tree_sum(v), log_s
+
+
+rank_one_coins = rank_one.coins
+FAULTS = [_without_rank_one_part, _diagonal_without_mean, _special_by_p_instead_of_its_square]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_rejected(reference, monkeypatch, fault):
+    monkeypatch.setattr(rank_one, "coins", fault)
+    cases = reference.random_cases(0, SIZES[:1], 4)
+    assert reference.enumeration_p_value(by_method("rank_one"), cases, draws=100_000) < REJECT
+
+
+# Every way through the code: the descent follows nodes to the leaves (follow=9), items from the root (0), or
+# changes over between; items as they come, sorted, or sorted on demand; trees of depth 1 to 4; full leaves
+# (16 items in a tree of depth 4), leaves that are missing (5, 9), k = 1 and k = N - 1.
+PATHS = [
+    ((8, 3), {"follow": 0}),
+    ((8, 4), {"follow": 9, "order": "sorted"}),
+    ((10, 4), {"follow": 1, "order": "sorted"}),
+    ((9, 3), {"follow": 2}),
+    ((5, 4), {"follow": 1}),
+    ((5, 1), {"follow": 0, "order": "sorted"}),
+    ((2, 1), {"follow": 0}),
+    ((3, 2), {"follow": 9}),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), PATHS)
+def test_every_path_has_the_law(reference, shape, options):
+    def draw(keys, log_p, k):
+        return reference.draw_rank_one(keys, log_p, k, **options)
+
+    assert reference.enumeration_p_value(draw, reference.random_cases(1, [shape], 8)) > ACCEPT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["given", "sorted"])
+@pytest.mark.parametrize("follow", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("shape", [(10, 5), (6, 2), (10, 9)])
+def test_every_combination_has_the_law(reference, shape, follow, order):
+    def draw(keys, log_p, k):
+        return reference.draw_rank_one(keys, log_p, k, follow=follow, order=order)
+
+    assert reference.enumeration_p_value(draw, reference.random_cases(2, [shape], 12)) > ACCEPT
+
+
+def test_other_scale_has_its_own_law(reference):
+    """The released code's scale, 1 / N^2, is nearly a diagonal kernel: its draws differ from the paper's."""
+    log_p, k, n = np.log(np.linspace(0.2, 1, 8)), 3, 8
+    keys = jax.random.split(jax.random.key(5), 60_000)
+    padded = np.asarray(log_p, np.float32)
+    relative = jnp.float32(1 / n)
+    drawn = jax.jit(jax.vmap(lambda key: METHODS["rank_one"](key, padded, np.int32(n), relative, k)))(keys)
+    codes = (1 << np.asarray(drawn)).sum(axis=1)
+    for scale, passes in ((1 / n**2, True), (1 / n, False)):
+        subsets, law = reference.dense_law(log_p, k, scale)
+        observed = (codes[:, None] == (1 << subsets).sum(axis=1)).sum(axis=0)
+        statistic, freedom = reference.chi_square(observed, law * len(keys))
+        assert (statistic < freedom + 6 * np.sqrt(2 * freedom)) == passes
+
+
+@pytest.mark.parametrize(
+    "p", [np.full(6, 0.4), np.zeros(6), np.ones(6), np.eye(6)[2], np.full(6, 1e-30), 1 - np.eye(6)[2]]
+)
+def test_extreme_p_has_the_law(reference, p):
+    """All equal, all 0, all 1 (by convention uniform), one 1 and the rest 0, 1e-30, one 0 and the rest 1."""
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    # The kernel of rank one has no law of its own for k >= 2; any equal p has the uniform one.
+    law_of = np.log(np.full(6, 0.4)) if p.min() == 1 else log_p
+    subsets, law = reference.dense_law(law_of, 2)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    drawn = np.asarray(reference.draw_rank_one(keys, log_p, 2))
+    observed = (drawn[:, None] == subsets).all(axis=2).sum(axis=0)
+    assert observed.sum() == len(keys)
+    possible = law > 1e-12
+    assert observed[~possible].sum() == 0
+    statistic, freedom = reference.chi_square(observed[possible], law[possible] * len(keys))
+    assert statistic < freedom + 6 * np.sqrt(2 * freedom + 1)
