@@ -7,7 +7,7 @@ binary or the python form, from the CIFAR page of the University of Toronto.
 Hardware: one GPU or TPU; 1000 epochs of a ResNet-18.
 Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What we measured stands in README.md.
 
-`configs/cifar10_lt.py:100,encoder=resnet_small,epochs=90` is a form that two CPU cores finish in about an hour.
+`configs/cifar10_lt.py:100,encoder=resnet_small,epochs=40` is a form that two CPU cores finish in less than an hour.
 """
 
 import ml_collections
@@ -21,8 +21,8 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 def get_config(arg=""):
     tokens = common.parse(arg, imbalance_factor=100.0, encoder="resnet18", epochs=1000.0)
     config = recipe("cifar10", tokens, largest=5000, many=500, few=200)
-    if tokens.encoder == "resnet_small":  # the form for a CPU: more, smaller steps
-        config.pretrain.batch_size = config.baseline.batch_size = 256
+    if tokens.encoder == "resnet_small":
+        for_cpu(config)
     config.retrain.redraw_every = 10
     config.probe.per_class = 100
     config.probe.warmup_epochs = 20.0
@@ -68,6 +68,16 @@ def recipe(name, tokens, largest, many=100, few=20):
 
     config.report.title = f"{name.upper()}-LT, imbalance factor {tokens.imbalance_factor:g}"
     return config
+
+
+def for_cpu(config):
+    """Ours, not the paper's: what a tiny network learns from in tens of epochs instead of a thousand.
+
+    More and smaller steps, a higher rate, a sharper loss, and an augmentation that leaves more of the image.
+    """
+    config.pretrain.update(batch_size=128, base_learning_rate=4e-3, temperature=0.2)
+    config.pretrain.augment.update(strength=0.5, crop_scale=0.25, blur=False)
+    config.baseline.batch_size = 256
 
 
 def ten_times_smallest(data):

@@ -23,7 +23,7 @@ def get_config(arg=""):
     encoder.width = 16  # channels of the first stage
     encoder.stem_stride = 1  # 2 halves the image at once
 
-    config.pretrain = pretrain = common.training(epochs=250, batch_size=128, base_learning_rate=4e-3, warmup_epochs=10)
+    config.pretrain = pretrain = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
     pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
     pretrain.temperature = 0.2  # of the similarities
     pretrain.m = 1  # same-class partners of each anchor, in the query view
@@ -31,14 +31,14 @@ def get_config(arg=""):
     pretrain.projector = (128, 64)  # widths of the projector; the last one is the embedding
     pretrain.augment = _augment()
 
-    config.baseline = baseline = common.training(epochs=310, batch_size=128, base_learning_rate=4e-3, warmup_epochs=10)
+    config.baseline = baseline = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
     baseline.augment = _augment()
 
     config.probe = probe = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
     probe.per_class = 20  # images a class of the `official` protocol's balanced subset
     probe.augment = _augment()
 
-    config.retrain = retrain = common.training(epochs=60, batch_size=64, base_learning_rate=4e-3, warmup_epochs=5)
+    config.retrain = retrain = common.training(epochs=100, batch_size=16, base_learning_rate=2e-2, warmup_epochs=5)
     retrain.method = tokens.method  # rank_one and eigen are exact; paper and uniform are there to compare
     retrain.k = 10  # images kept of a class that has more
     retrain.redraw_every = 10  # R: epochs between two draws of the subset

@@ -14,6 +14,9 @@ from lt_jax import losses, optim
 def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float):
     """Cross-entropy on all items, AdamW as everywhere; the last batch of an epoch is kept.
 
+    Features are standardised by their own mean and deviation, so that one learning rate suits every encoder; the
+    layer that comes back takes them as they are.
+
     Args:
       features: (n, d) float32.
       labels: (n,).
@@ -25,7 +28,10 @@ def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: i
     options = config.copy_and_resolve_references()
     options.update(epochs=float(epochs), steps=0)
     run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes))
-    return run(key, jnp.asarray(features, jnp.float32), jnp.asarray(labels))
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    found = run(key, jnp.asarray((features - mean) / deviation, jnp.float32), jnp.asarray(labels))
+    kernel = np.asarray(found["kernel"]) / deviation[:, None]
+    return {"kernel": kernel, "bias": np.asarray(found["bias"]) - mean @ kernel}
 
 
 def _fit(key, features, labels, *, config, num_classes):
