@@ -46,6 +46,7 @@ def get_config(arg=""):
     retrain.head_epochs = 100.0  # passes of the head that gives the first p, on frozen features; then discarded
     retrain.augment = _augment()
 
+    config.log.every_steps = 20
     config.report.title = "Handwritten digits, long-tailed"
     return common.shorten(config) if tokens.smoke else config
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 GROUPS = ("many", "medium", "few")
 
@@ -61,9 +61,12 @@ def accuracy_by_class_size(result: dict[str, Any], theme: str) -> Figure:
         axes.plot(x, y, marker=MARKERS[slot], markersize=5, color=THEMES[theme]["methods"][slot], label=name)
     axes.set_xscale("log")
     axes.invert_xaxis()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("training images of the class")
     axes.set_ylabel("test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(top=1.02)
     _legend(axes, theme)
     return figure
@@ -92,7 +95,7 @@ def group_bars(result: dict[str, Any], theme: str) -> Figure:
     sizes = result["dataset"]["groups"]
     axes.set_xticks(np.arange(3), [f"{group}\n{len(sizes[group])} classes" for group in GROUPS])
     axes.set_ylabel("test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(0, 1.12)
     _legend(axes, theme, above=True)
     return figure
