@@ -1,0 +1,56 @@
+"""Files are whole or not there, and what the disk says becomes one line."""
+
+import errno
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+
+from lt_jax import errors, files, log
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = epath.Path(tmp_path / "result.json")
+    files.write_json(path, {"a": 1})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(errors.RunFailed, match=f"no space left to write {path}"):
+        files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 1}
+
+
+def test_json_is_strict(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+    assert files.read_json(tmp_path / "x.json") is None
+
+
+def test_arrays_come_back(tmp_path):
+    files.write_npz(tmp_path / "a.npz", x=np.arange(3), method="eigen")
+    found = files.read_npz(tmp_path / "a.npz")
+    np.testing.assert_array_equal(found["x"], [0, 1, 2])
+    assert str(found["method"]) == "eigen"
+    files.write_npy(tmp_path / "deep" / "b.npy", np.eye(2))
+    np.testing.assert_array_equal(np.load(tmp_path / "deep" / "b.npy", mmap_mode="r"), np.eye(2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "deep"]
+
+
+def test_metrics_are_cut_at_the_restored_step(tmp_path):
+    metrics = log.Metrics(epath.Path(tmp_path))
+    for step in (1, 2, 3):
+        metrics.add(stage="pretrain", step=step)
+    metrics.add(stage="probe", step=3)
+    metrics.flush()
+    with pathlib.Path(tmp_path, "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "pre')  # as a killed writer may leave it
+    again = log.Metrics(epath.Path(tmp_path))
+    again.cut("pretrain", after=2)
+    again.flush()
+    lines = [json.loads(line) for line in pathlib.Path(tmp_path, "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [("pretrain", 1), ("pretrain", 2), ("probe", 3)]

@@ -1,0 +1,53 @@
+"""The linear layer on fixed features, and the log-probabilities that come from it."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from lt_jax import features, linear
+
+CONFIG = ml_collections.ConfigDict(
+    dict(epochs=1.0, steps=0, batch_size=32, base_learning_rate=0.8, warmup_epochs=0.0, weight_decay=0.0)
+)
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """Three overlapping clusters whose features have very different scales."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), [100, 60, 27])
+    centres = np.array([[0, 0, 0], [2, 0, 1], [0, 2, -1]])
+    found = (centres[labels] + generator.normal(size=(len(labels), 3))) * [1000.0, 1.0, 0.001] + [5000.0, 0.0, 1.0]
+    return found.astype(np.float32), labels
+
+
+def test_fit_finds_what_logistic_regression_finds(clusters):
+    x, labels = clusters
+    head = linear.fit(jax.random.key(0), x, labels, 3, CONFIG, epochs=150)
+    scaled = (x - x.mean(0)) / x.std(0)
+    expected = LogisticRegression(C=1e6, max_iter=1000).fit(scaled, labels).predict_proba(scaled)
+    logits = x @ head["kernel"] + head["bias"]
+    ours = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=0.02)
+
+
+def test_fit_is_deterministic_for_a_key(clusters):
+    x, labels = clusters
+    first, again, other = (linear.fit(jax.random.key(s), x, labels, 3, CONFIG, epochs=2) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first["kernel"], again["kernel"])
+    assert not np.array_equal(first["kernel"], other["kernel"])
+
+
+def test_constant_features_do_no_harm():
+    x = np.ones((8, 2), np.float32)
+    head = linear.fit(jax.random.key(0), x, np.arange(8) % 2, 2, CONFIG, epochs=2)
+    assert np.isfinite(head["kernel"]).all() and np.isfinite(head["bias"]).all()
+
+
+def test_log_probabilities_keep_what_probabilities_lose():
+    logits = np.array([[40.0, 0.0], [0.0, 0.0], [0.0, 200.0]], np.float32)
+    log_p = features.true_log_probabilities(logits, np.array([0, 1, 0]))
+    np.testing.assert_allclose(log_p, [0.0, np.log(0.5), -200.0], rtol=1e-6, atol=1e-12)
+    assert log_p.dtype == np.float32 and log_p.max() <= 0
