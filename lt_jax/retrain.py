@@ -88,7 +88,6 @@ class Rounds:
             log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
             self._draw(number, log_p)
         self.indices = files.read_npz(self._file(number))["indices"].astype(np.int32)
-        self.seconds = progress.get("select_seconds", 0.0) + self.seconds
         return {**progress, "round": number}
 
     def _file(self, number):

@@ -24,7 +24,8 @@ class Job:
     steps_per_epoch: int
     batch_size: int
     learning_rate: Callable[[int], Any]
-    # Before the first step of each epoch: (state, epoch, progress) -> progress. A changed progress forces a save.
+    # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. A changed
+    # progress forces a save.
     at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
 
 
@@ -54,7 +55,7 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
         clock = _Clock(progress["seconds"], config.checkpoint)
         for number in range(start, job.steps):
             changed = False
-            if job.at_epoch is not None and number % job.steps_per_epoch == 0:
+            if job.at_epoch is not None and (number == start or number % job.steps_per_epoch == 0):
                 before, progress = progress, job.at_epoch(current, number // job.steps_per_epoch, progress)
                 changed = progress != before
             if changed or interrupt.requested() or clock.is_due(number, start):
