@@ -82,13 +82,14 @@ class Rounds:
         self.seconds = 0.0
 
     def at_epoch(self, current: state.TrainState, epoch: int, progress: dict[str, Any]) -> dict[str, Any]:
-        """Draws, or reads, the subset of this epoch. `progress["round"]` is its number."""
+        """Draws, or reads, the subset of this epoch. `progress` holds its number and the seconds of all draws so far."""
         number = epoch // self._config.retrain.redraw_every
+        self.seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:
             log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
             self._draw(number, log_p)
         self.indices = files.read_npz(self._file(number))["indices"].astype(np.int32)
-        return {**progress, "round": number}
+        return {**progress, "round": number, "select_seconds": self.seconds}
 
     def _file(self, number):
         return self._workdir / "subsets" / f"{number}.npz"
