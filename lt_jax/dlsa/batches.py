@@ -1,0 +1,93 @@
+"""Batches of features that may be larger than the device: indices are drawn on the host, rows follow in pieces.
+
+Features are any (N, D) array that NumPy can index, a memory-mapped file too. A piece holds many steps, so that the
+device runs one compiled scan for each of them.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lt_jax import errors
+
+_PIECE_BYTES = 64 << 20  # of rows on the device at a time
+
+
+def generator(key: jax.Array) -> np.random.Generator:
+    """A NumPy generator that depends on the key alone."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64).tolist())
+
+
+@functools.lru_cache(maxsize=32)
+def compiled_scan(step: Callable[..., Any], *static: Any) -> Any:
+    """jit of a scan of `step(*static, constants, carry, batch) -> carry` over the steps of a piece."""
+
+    def run(carry, constants, piece):
+        return jax.lax.scan(lambda c, x: (step(*static, constants, c, x), None), carry, piece)[0]
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def run(scan: Any, carry: Any, constants: Any, rows: Callable[[np.ndarray], Any], indices: np.ndarray) -> Any:
+    """Runs a compiled scan over `indices` (steps, ...); `rows(indices)` gives what a piece of them needs."""
+    one = sum(np.asarray(x).nbytes for x in jax.tree.leaves(rows(indices[:1])))
+    pieces = -(-len(indices) * one // _PIECE_BYTES)
+    length = -(-len(indices) // pieces)
+    for start in range(0, len(indices), length):
+        carry = scan(carry, constants, rows(indices[start : start + length]))
+    return carry
+
+
+def over_all(function: Any, constants: Any, features: np.ndarray, positions: np.ndarray, size: int = 4096) -> Any:
+    """`function(constants, rows)` over the rows at `positions`, in batches of one shape; results as NumPy arrays."""
+    size = max(1, min(size, len(positions)))
+    parts = []
+    for start in range(0, len(positions), size):
+        here = positions[start : start + size]
+        padded = np.concatenate([here, np.repeat(here[-1:], size - len(here))])
+        found = function(constants, np.asarray(features[padded], np.float32))
+        parts.append([np.asarray(x)[: len(here)] for x in jax.tree.leaves(found)])
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def check(features: Any, labels: Any, width: int | None = None) -> None:
+    """Raises BadInput, in one line, for features or labels that cannot be used."""
+    if np.ndim(features) != 2 or 0 in np.shape(features):
+        raise errors.BadInput(f"features: expected a table (items, width), found shape {np.shape(features)}")
+    if width is not None and features.shape[1] != width:
+        raise errors.BadInput(f"features: expected width {width} as in training, found {features.shape[1]}")
+    for start in range(0, len(features), 4096):
+        if not np.isfinite(features[start : start + 4096]).all():
+            bad = start + int(np.argmin(np.isfinite(features[start : start + 4096]).all(axis=1)))
+            raise errors.BadInput(f"features: item {bad} holds a value that is not finite")
+    if labels is not None and (np.ndim(labels) != 1 or len(labels) != len(features)):
+        raise errors.BadInput(f"labels: expected {len(features)}, one for each item, found shape {np.shape(labels)}")
+    if labels is not None and (not np.issubdtype(np.asarray(labels).dtype, np.integer) or np.min(labels) < 0):
+        raise errors.BadInput("labels: expected whole numbers from 0 on")
+
+
+def class_positions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(present classes, positions sorted by class, first of each class, count of each class)."""
+    present, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(inverse, kind="stable")
+    return present, order, np.cumsum(counts) - counts, counts
+
+
+def within_classes(rng: np.random.Generator, chosen: np.ndarray, order: Any, first: Any, counts: Any) -> np.ndarray:
+    """One random position of each chosen class (an index into the present ones)."""
+    return order[first[chosen] + (rng.random(chosen.shape) * counts[chosen]).astype(np.int64)]
+
+
+def moments(features: np.ndarray, positions: np.ndarray, size: int = 4096) -> tuple[jax.Array, jax.Array]:
+    """Mean and deviation (D,) of the features at `positions`, summed in float64; 1 for a feature that is constant."""
+    total, squares = 0.0, 0.0
+    for start in range(0, len(positions), size):
+        piece = np.asarray(features[positions[start : start + size]], np.float64)
+        total, squares = total + piece.sum(axis=0), squares + (piece**2).sum(axis=0)
+    mean = total / len(positions)
+    deviation = np.sqrt(np.maximum(squares / len(positions) - mean**2, 0.0))
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(deviation > 1e-6, deviation, 1.0), jnp.float32)

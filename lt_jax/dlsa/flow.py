@@ -1,0 +1,169 @@
+"""A masked autoregressive flow on features, and the mixture of Gaussians that it maps them to.
+
+    x -> [ MADE -> BatchNorm ] x blocks -> z,     log p(x) = log base(z) + log |det dz/dx|
+
+MADE is that of Germain et al. (ICML 2015) in the affine form of MAF (Papamakarios et al., NeurIPS 2017), BatchNorm the
+invertible one of RealNVP (Dinh et al., ICLR 2017). Every second block takes the features in reversed order. A flow is
+a pytree: parameters, running statistics and centres are its leaves; `blocks` of it go through jit, grad and orbax.
+
+Axes: b batch, d features, h hidden, k clusters.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PRECISION = jax.lax.Precision.HIGHEST
+_EPSILON = 1e-5  # added to a variance
+_MOMENTUM = 0.9  # share of the old running statistics that a batch leaves
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "stats", "centres"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """Parameters, running statistics and mixture centres (K, D). Methods are in evaluation mode."""
+
+    params: tuple[dict[str, Any], ...]
+    stats: tuple[dict[str, jax.Array], ...]
+    centres: jax.Array
+
+    def forward(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x (B, D) -> z (B, D) and log |det dz/dx| (B,), with the running statistics."""
+        z, log_det, _ = transform(self.params, self.stats, x, train=False)
+        return z, log_det
+
+    def inverse(self, z: jax.Array) -> jax.Array:
+        """The x with forward(x) = z. One feature after another: D passes through each block."""
+        x = z
+        for number in reversed(range(len(self.params))):
+            params, stats = self.params[number], self.stats[number]
+            x = _batch_norm_inverse(params["norm"], stats, x)
+            x = _made_inverse(params["made"], x, number % 2 == 1)
+        return x
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """log p(x) in nats, (B,)."""
+        z, log_det = self.forward(x)
+        return base_log_prob(cluster_logits(z, self.centres), z) + log_det
+
+    def clusters(self, x: jax.Array) -> jax.Array:
+        """Unnormalised log posterior of the K equal clusters, (B, K)."""
+        return cluster_logits(self.forward(x)[0], self.centres)
+
+    def sample(self, key: jax.Array, count: int) -> jax.Array:
+        """`count` draws from the density, (count, D)."""
+        k_cluster, k_noise = jax.random.split(key)
+        chosen = jax.random.randint(k_cluster, (count,), 0, len(self.centres))
+        return self.inverse(self.centres[chosen] + jax.random.normal(k_noise, (count, self.centres.shape[1])))
+
+
+def create(key: jax.Array, dimension: int, clusters: int, blocks: int = 2, centre_deviation: float = 0.05) -> Flow:
+    """A fresh flow: hidden layers as wide as the input, centres N(0, centre_deviation^2), which stay where they are."""
+    k_centres, *k_blocks = jax.random.split(key, blocks + 1)
+    params = tuple({"made": _made_init(k, dimension), "norm": _norm_init(dimension)} for k in k_blocks)
+    stats = tuple({"mean": jnp.zeros(dimension), "variance": jnp.ones(dimension)} for _ in k_blocks)
+    return Flow(params, stats, centre_deviation * jax.random.normal(k_centres, (clusters, dimension)))
+
+
+def transform(params: Any, stats: Any, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, Any]:
+    """x (B, D) -> z (B, D), log |det| (B,), and the running statistics after this batch.
+
+    With `train` a block normalises by the statistics of the batch. The determinant is that of the map with these
+    statistics held constant; through them the map of a whole batch is singular.
+    """
+    log_det, after = jnp.zeros(len(x)), []
+    for number, (block, running) in enumerate(zip(params, stats, strict=True)):
+        x, gained = _made_forward(block["made"], x, number % 2 == 1)
+        used, kept = _statistics(x, running) if train else (running, running)
+        x, scaled = _batch_norm(block["norm"], used, x)
+        log_det = log_det + gained + scaled[None]
+        after.append(kept)
+    return x, log_det, tuple(after)
+
+
+def cluster_logits(z: jax.Array, centres: jax.Array) -> jax.Array:
+    """z.m - |m|^2/2 for every centre m, (B, K): log N(z; m, I) but for what all clusters share."""
+    return jnp.dot(z, centres.T, precision=PRECISION) - 0.5 * (centres**2).sum(axis=1)[None, :]
+
+
+def base_log_prob(logits: jax.Array, z: jax.Array) -> jax.Array:
+    """log density of the equal mixture of unit Gaussians, (B,); `logits` as of `cluster_logits`."""
+    clusters, dimension = logits.shape[1], z.shape[1]
+    constant = math.log(clusters) + 0.5 * dimension * math.log(2 * math.pi)
+    return jax.nn.logsumexp(logits, axis=1) - 0.5 * (z**2).sum(axis=1) - constant
+
+
+def masks(dimension: int, flipped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks (in, out) of the three layers: output i sees only the inputs that come before i in the order.
+
+    Input i has degree i (counted from the end where flipped), hidden units go round through 0..D-2, output i has one
+    less than input i; a connection runs from a degree to one that is not smaller.
+    """
+    order = np.arange(dimension)[::-1] if flipped else np.arange(dimension)
+    hidden = np.arange(dimension) % max(dimension - 1, 1)
+    first = order[:, None] <= hidden[None, :]
+    second = hidden[:, None] <= hidden[None, :]
+    last = hidden[:, None] <= (order - 1)[None, :]
+    return first.astype(np.float32), second.astype(np.float32), np.tile(last, (1, 2)).astype(np.float32)
+
+
+def _made_init(key, dimension):
+    """Uniform in +-1/sqrt(fan-in), weights and biases."""
+    bound, widths = dimension**-0.5, (dimension, dimension, 2 * dimension)
+    return [
+        {
+            "kernel": jax.random.uniform(jax.random.fold_in(key, 2 * i), (dimension, width), minval=-bound, maxval=bound),
+            "bias": jax.random.uniform(jax.random.fold_in(key, 2 * i + 1), (width,), minval=-bound, maxval=bound),
+        }
+        for i, width in enumerate(widths)
+    ]
+
+
+def _shift_and_log_scale(layers, x, flipped):
+    for i, (layer, mask) in enumerate(zip(layers, masks(x.shape[1], flipped), strict=True)):
+        x = jax.nn.relu(x) if i else x
+        x = jnp.dot(x, layer["kernel"] * mask, precision=PRECISION) + layer["bias"][None, :]
+    return jnp.split(x, 2, axis=1)
+
+
+def _made_forward(layers, x, flipped):
+    shift, log_scale = _shift_and_log_scale(layers, x, flipped)
+    return (x - shift) * jnp.exp(-log_scale), -log_scale.sum(axis=1)
+
+
+def _made_inverse(layers, u, flipped):
+    """Feature i depends on those before it alone: after D rounds all of them are right."""
+
+    def one_round(_, x):
+        shift, log_scale = _shift_and_log_scale(layers, x, flipped)
+        return u * jnp.exp(log_scale) + shift
+
+    return jax.lax.fori_loop(0, u.shape[1], one_round, jnp.zeros_like(u))
+
+
+def _norm_init(dimension):
+    return {"log_gamma": jnp.zeros(dimension), "beta": jnp.zeros(dimension)}
+
+
+def _statistics(x, running):
+    """Mean and unbiased variance of the batch, and the running ones moved towards them."""
+    mean = x.mean(axis=0)
+    variance = ((x - mean[None, :]) ** 2).sum(axis=0) / max(len(x) - 1, 1)
+    batch = {"mean": mean, "variance": variance}
+    moved = jax.tree.map(lambda old, new: _MOMENTUM * old + (1 - _MOMENTUM) * jax.lax.stop_gradient(new), running, batch)
+    return batch, moved
+
+
+def _batch_norm(params, stats, x):
+    log_scale = params["log_gamma"] - 0.5 * jnp.log(stats["variance"] + _EPSILON)
+    return (x - stats["mean"][None, :]) * jnp.exp(log_scale)[None, :] + params["beta"][None, :], log_scale.sum()
+
+
+def _batch_norm_inverse(params, stats, y):
+    log_scale = params["log_gamma"] - 0.5 * jnp.log(stats["variance"] + _EPSILON)
+    return (y - params["beta"][None, :]) * jnp.exp(-log_scale)[None, :] + stats["mean"][None, :]
