@@ -101,7 +101,9 @@ def fit(
     for _ in range(config.epochs):
         carry = batches.run(scan, carry, constants, rows, _order(rng, labels[positions], config))
     if not np.isfinite(float(carry["loss"])):
-        raise errors.RunFailed("dlsa: the loss of a classifier is not finite; lower config.dlsa.classifier.learning_rate")
+        raise errors.RunFailed(
+            "dlsa: the loss of a classifier is not finite; lower config.dlsa.classifier.learning_rate"
+        )
     return Classifier(carry["params"], mean, deviation, jnp.asarray(seen), config.kind)
 
 

@@ -20,9 +20,7 @@ from lt_jax.dlsa import batches, classifiers
 from lt_jax.dlsa import filter as filters
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["filter", "threshold", "classifier"], meta_fields=[]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["filter", "threshold", "classifier"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Depth:
     filter: filters.FlowFilter
@@ -87,7 +85,9 @@ def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any) -
         depths.append(depth)
         log.say(f"dlsa: depth {number + 1} takes {taken.sum()} of {len(left)} items, {_classes(labels[left[taken]])}")
         left = left[~taken]
-    return Model(tuple(depths), _fit_rest(jax.random.fold_in(key, config.depth), features, labels, left, counts, config))
+    return Model(
+        tuple(depths), _fit_rest(jax.random.fold_in(key, config.depth), features, labels, left, counts, config)
+    )
 
 
 def predict(model: Model, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,6 +112,8 @@ def check(config: Any) -> None:
         raise errors.BadInput(f"config.dlsa.share: expected a number between 0 and 1, found {config.share}")
     if config.depth < 1:
         raise errors.BadInput(f"config.dlsa.depth: expected at least 1, found {config.depth}")
+    if config.rest_counts not in ("all", "left"):
+        raise errors.BadInput(f"config.dlsa.rest_counts: expected one of all, left, found {config.rest_counts!r}")
     choices = {"kind": classifiers.KINDS, "loss": classifiers.LOSSES, "sampling": classifiers.SAMPLINGS}
     for name, known in choices.items():
         if config.classifier[name] not in known:

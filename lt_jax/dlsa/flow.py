@@ -117,7 +117,9 @@ def _made_init(key, dimension):
     bound, widths = dimension**-0.5, (dimension, dimension, 2 * dimension)
     return [
         {
-            "kernel": jax.random.uniform(jax.random.fold_in(key, 2 * i), (dimension, width), minval=-bound, maxval=bound),
+            "kernel": jax.random.uniform(
+                jax.random.fold_in(key, 2 * i), (dimension, width), minval=-bound, maxval=bound
+            ),
             "bias": jax.random.uniform(jax.random.fold_in(key, 2 * i + 1), (width,), minval=-bound, maxval=bound),
         }
         for i, width in enumerate(widths)
@@ -155,7 +157,9 @@ def _statistics(x, running):
     mean = x.mean(axis=0)
     variance = ((x - mean[None, :]) ** 2).sum(axis=0) / max(len(x) - 1, 1)
     batch = {"mean": mean, "variance": variance}
-    moved = jax.tree.map(lambda old, new: _MOMENTUM * old + (1 - _MOMENTUM) * jax.lax.stop_gradient(new), running, batch)
+    moved = jax.tree.map(
+        lambda old, new: _MOMENTUM * old + (1 - _MOMENTUM) * jax.lax.stop_gradient(new), running, batch
+    )
     return batch, moved
 
 

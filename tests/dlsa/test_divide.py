@@ -1,0 +1,117 @@
+"""Classifiers and the recursion: thresholds, who goes where, and where it ends."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lt_jax import dlsa, errors
+from lt_jax.dlsa import classifiers
+
+
+def test_balanced_softmax_by_hand():
+    """Equal logits, counts 3 and 1: -log 3/4 and -log 1/4; a class of no items has no share."""
+    loss = classifiers.balanced_softmax(jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.array([3.0, 1.0, 0.0]))
+    np.testing.assert_allclose(loss, [-np.log(0.75), -np.log(0.25)], rtol=1e-6)
+
+
+def test_cosine_logits_are_scaled_cosines():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(3, 4)), rng.normal(size=(4, 2))
+    params = {"a": kernel, "b": kernel, "bias": np.zeros(2), "scale": 2.0}
+    cosine = x @ kernel / np.linalg.norm(x, axis=1, keepdims=True) / np.linalg.norm(kernel, axis=0)
+    found = classifiers.raw_logits(jax.tree.map(jnp.float32, params), jnp.float32(x), None, "cosine")
+    np.testing.assert_allclose(found, 4 * cosine, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", classifiers.KINDS)
+@pytest.mark.parametrize("loss", classifiers.LOSSES)
+@pytest.mark.parametrize("sampling", classifiers.SAMPLINGS)
+def test_every_classifier_learns_what_is_separable(config, gaussians, kind, loss, sampling):
+    features, labels, test, test_labels = gaussians
+    config.classifier.update(kind=kind, loss=loss, sampling=sampling)
+    everything = np.arange(len(labels))
+    fitted = classifiers.fit(jax.random.key(0), features, labels, everything, np.bincount(labels), config.classifier)
+    assert (np.asarray(fitted(test)).argmax(axis=1) == test_labels).mean() > 0.8
+
+
+def test_a_class_never_seen_is_never_chosen(config, gaussians):
+    features, labels, test, _ = gaussians
+    some = np.flatnonzero(labels != 1)
+    config.classifier.epochs = 1
+    fitted = classifiers.fit(jax.random.key(0), features, labels, some, np.bincount(labels), config.classifier)
+    assert 1 not in np.asarray(fitted(test)).argmax(axis=1)
+
+
+def test_help_of_the_clusters_is_used(config):
+    """Features that say nothing, clusters that say all."""
+    labels = np.repeat([0, 1], 40)
+    features, help = np.zeros((80, 3), np.float32), np.eye(2, dtype=np.float32)[labels]
+    fitted = classifiers.fit(
+        jax.random.key(0), features, labels, np.arange(80), np.array([40, 40]), config.classifier, help
+    )
+    assert (np.asarray(fitted(features, help)).argmax(axis=1) == labels).all()
+
+
+def test_nearest_class_mean_by_hand():
+    features = np.array([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]])
+    scores = classifiers.nearest_class_mean(features, np.array([0, 2, 3]), np.array([[1.0, 0.2], [0.1, 1.0]]), 4)
+    assert scores.argmax(axis=1).tolist() == [0, 2] and (scores[:, 1] == -2).all()
+
+
+def test_division_by_likelihood(config, gaussians):
+    features, labels, test, test_labels = gaussians
+    model = dlsa.fit(jax.random.key(0), features, labels, config)
+    predicted, depth, likelihood = dlsa.predict(model, features)
+    first, _ = model.depths[0].filter(features)
+    assert abs((depth == 1).mean() - config.share) < 0.02
+    np.testing.assert_array_equal(depth == 1, np.asarray(first) >= float(model.depths[0].threshold))
+    np.testing.assert_allclose(likelihood[depth == 1], np.asarray(first)[depth == 1], rtol=1e-4, atol=1e-4)
+    left = depth != 1
+    assert abs((depth[left] == 2).mean() - config.share) < 0.03 and set(depth) == {1, 2, 3}
+    assert (dlsa.predict(model, test)[0] == test_labels).mean() > 0.8
+
+
+def test_prediction_does_not_depend_on_the_company(config, gaussians):
+    features, labels, test, _ = gaussians
+    config.classifier.epochs = config.filter.epochs = 1
+    model = dlsa.fit(jax.random.key(0), features, labels, config)
+    together, alone = dlsa.scores(model, test)[0], dlsa.scores(model, test[7:8])[0]
+    np.testing.assert_allclose(together[7:8], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_recursion_ends_where_one_class_or_too_few_are_left(config, gaussians, capsys):
+    features, labels, _, _ = gaussians
+    config.update(depth=9, share=0.6)
+    config.classifier.epochs = config.filter.epochs = 1
+    model = dlsa.fit(jax.random.key(0), features, labels, config)
+    said = capsys.readouterr().err
+    assert 1 <= len(model.depths) < 9 and ("items are left" in said or "one class is left" in said)
+    assert (dlsa.predict(model, features)[1] <= len(model.depths) + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("share", 0.0, "config.dlsa.share"),
+        ("share", 1.0, "config.dlsa.share"),
+        ("depth", 0, "config.dlsa.depth"),
+        ("classifier.kind", "quadratic", "linear, cosine"),
+        ("classifier.loss", "hinge", "balanced_softmax"),
+        ("classifier.sampling", "none", "class_aware"),
+        ("rest_counts", "most", "config.dlsa.rest_counts"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(config, gaussians, key, value, said):
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(errors.BadInput, match=said):
+        dlsa.fit(jax.random.key(0), *gaussians[:2], config)
+
+
+def test_features_of_another_width_are_refused(config, gaussians):
+    config.classifier.epochs = config.filter.epochs = 1
+    model = dlsa.fit(jax.random.key(0), *gaussians[:2], config)
+    with pytest.raises(errors.BadInput, match="width 4 as in training, found 3"):
+        dlsa.predict(model, gaussians[2][:, :3])
+    with pytest.raises(errors.BadInput, match="item 2"):
+        dlsa.predict(model, np.where(np.arange(len(gaussians[2]))[:, None] == 2, np.inf, gaussians[2]))
