@@ -82,7 +82,7 @@ class Rounds:
         self.seconds = 0.0
 
     def at_epoch(self, current: state.TrainState, epoch: int, progress: dict[str, Any]) -> dict[str, Any]:
-        """Draws, or reads, the subset of this epoch. `progress` holds its number and the seconds of all draws so far."""
+        """Draws, or reads, the subset of this epoch. `progress` holds its number and the seconds of all draws."""
         number = epoch // self._config.retrain.redraw_every
         self.seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:

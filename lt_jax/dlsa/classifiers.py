@@ -135,7 +135,7 @@ def _step(static, constants, carry, batch):
 
 
 def _order(rng, labels, config):
-    """Positions of one epoch, (steps, B): a permutation with a little repeated to fill the last batch, or class-aware."""
+    """Positions of one epoch, (steps, B): a permutation, a little of it repeated in the last batch, or class-aware."""
     size = min(config.batch_size, len(labels))
     shape = (math.ceil(len(labels) / size), size)
     if config.sampling == "class_aware":
