@@ -82,8 +82,18 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     """A long-tailed subset of a balanced data set."""
     config = ml_collections.ConfigDict()
     config.name = name  # a key of lt_jax.data.sources.SOURCES
-    config.dir = ""  # folder that holds the archive; empty: the environment variable LT_JAX_DATA
-    config.profile = "exponential"  # or "step", or "all" for every image
+    config.dir = ""  # folder that holds the archive or images; empty: the environment variable LT_JAX_DATA
+    config.list = ""  # the table or features file, or the folder of the official lists; empty: inside dir
+    config.classes = ""  # a file with the class names of a table, one a line; empty: as the table has them
+    config.tfds = False  # read the ArrayRecord form that tensorflow-datasets has prepared below dir
+    config.generated = 0  # classes of a generated JPEG tree in the true layout, in place of dir; 0 = real data
+    config.image_size = 224  # side in pixels of what is cropped from image files; arrays stay as they are
+    config.workers = -1  # processes that decode image files; 0 = none but this one, -1 = as many as cores
+    config.on_bad_image = "error"  # or "skip": unreadable training images are left out, counted and listed
+    config.test_share = 0.2  # of each class, held out where the source has no test split
+    config.validation = 0.0  # share of each class held out of training where the source has no validation split
+    config.profile = "exponential"  # or "step", "pareto", "counts", or "all" for every image
+    config.counts = ()  # images of each class where the profile is "counts"
     config.imbalance_factor = float(imbalance_factor)  # largest class over smallest
     config.largest = largest  # images of the largest class
     config.seed = 0  # of the choice of images; 0 is the canonical subset

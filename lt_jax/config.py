@@ -25,9 +25,11 @@ DEPENDS = {
     "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages"),
     "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages", "report"),
 }
-_NOT_DIGESTED = {("data", "dir")}
+_NOT_DIGESTED = {("data", "dir"), ("data", "list"), ("data", "workers")}
 
 CHOICES = {
+    "data.on_bad_image": ("error", "skip"),
+    "encoder.stem": ("small", "imagenet"),
     "pretrain.loss": ("paper", "official"),
     "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),
