@@ -115,13 +115,16 @@ def training(epochs, batch_size, base_learning_rate, warmup_epochs):
 
 
 def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
-    """SimCLR augmentation. Names as in lt_jax.augment."""
+    """SimCLR augmentation; with strength=0, grey=0, blur=False it is crop and flip. Names as in lt_jax.policies."""
     config = ml_collections.ConfigDict()
     config.crop_scale = crop_scale  # smallest share of the area that a random resized crop keeps; 1.0 = no crop
     config.flip = flip  # probability of a horizontal flip
     config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
     config.grey = grey  # probability of a grey image
     config.blur = blur  # Gaussian blur 3x3, sigma U(.1, 2)
+    config.policy = ""  # or "trivial": TrivialAugment after the rest
+    config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
+    config.mix = ""  # or "mixup" or "cutmix", where a classifier is trained
     return config
 
 

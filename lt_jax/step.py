@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from lt_jax import augment, losses, negatives, state
+from lt_jax import augment, losses, negatives, policies, state
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
@@ -33,7 +33,7 @@ def _bns_loss(network, current, params, data, batch, keys, config):
     """The views of the anchors and of their partners go through one forward pass."""
     images, labels, is_cropped = _views(data, batch)
     b, columns = images.shape[:2]
-    views = augment.simclr(keys[0], images.reshape(-1, *images.shape[2:]), config.augment, is_cropped)
+    views = policies.apply(keys[0], images.reshape(-1, *images.shape[2:]), config.augment, is_cropped)
     embeddings, stats = _forward(network, current, params, views)
     embeddings = embeddings.reshape(b, columns, -1)
     queries, anchors_key = embeddings[:, :-1], embeddings[:, -1]
@@ -46,7 +46,7 @@ def _bns_loss(network, current, params, data, batch, keys, config):
 def _bns_official_loss(network, current, params, data, batch, keys, config):
     """One forward pass a view, so that BatchNorm statistics are those of the view."""
     images, labels, is_cropped = _views(data, batch)
-    views = [augment.simclr(keys[i], images[:, -i], config.augment, is_cropped) for i in (0, 1)]
+    views = [policies.apply(keys[i], images[:, -i], config.augment, is_cropped) for i in (0, 1)]
     first, stats = _forward(network, current, params, views[0])
     current = current.replace(batch_stats=stats)
     second, stats = _forward(network, current, params, views[1])
@@ -75,12 +75,16 @@ def classify(
     def step(current, data, batch):
         (key,) = _keys(seed, name, current.step, 1)
         images, labels, is_cropped = _take(data, batch)
-        images = augment.simclr(key, images, options, is_cropped)
+        images = policies.apply(key, images, options, is_cropped)
+        images, others, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
 
         def loss_of(params):
             logits, stats = _forward(network, current, params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
-            return losses.cross_entropy(logits, labels).mean(), (stats, {"accuracy": accuracy})
+            each = losses.cross_entropy(logits, labels)
+            if options.mix:
+                each = weight * each + (1 - weight) * losses.cross_entropy(logits, others)
+            return each.mean(), (stats, {"accuracy": accuracy})
 
         return _update(current, tx, loss_of)
 
