@@ -82,8 +82,18 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     """A long-tailed subset of a balanced data set."""
     config = ml_collections.ConfigDict()
     config.name = name  # a key of lt_jax.data.sources.SOURCES
-    config.dir = ""  # folder that holds the archive; empty: the environment variable LT_JAX_DATA
-    config.profile = "exponential"  # or "step", or "all" for every image
+    config.dir = ""  # folder that holds the archive or images; empty: the environment variable LT_JAX_DATA
+    config.list = ""  # the table or features file, or the folder of the official lists; empty: inside dir
+    config.classes = ""  # a file with the class names of a table, one a line; empty: as the table has them
+    config.tfds = False  # read the ArrayRecord form that tensorflow-datasets has prepared below dir
+    config.generated = 0  # classes of a generated JPEG tree in the true layout, in place of dir; 0 = real data
+    config.image_size = 224  # side in pixels of what is cropped from image files; arrays stay as they are
+    config.workers = -1  # processes that decode image files; 0 = none but this one, -1 = as many as cores
+    config.on_bad_image = "error"  # or "skip": unreadable training images are left out, counted and listed
+    config.test_share = 0.2  # of each class, held out where the source has no test split
+    config.validation = 0.0  # share of each class held out of training where the source has no validation split
+    config.profile = "exponential"  # or "step", "pareto", "counts", or "all" for every image
+    config.counts = ()  # images of each class where the profile is "counts"
     config.imbalance_factor = float(imbalance_factor)  # largest class over smallest
     config.largest = largest  # images of the largest class
     config.seed = 0  # of the choice of images; 0 is the canonical subset
@@ -105,13 +115,16 @@ def training(epochs, batch_size, base_learning_rate, warmup_epochs):
 
 
 def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
-    """SimCLR augmentation. Names as in lt_jax.augment."""
+    """SimCLR augmentation; with strength=0, grey=0, blur=False it is crop and flip. Names as in lt_jax.policies."""
     config = ml_collections.ConfigDict()
     config.crop_scale = crop_scale  # smallest share of the area that a random resized crop keeps; 1.0 = no crop
     config.flip = flip  # probability of a horizontal flip
     config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
     config.grey = grey  # probability of a grey image
     config.blur = blur  # Gaussian blur 3x3, sigma U(.1, 2)
+    config.policy = ""  # or "trivial": TrivialAugment after the rest
+    config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
+    config.mix = ""  # or "mixup" or "cutmix", where a classifier is trained
     return config
 
 

@@ -13,19 +13,20 @@ import jax.numpy as jnp
 _TRIES = 10  # of a crop whose sides fit, before the whole image is taken
 
 
-def simclr(key: jax.Array, images: jax.Array, options: Any) -> jax.Array:
+def simclr(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = False) -> jax.Array:
     """Random resized crop, flip, colour jitter, grey, blur. No mean or std normalisation (Chen et al., ICML 2020).
 
     Args:
       images: (b, h, w, c) uint8.
       options: crop_scale, flip, strength, grey, blur as in configs/common.py.
+      is_cropped: the host has cropped them when it decoded them.
 
     Returns:
       (b, h, w, c) float32 in [0, 1].
     """
     keys = jax.random.split(key, 5)
     images = to_float(images)
-    if options.crop_scale < 1.0:
+    if options.crop_scale < 1.0 and not is_cropped:
         images = random_resized_crop(keys[0], images, options.crop_scale)
     if options.flip > 0.0:
         images = random_flip(keys[1], images, options.flip)

@@ -13,15 +13,17 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = data.load(config.data)
     network, tx, current, per_epoch = _parts(config, dataset)
     size = min(config.baseline.batch_size, len(dataset.train.labels))
+    options = config.baseline
+    order = pipeline.Order(len(dataset.train.labels), size, state.number(config.seed, "baseline/order"))
+    crops, smallest = state.number(config.seed, "baseline/crops"), options.augment.crop_scale
     job = train.Job(
         stage="baseline",
-        step=step.classify(network, tx, config.baseline.augment, config.seed, "baseline"),
-        batch=pipeline.Order(len(dataset.train.labels), size, state.number(config.seed, "baseline/order")),
-        data={"images": dataset.train.images, "labels": dataset.train.labels},
-        steps=optim.total_steps(config.baseline, per_epoch),
+        step=step.classify(network, tx, options.augment, config.seed, "baseline"),
+        feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
+        steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
-        learning_rate=optim.schedule(config.baseline, per_epoch),
+        learning_rate=optim.schedule(options, per_epoch),
     )
     _, seconds = train.train(job, current, workdir, config)
     return {"seconds": seconds}
@@ -37,6 +39,6 @@ def _parts(config, dataset):
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
     per_epoch = math.ceil(len(dataset.train.labels) / config.baseline.batch_size)
     tx = optim.adamw(config.baseline, per_epoch)
-    shape = dataset.train.images.shape[1:]
+    shape = dataset.image_shape
     variables = encoder.initialise(network, state.stream(config.seed, "baseline/init"), shape)
     return network, tx, state.create(variables, tx), per_epoch

@@ -25,14 +25,19 @@ DEPENDS = {
     "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages"),
     "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages", "report"),
 }
-_NOT_DIGESTED = {("data", "dir")}
+_NOT_DIGESTED = {("data", "dir"), ("data", "list"), ("data", "workers")}
 
 CHOICES = {
+    "data.on_bad_image": ("error", "skip"),
+    "encoder.stem": ("small", "imagenet"),
     "pretrain.loss": ("paper", "official"),
     "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),
     "dtype": ("float32", "bfloat16"),
 }
+for _stage in ("pretrain", "baseline", "probe", "retrain"):
+    CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
+    CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
 _AT_LEAST = {
     "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.redraw_every": 1,
     "pretrain.batch_size": 2, "retrain.batch_size": 1, "baseline.batch_size": 1, "probe.batch_size": 1,
@@ -128,7 +133,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, choices in CHOICES.items():
         value = get(config, key)
         if value is not None and value not in choices:
-            raise errors.BadInput(f"config.{key}: expected one of {', '.join(choices)}, found {value!r}")
+            raise errors.BadInput(
+                f"config.{key}: expected one of {', '.join(c or repr(c) for c in choices)}, found {value!r}"
+            )
     for key, least in _AT_LEAST.items():
         value = get(config, key)
         if value is not None and value < least:

@@ -25,12 +25,12 @@ class Extractor:
         self._mesh = sharding.mesh(batch_size)
         self._infer = _compiled(network)
 
-    def __call__(self, variables: dict[str, Any], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """-> features (n, d) and logits (n, C), float32."""
+    def __call__(self, variables: dict[str, Any], images: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Images of a split, in memory or not -> features (n, d) and logits (n, C), float32."""
         variables = sharding.put_replicated(variables, self._mesh)
         parts = []
-        for positions, mask in pipeline.padded_batches(len(images), self._batch_size):
-            batch = sharding.put_batch(images[positions], self._mesh)
+        for batch, mask in pipeline.clean_batches(images, self._batch_size):
+            batch = sharding.put_batch(batch, self._mesh)
             parts.append([np.asarray(x)[mask] for x in self._infer(variables, batch)])
         features, logits = zip(*parts, strict=True)
         return np.concatenate(features), np.concatenate(logits)

@@ -5,7 +5,7 @@
   --config   experiment, with tokens behind a colon: a number is the imbalance factor, `smoke` the short form.
              Without it: the embedded demo on handwritten digits.
   --workdir  where the run lives; default runs/NAME.
-  --stage    all (default), pretrain, baseline, probe, retrain, evaluate or report.
+  --stage    all (default), pretrain, baseline, probe, retrain, evaluate, report or show_data.
 
 The same command again resumes, or says that all is complete.
 Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM after saving.
@@ -73,11 +73,11 @@ def _keep_compiled_programs(folder):
 
 def _functions():
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
-    from lt_jax import baseline, evaluate, pretrain, probe, report, retrain
+    from lt_jax import baseline, evaluate, pretrain, probe, report, retrain, show_data
 
     modules = {
         "pretrain": pretrain, "baseline": baseline, "probe": probe,
-        "retrain": retrain, "evaluate": evaluate, "report": report,
+        "retrain": retrain, "evaluate": evaluate, "report": report, "show_data": show_data,
     }  # fmt: skip
     return {name: module.run for name, module in modules.items()}
 

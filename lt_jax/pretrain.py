@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from lt_jax import checkpoint, data, encoder, optim, sharding, state, step, train
@@ -16,14 +15,17 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     network, tx, current, per_epoch = _parts(config, dataset)
     m = options.m if options.loss == "paper" else 0
     seed = state.number(config.seed, "pretrain/order")
+    size = _batch_size(options, dataset)
+    order = pipeline.PartnerOrder(dataset.train.labels, size, m, seed)
+    crops, smallest = state.number(config.seed, "pretrain/crops"), options.augment.crop_scale
+    feed = pipeline.feed(dataset.train, order, size, crops, smallest, own_key=True, **sharding.host())
     job = train.Job(
         stage="pretrain",
         step=step.pretrain(network, tx, options, config.seed),
-        batch=_order(dataset.train.labels, options, m, seed),
-        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        feed=feed,
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
-        batch_size=_batch_size(options, dataset),
+        batch_size=size,
         learning_rate=optim.schedule(options, per_epoch),
     )
     _, seconds = train.train(job, current, workdir, config)
@@ -52,7 +54,7 @@ def _parts(config, dataset):
     network = encoder.contrastive(config.encoder, config.pretrain.projector, config.dtype)
     per_epoch = max(1, len(dataset.train.labels) // _batch_size(config.pretrain, dataset))
     tx = optim.adamw(config.pretrain, per_epoch)
-    shape = dataset.train.images.shape[1:]
+    shape = dataset.image_shape
     variables = encoder.initialise(network, state.stream(config.seed, "pretrain/init"), shape)
     return network, tx, state.create(variables, tx), per_epoch
 
@@ -60,7 +62,3 @@ def _parts(config, dataset):
 def _batch_size(options, dataset):
     """A batch is never larger than the training set: it would hold the same image twice."""
     return min(options.batch_size, len(dataset.train.labels))
-
-
-def _order(labels: np.ndarray, options, m, seed):
-    return pipeline.PartnerOrder(labels, min(options.batch_size, len(labels)), m, seed)

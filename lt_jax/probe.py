@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import data, encoder, features, files, linear, metrics, optim, pretrain, state, step, train
+from lt_jax import data, encoder, features, files, linear, metrics, optim, pretrain, sharding, state, step, train
 from lt_jax.data import pipeline
 
 
@@ -59,12 +59,12 @@ def official(config: Any, dataset: data.Dataset, encoder_variables: dict[str, An
     per_epoch = math.ceil(len(subset) / size)
     tx = optim.adamw(options, per_epoch)
     variables = with_new_head(config, dataset, encoder_variables, "probe/official")
-    order = pipeline.Order(len(subset), size, state.number(config.seed, "probe/order"))
+    order = pipeline.Subset(subset, pipeline.Order(len(subset), size, state.number(config.seed, "probe/order")))
+    crops, smallest = state.number(config.seed, "probe/crops"), options.augment.crop_scale
     job = train.Job(
         stage="probe",
         step=step.classify(network, tx, options.augment, config.seed, "probe"),
-        batch=lambda number: subset[order(number)],
-        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
@@ -78,7 +78,7 @@ def official(config: Any, dataset: data.Dataset, encoder_variables: dict[str, An
 def with_new_head(config: Any, dataset: data.Dataset, encoder_variables: dict[str, Any], name: str) -> dict[str, Any]:
     """Variables of a classifier: the given encoder under a fresh linear head."""
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    head = encoder.initialise_head(network, state.stream(config.seed, name), dataset.train.images.shape[1:])
+    head = encoder.initialise_head(network, state.stream(config.seed, name), dataset.image_shape)
     params = {**encoder_variables["params"], "head": head}
     return {"params": params, "batch_stats": encoder_variables["batch_stats"]}
 

@@ -43,20 +43,21 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     rounds = Rounds(config, workdir, dataset)
     tx, current, per_epoch = _parts(config, dataset, rounds.size)
     size = min(config.retrain.batch_size, rounds.size)
-    order = pipeline.Order(rounds.size, size, state.number(config.seed, "retrain/order"))
     options = config.retrain
+    order = pipeline.Order(rounds.size, size, state.number(config.seed, "retrain/order"))
+    crops, smallest = state.number(config.seed, "retrain/crops"), options.augment.crop_scale
+    feed = pipeline.feed(dataset.train, None, size, crops, smallest, **sharding.host())
     job = train.Job(
         stage="retrain",
         step=step.classify(
             rounds.network, tx, options.augment, config.seed, "retrain", moving=options.trainable == "all"
         ),
-        batch=lambda number: rounds.indices[order(number)],
-        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        feed=feed,
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
         learning_rate=optim.schedule(options, per_epoch),
-        at_epoch=rounds.at_epoch,
+        at_epoch=lambda *now: rounds.at_epoch(*now, lambda indices: feed.use(pipeline.Subset(indices, order))),
     )
     current = _with_encoder(current, pretrain.load(config, workdir, dataset))
     _, seconds = train.train(job, current, workdir, config)
@@ -78,17 +79,22 @@ class Rounds:
         self.network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
         self._extract = features.Extractor(self.network, config.evaluate.batch_size)
         self.size = int(np.minimum(dataset.counts, config.retrain.k).sum())
-        self.indices = np.zeros(0, np.int32)
+        self._number = -1  # of the subset in use
         self.seconds = 0.0
 
-    def at_epoch(self, current: state.TrainState, epoch: int, progress: dict[str, Any]) -> dict[str, Any]:
-        """Draws, or reads, the subset of this epoch. `progress` holds its number and the seconds of all draws."""
+    def at_epoch(self, current: state.TrainState, epoch: int, progress: dict[str, Any], use: Any) -> dict[str, Any]:
+        """Draws, or reads, the subset of this epoch; `use` takes a new one.
+
+        `progress` holds its number and the seconds of all draws so far.
+        """
         number = epoch // self._config.retrain.redraw_every
         self.seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:
             log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
             self._draw(number, log_p)
-        self.indices = files.read_npz(self._file(number))["indices"].astype(np.int32)
+        if number != self._number:
+            use(files.read_npz(self._file(number))["indices"])
+            self._number = number
         return {**progress, "round": number, "select_seconds": self.seconds}
 
     def _file(self, number):
@@ -144,7 +150,7 @@ def _parts(config, dataset, subset_size):
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
     per_epoch = math.ceil(subset_size / min(config.retrain.batch_size, subset_size))
     tx = optim.adamw(config.retrain, per_epoch)
-    shape = dataset.train.images.shape[1:]
+    shape = dataset.image_shape
     variables = encoder.initialise(network, state.stream(config.seed, "retrain/init"), shape)
     return tx, state.create(variables, tx, config.retrain.trainable), per_epoch
 

@@ -35,9 +35,16 @@ def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def put_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Host arrays that every process holds whole -> global arrays split over the mesh."""
+def host() -> dict[str, int]:
+    """Which of how many processes this is."""
+    return {"host": jax.process_index(), "hosts": jax.process_count()}
+
+
+def put_batch(tree: Any, mesh: jax.sharding.Mesh, is_local: bool = False) -> Any:
+    """Host arrays -> global arrays split over the mesh; every process holds them whole or, `is_local`, its own rows."""
     sharding = batched(mesh)
+    if is_local:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i]), tree)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from lt_jax import config as config_lib
-from lt_jax import errors, files, log
+from lt_jax import data, errors, files, log
 
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
 _LEAVES = {
@@ -30,6 +30,9 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     """
     if stage != "all" and stage not in functions:
         raise errors.BadInput(f"--stage: expected one of all, {', '.join(functions)}, found {stage!r}")
+    if stage != "all" and stage not in _LEAVES:  # one that only looks leaves nothing behind that could be stale
+        functions[stage](config, workdir)
+        return
     wanted = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
     _check_init_from(config)
     _refuse_changed_pretraining(config, workdir)
@@ -50,6 +53,8 @@ def _run_one(config, workdir, name, function):
     elif before and before["status"] == "complete":
         log.say(f"{name}: complete")
         return
+    if name != "report":
+        _note_data(config, workdir)
     entry = {"status": "running", "digest": digest, "depends": depends}
     files.write_json(file, entry)
     found = function(config, workdir)
@@ -134,6 +139,21 @@ def write_run(config: Any, workdir: epath.Path) -> None:
             "seed": config.seed,
         },
     )
+
+
+def _note_data(config, workdir):
+    """What the run was trained on, in `run.json`: digests, class counts, and the images that were left out."""
+    run = files.read_json(workdir / "run.json") or {}
+    if "data" in run:
+        return
+    dataset = data.load(config.data)
+    run["data"] = {
+        "digest": dataset.digest,
+        "index_digest": dataset.index_digest,
+        "counts": dataset.counts.tolist(),
+        "skipped": {"count": len(dataset.skipped), "images": list(dataset.skipped)},
+    }
+    files.write_json(workdir / "run.json", run)
 
 
 def _commit():

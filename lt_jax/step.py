@@ -1,7 +1,7 @@
 """Pure training, evaluation and feature steps. A step is (state, data, batch) -> (state, metrics), ready for jit.
 
-`data` is what stays on the device (images uint8, labels); `batch` holds positions in it. Both are arguments: a closure
-would bake the images into the executable.
+`data` is what stays on the device (images uint8, labels) and `batch` holds positions in it; or `batch` holds images and
+labels itself, decoded and cropped on the host. Both are arguments: a closure would bake the images into the executable.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from lt_jax import augment, losses, negatives, state
+from lt_jax import augment, losses, negatives, policies, state
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
@@ -31,13 +31,11 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any, 
 
 def _bns_loss(network, current, params, data, batch, keys, config):
     """The views of the anchors and of their partners go through one forward pass."""
-    b, columns = batch.shape
-    labels = data["labels"][batch[:, 0]]
-    images = data["images"][batch]  # (b, 1 + m, h, w, c)
-    images = jnp.concatenate([images, images[:, :1]], axis=1)  # queries of anchor and partners, then the key view
-    views = augment.simclr(keys[0], images.reshape(-1, *images.shape[2:]), config.augment)
+    images, labels, is_cropped = _views(data, batch)
+    b, columns = images.shape[:2]
+    views = policies.apply(keys[0], images.reshape(-1, *images.shape[2:]), config.augment, is_cropped)
     embeddings, stats = _forward(network, current, params, views)
-    embeddings = embeddings.reshape(b, columns + 1, -1)
+    embeddings = embeddings.reshape(b, columns, -1)
     queries, anchors_key = embeddings[:, :-1], embeddings[:, -1]
     drawn = negatives.sample(keys[1], labels, labels, config.n)
     loss = losses.bns(queries, anchors_key, jnp.arange(b), drawn, config.temperature).mean()
@@ -47,11 +45,11 @@ def _bns_loss(network, current, params, data, batch, keys, config):
 
 def _bns_official_loss(network, current, params, data, batch, keys, config):
     """One forward pass a view, so that BatchNorm statistics are those of the view."""
-    anchors = batch[:, 0]
-    labels, images = data["labels"][anchors], data["images"][anchors]
-    first, stats = _forward(network, current, params, augment.simclr(keys[0], images, config.augment))
+    images, labels, is_cropped = _views(data, batch)
+    views = [policies.apply(keys[i], images[:, -i], config.augment, is_cropped) for i in (0, 1)]
+    first, stats = _forward(network, current, params, views[0])
     current = current.replace(batch_stats=stats)
-    second, stats = _forward(network, current, params, augment.simclr(keys[1], images, config.augment))
+    second, stats = _forward(network, current, params, views[1])
     embeddings, both = jnp.concatenate([first, second]), jnp.concatenate([labels, labels])
     loss = losses.bns_official(embeddings, both, config.temperature).mean()
     intra, inter = losses.class_distances(second, labels)
@@ -76,13 +74,17 @@ def classify(
 
     def step(current, data, batch):
         (key,) = _keys(seed, name, current.step, 1)
-        images = augment.simclr(key, data["images"][batch], options)
-        labels = data["labels"][batch]
+        images, labels, is_cropped = _take(data, batch)
+        images = policies.apply(key, images, options, is_cropped)
+        images, others, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
 
         def loss_of(params):
             logits, stats = _forward(network, current, params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
-            return losses.cross_entropy(logits, labels).mean(), (stats, {"accuracy": accuracy})
+            each = losses.cross_entropy(logits, labels)
+            if options.mix:
+                each = weight * each + (1 - weight) * losses.cross_entropy(logits, others)
+            return each.mean(), (stats, {"accuracy": accuracy})
 
         return _update(current, tx, loss_of)
 
@@ -97,6 +99,21 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
         return features, network.apply({"params": variables["params"]}, features, method=lambda m, x: m.head(x))
 
     return step
+
+
+def _take(data, batch):
+    """(images, labels, whether they are cropped already): taken from the device, or come with the batch."""
+    if isinstance(batch, dict):
+        return batch["images"], batch["labels"], True
+    return data["images"][batch], data["labels"][batch], False
+
+
+def _views(data, batch):
+    """As `_take`; images (b, 1 + m + 1, h, w, c): queries of the anchor and its partners, then the anchor's key."""
+    images, labels, is_cropped = _take(data, batch)
+    if not is_cropped:
+        images, labels = jnp.concatenate([images, images[:, :1]], axis=1), labels[:, 0]
+    return images, labels, is_cropped
 
 
 def _forward(network, current, params, images, moving=True):

@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -18,8 +19,7 @@ class Job:
 
     stage: str
     step: step.Step
-    batch: Callable[[int], np.ndarray]  # step -> positions of the global batch, first axis B
-    data: Any  # arrays that stay on the device
+    feed: Any  # pipeline.Held or Streamed: step -> batch; its `data` are arrays that stay on the device
     steps: int
     steps_per_epoch: int
     batch_size: int
@@ -43,10 +43,11 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
       Stopped: SIGTERM, after a save.
     """
     mesh = sharding.mesh(job.batch_size)
-    current, data = sharding.put_replicated((current, job.data), mesh)
+    current, data = sharding.put_replicated((current, job.feed.data), mesh)
     with (
         checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep) as saver,
         interrupt.deferred(),
+        contextlib.closing(job.feed),
     ):
         current, progress = _resume(job, saver, current)
         start = int(current.step)
@@ -61,7 +62,7 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
             if changed or interrupt.requested() or clock.is_due(number, start):
                 _save(job, saver, current, progress, clock)
                 _stop_if_asked(job, saver, writer, number)
-            batch = sharding.put_batch(job.batch(number), mesh)
+            batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
             current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
         _save(job, saver, current, progress, clock)

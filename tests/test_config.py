@@ -9,7 +9,9 @@ import pytest
 from lt_jax import config as config_lib
 from lt_jax import errors
 
-NAMES = ("digits_lt", "digits_lt_eigen", "cifar10_lt", "cifar100_lt")
+NAMES = (
+    "digits_lt", "digits_lt_eigen", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "inat2018", "folder",
+)  # fmt: skip
 PACKAGE = pathlib.Path(config_lib.__file__).parent
 
 
@@ -32,7 +34,7 @@ def test_smoke_changes_sizes_and_durations_only(name):
         "width",
         "batch_size",
     }
-    assert changed <= sizes | {"k", "per_class"}
+    assert changed <= sizes | {"k", "per_class", "generated", "image_size", "workers"}
     config_lib.validate(get(name, "smoke"))
 
 

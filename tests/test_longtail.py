@@ -1,6 +1,5 @@
 """Class counts, canonical subsets and shot groups against the published protocol."""
 
-import ml_collections
 import numpy as np
 import pytest
 
@@ -81,8 +80,9 @@ def test_index_digests_on_the_real_archive(real_labels, name, factor):
 def real_labels(real_data):
     found = {}
     for name in ("cifar10", "cifar100"):
-        config = ml_collections.ConfigDict({"dir": real_data})
-        found[name] = data.sources.SOURCES[name](config).train_labels
+        config = common.data(name, largest=1, imbalance_factor=1.0)
+        config.dir = real_data
+        found[name] = data.sources.SOURCES[name](config).train.labels
     return found
 
 

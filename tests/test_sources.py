@@ -6,21 +6,27 @@ import pickle
 import shutil
 import tarfile
 
-import ml_collections
 import numpy as np
 import pytest
 
+from configs import common
 from lt_jax import data, errors
-from lt_jax.data import sources
+from lt_jax.data import archives, sources
 
 RECORDS = (4, 6)
+
+
+def config_for(name, folder):
+    config = common.data(name, largest=1, imbalance_factor=1.0)
+    config.dir = str(folder)
+    return config
 
 
 @pytest.fixture
 def small(monkeypatch):
     """CIFAR-10 and -100 with a handful of images a file."""
     for name in ("_CIFAR10", "_CIFAR100"):
-        monkeypatch.setattr(sources, name, dataclasses.replace(getattr(sources, name), records=RECORDS))
+        monkeypatch.setattr(archives, name, dataclasses.replace(getattr(archives, name), records=RECORDS))
 
 
 def make(folder, archive, form):
@@ -53,15 +59,15 @@ def make(folder, archive, form):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("form", ["binary", "binary tar", "python", "python tar"])
 def test_every_form_gives_the_same_images(tmp_path, small, name, form):
-    images, labels = make(tmp_path, getattr(sources, f"_{name.upper()}"), form)
-    raw = sources.SOURCES[name](ml_collections.ConfigDict({"dir": str(tmp_path)}))
-    np.testing.assert_array_equal(raw.train_images, images)
-    np.testing.assert_array_equal(raw.train_labels, labels)
-    assert raw.test_images.shape == (RECORDS[1], 32, 32, 3)
+    images, labels = make(tmp_path, getattr(archives, f"_{name.upper()}"), form)
+    raw = sources.SOURCES[name](config_for(name, tmp_path))
+    np.testing.assert_array_equal(raw.train.images, images)
+    np.testing.assert_array_equal(raw.train.labels, labels)
+    assert raw.test.images.shape == (RECORDS[1], 32, 32, 3)
 
 
 def load(folder):
-    return sources.cifar10(ml_collections.ConfigDict({"dir": str(folder)}))
+    return archives.cifar10(config_for("cifar10", folder))
 
 
 def test_missing_archive_names_every_place_looked_at(tmp_path):
@@ -78,7 +84,7 @@ def test_missing_folder(tmp_path, monkeypatch):
 
 
 def test_truncated_binary_file(tmp_path, small):
-    make(tmp_path, sources._CIFAR10, "binary")
+    make(tmp_path, archives._CIFAR10, "binary")
     file = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
     file.write_bytes(file.read_bytes()[:-3073])
     with pytest.raises(errors.BadInput, match=r"data_batch_3.bin is truncated: expected 12292 bytes, found 9219"):
@@ -86,7 +92,7 @@ def test_truncated_binary_file(tmp_path, small):
 
 
 def test_missing_file_of_an_archive(tmp_path, small):
-    make(tmp_path, sources._CIFAR10, "binary")
+    make(tmp_path, archives._CIFAR10, "binary")
     (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").unlink()
     with pytest.raises(errors.BadInput, match=r"test_batch.bin is missing"):
         load(tmp_path)
@@ -94,7 +100,7 @@ def test_missing_file_of_an_archive(tmp_path, small):
 
 @pytest.mark.parametrize("form", ["binary tar", "python tar"])
 def test_truncated_tar(tmp_path, small, form):
-    make(tmp_path, sources._CIFAR10, form)
+    make(tmp_path, archives._CIFAR10, form)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(errors.BadInput, match=f"{file.name} is truncated or broken"):
@@ -106,7 +112,7 @@ def test_a_pickle_that_asks_for_more_than_arrays_is_refused(tmp_path, small):
         def __reduce__(self):
             return (open, (str(tmp_path / "written"), "w"))
 
-    make(tmp_path, sources._CIFAR10, "python")
+    make(tmp_path, archives._CIFAR10, "python")
     file = tmp_path / "cifar-10-batches-py" / "data_batch_1"
     buffer = io.BytesIO()
     pickle.dump({b"data": Evil()}, buffer, protocol=2)
@@ -117,29 +123,19 @@ def test_a_pickle_that_asks_for_more_than_arrays_is_refused(tmp_path, small):
 
 
 def test_labels_out_of_range(tmp_path, small):
-    make(tmp_path, sources._CIFAR10, "binary")
+    make(tmp_path, archives._CIFAR10, "binary")
     file = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
     content = bytearray(file.read_bytes())
     content[3073] = 10
     file.write_bytes(bytes(content))
-    config = ml_collections.ConfigDict(
-        dict(
-            name="cifar10",
-            dir=str(tmp_path),
-            profile="all",
-            largest=1,
-            imbalance_factor=1.0,
-            seed=0,
-            many=1,
-            few=1,
-        )
-    )
+    config = config_for("cifar10", tmp_path)
+    config.profile = "all"
     with pytest.raises(errors.BadInput, match=r"training image 5 has label 10, expected 0\.\.9"):
         data.load(config)
 
 
 def test_real_archive(real_data):
     raw = load(real_data)
-    assert raw.train_images.shape == (50000, 32, 32, 3)
-    assert np.bincount(raw.test_labels).tolist() == [1000] * 10
-    assert raw.train_labels[:5].tolist() == [6, 9, 9, 4, 1]
+    assert raw.train.images.shape == (50000, 32, 32, 3)
+    assert np.bincount(raw.test.labels).tolist() == [1000] * 10
+    assert raw.train.labels[:5].tolist() == [6, 9, 9, 4, 1]

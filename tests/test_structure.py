@@ -13,7 +13,7 @@ from lt_jax import ipdpp, losses
 PACKAGE = pathlib.Path(lt_jax.__file__).parent
 FLOORS = (
     ("config", "log", "files", "errors", "interrupt"),
-    ("data", "augment"),
+    ("data", "augment", "policies"),
     ("encoder", "losses", "negatives", "metrics"),
     ("optim", "sharding", "state", "step"),
     ("checkpoint", "linear"),
@@ -23,7 +23,7 @@ FLOORS = (
     ("probe",),
     ("retrain", "dlsa"),
     ("evaluate",),
-    ("report",),
+    ("report", "show_data"),
     ("stages",),
     ("main",),
 )

@@ -35,8 +35,7 @@ def parts(config, dataset):
     job = train.Job(
         stage="pretrain",
         step=step.pretrain(network, tx, config.pretrain, 0),
-        batch=pipeline.PartnerOrder(dataset.train.labels, 32, 1, 0),
-        data={"images": dataset.train.images, "labels": dataset.train.labels},
+        feed=pipeline.feed(dataset.train, pipeline.PartnerOrder(dataset.train.labels, 32, 1, 0), 32, 0, 0.5),
         steps=6,
         steps_per_epoch=per_epoch,
         batch_size=32,
@@ -48,10 +47,10 @@ def parts(config, dataset):
 def losses_on(devices, parts, steps):
     job, fresh = parts
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
-    current, held = sharding.put_replicated((fresh(), job.data), mesh)
+    current, held = sharding.put_replicated((fresh(), job.feed.data), mesh)
     advance, found = jax.jit(job.step), []
     for number in range(steps):
-        current, metrics = advance(current, held, sharding.put_batch(job.batch(number), mesh))
+        current, metrics = advance(current, held, sharding.put_batch(job.feed(number), mesh))
         found.append(float(metrics["loss"]))
     return found
 

@@ -1,24 +1,30 @@
-"""Which images, in which order: `load` gives a long-tailed training split and a balanced test split.
+"""Which images, in which order: `load` gives a long-tailed training split and a test split.
 
-Floor: above config, log, files; below encoder and losses. NumPy only.
+Floor: above config, log, files; below encoder and losses. No JAX.
 """
 
 import dataclasses
 import hashlib
+import os
 from typing import Any
 
 import numpy as np
 
 from lt_jax import errors, log
-from lt_jax.data import longtail, sources
+from lt_jax.data import images as images_lib
+from lt_jax.data import longtail, sources, splits, stream
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images uint8 (n, h, w, c) and labels int32 (n,)."""
+    """Labels int32 (n,), and images: uint8 (n, h, w, c) in memory, or an `images.Encoded` that is read as needed."""
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.images, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +36,18 @@ class Dataset:
     counts: np.ndarray  # (C,) training images of each class
     groups: dict[str, np.ndarray]  # many, medium, few -> boolean mask over classes
     index_digest: str  # of the chosen positions in the original files
+    validation: Split | None = None
+    digest: str = ""  # of all training and test images and labels of the source
+    skipped: tuple[str, ...] = ()  # what could not be read and was left out, with the reason
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(h, w, c) of what the network sees."""
+        return self.train.images.shape[1:]
 
 
 def load(config: Any) -> Dataset:
@@ -46,18 +60,34 @@ def load(config: Any) -> Dataset:
         raise errors.BadInput(f"config.data.name: expected one of {', '.join(sources.SOURCES)}, found {config.name!r}")
     raw = sources.SOURCES[config.name](config)
     _check_labels(raw)
+    raw = _sized(raw, config)
+    raw, skipped = _readable(raw, config)
+    raw, places = _with_test_split(raw, config)
     num_classes = len(raw.class_names)
-    wanted = longtail.counts(config.profile, config.largest, num_classes, config.imbalance_factor, raw.train_labels)
-    indices = longtail.canonical_indices(raw.train_labels, wanted, seed=config.seed)
-    counts = np.bincount(raw.train_labels[indices], minlength=num_classes)
+    labels = raw.train.labels
+    wanted = longtail.counts(
+        config.profile, config.largest, num_classes, config.imbalance_factor, labels, config.counts
+    )
+    indices = longtail.canonical_indices(labels, wanted, seed=config.seed)
+    indices, validation = _validation(raw, indices, config)
+    counts = np.bincount(labels[indices], minlength=num_classes)
     for c in np.flatnonzero(counts == 0):
         log.say(f"class {raw.class_names[c]!r} has no training image in this subset; going on without it")
     if len(indices) == 0:
         raise errors.BadInput("config.data: no training image is left; raise config.data.largest")
-    train = Split(raw.train_images[indices], raw.train_labels[indices].astype(np.int32))
-    test = Split(raw.test_images, raw.test_labels.astype(np.int32))
     groups = longtail.shot_groups(counts, many=config.many, few=config.few)
-    return Dataset(raw.name, raw.class_names, train, test, counts, groups, index_digest(indices))
+    return Dataset(
+        raw.name,
+        raw.class_names,
+        _split(raw.train.select(indices)),
+        _split(raw.test),
+        counts,
+        groups,
+        index_digest(places[indices]),
+        validation,
+        hashlib.sha256(f"{raw.train.digest} {raw.test.digest}".encode()).hexdigest(),
+        skipped,
+    )
 
 
 def index_digest(indices: np.ndarray) -> str:
@@ -65,10 +95,82 @@ def index_digest(indices: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(indices, "<i8").tobytes()).hexdigest()
 
 
-def _check_labels(raw: sources.Raw) -> None:
-    for split, labels in (("training", raw.train_labels), ("test", raw.test_labels)):
-        bad = np.flatnonzero((labels < 0) | (labels >= len(raw.class_names)))
+def _split(images):
+    labels = images.labels.astype(np.int32)
+    return Split(images.images if isinstance(images, images_lib.Arrays) else images, labels)
+
+
+def _parts(raw):
+    return {name: part for name in ("train", "test", "validation") if (part := getattr(raw, name)) is not None}
+
+
+def _check_labels(raw: images_lib.Raw) -> None:
+    for name, part in _parts(raw).items():
+        bad = np.flatnonzero((part.labels < 0) | (part.labels >= len(raw.class_names)))
         if bad.size:
+            split = "training" if name == "train" else name
             raise errors.BadInput(
-                f"{raw.name}: {split} image {bad[0]} has label {labels[bad[0]]}, expected 0..{len(raw.class_names) - 1}"
+                f"{raw.name}: {split} {part.name(bad[0])} has label {part.labels[bad[0]]}, "
+                f"expected 0..{len(raw.class_names) - 1}"
             )
+
+
+def _sized(raw, config):
+    workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
+    changed = {
+        name: dataclasses.replace(part, size=config.image_size, workers=workers)
+        for name, part in _parts(raw).items()
+        if isinstance(part, images_lib.Encoded)
+    }
+    return dataclasses.replace(raw, **changed)
+
+
+def _readable(raw, config):
+    """Every file is there; with on_bad_image="skip", training images that cannot be read are left out.
+
+    A test image is never left out: numbers on other images are other numbers.
+    """
+    skip, skipped, kept = config.on_bad_image == "skip", [], {}
+    for name, part in _parts(raw).items():
+        if not isinstance(part, images_lib.Encoded):
+            continue
+        may_skip = skip and (name == "train" or raw.test is None)
+        missing = part.missing() if isinstance(part, images_lib.Files) else np.zeros(len(part), bool)
+        if missing.any() and not may_skip:
+            more = f" (and {missing.sum() - 1} more)" if missing.sum() > 1 else ""
+            raise errors.BadInput(f"{part.name(int(missing.argmax()))}: no such file or directory{more}")
+        if may_skip:
+            reasons = stream.unreadable(part)
+            skipped += reasons.values()
+            kept[name] = part.select(np.setdiff1d(np.arange(len(part)), list(reasons)))
+    for reason in skipped[:3]:
+        log.say(f"skipped: {reason}")
+    if skipped:
+        log.say(f"{len(skipped)} images are skipped in all; run.json lists them")
+    return dataclasses.replace(raw, **kept), tuple(skipped)
+
+
+def _with_test_split(raw, config):
+    """(raw with a test split, place of each training image in the original files)."""
+    if raw.test is not None:
+        return raw, np.arange(len(raw.train))
+    kept, held, without = splits.stratified(raw.train.labels, config.test_share, config.seed)
+    if len(held) == 0:
+        raise errors.BadInput(f"{raw.name}: no test split, and no class has an image to spare for one")
+    log.say(
+        f"{raw.name} has no test split: {len(held)} images are held out for it"
+        + (f"; {without} classes have one image each, which stays in training" if without else "")
+    )
+    return dataclasses.replace(raw, train=raw.train.select(kept), test=raw.train.select(held)), kept
+
+
+def _validation(raw, indices, config):
+    """(training positions, validation split): the source's own, else a share of the chosen training images."""
+    if raw.validation is not None:
+        return indices, _split(raw.validation)
+    if config.validation <= 0:
+        return indices, None
+    kept, held, without = splits.stratified(raw.train.labels[indices], config.validation, config.seed)
+    if without:
+        log.say(f"{without} classes have one image each, which stays in training: validation is without them")
+    return indices[kept], _split(raw.train.select(indices[held]))

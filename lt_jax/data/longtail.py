@@ -24,13 +24,39 @@ def step_counts(largest: int, num_classes: int, imbalance_factor: float) -> np.n
     return counts
 
 
-def counts(profile: str, largest: int, num_classes: int, imbalance_factor: float, labels: np.ndarray) -> np.ndarray:
+def pareto_counts(largest: int, num_classes: int, imbalance_factor: float) -> np.ndarray:
+    """A power law: class c gets `int(largest * (c + 1) ** -a)`, a such that the last gets 1 / imbalance_factor.
+
+    -> (C,) ints. It falls faster than the exponential profile at first and slower later (a Pareto tail, as in OLTR).
+    """
+    if num_classes == 1:
+        return np.array([largest])
+    power = np.log(imbalance_factor) / np.log(num_classes)
+    # The last count is largest / imbalance_factor but for rounding; it must not be truncated to one less.
+    return np.array([int(largest * (c + 1.0) ** -power + 1e-9) for c in range(num_classes)])
+
+
+PROFILES = ("all", "counts", "exponential", "step", "pareto")
+
+
+def counts(
+    profile: str,
+    largest: int,
+    num_classes: int,
+    imbalance_factor: float,
+    labels: np.ndarray,
+    given: tuple[int, ...] = (),
+) -> np.ndarray:
     """The counts (C,) that `config.data` asks for; `labels` are those of the whole training set."""
     if profile == "all":
         return np.bincount(labels, minlength=num_classes)
-    profiles = {"exponential": exponential_counts, "step": step_counts}
+    if profile == "counts":
+        if len(given) != num_classes or min(given) < 0:
+            raise errors.BadInput(f"config.data.counts: expected {num_classes} numbers from 0, found {len(given)}")
+        return np.array(given)
+    profiles = {"exponential": exponential_counts, "step": step_counts, "pareto": pareto_counts}
     if profile not in profiles:
-        raise errors.BadInput(f"config.data.profile: expected one of all, {', '.join(profiles)}, found {profile!r}")
+        raise errors.BadInput(f"config.data.profile: expected one of {', '.join(PROFILES)}, found {profile!r}")
     return profiles[profile](largest, num_classes, imbalance_factor)
 
 

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al., CVPR 2016): 3x3 stem, no max-pool."""
+"""Residual networks (He et al., CVPR 2016): for small images a 3x3 stem and no max-pool, for large ones 7x7 and one."""
 
 import functools
 
@@ -43,15 +43,20 @@ class ResNet(nn.Module):
     stages: tuple[int, ...]
     width: int = 64
     shortcut: str = "project"
-    stem_stride: int = 1
+    stem_stride: int = 1  # of the small stem
+    stem: str = "small"  # or "imagenet": 7x7 with stride 2, then max-pool
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = images.astype(self.dtype)
-        stem = functools.partial(nn.Conv, padding=1, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype)
-        x = stem(self.width, (3, 3), (self.stem_stride, self.stem_stride), name="stem")(x)
+        is_large = self.stem == "imagenet"
+        side, stride = (7, 2) if is_large else (3, self.stem_stride)
+        stem = functools.partial(nn.Conv, padding=side // 2, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype)
+        x = stem(self.width, (side, side), (stride, stride), name="stem")(x)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="stem_norm")(x))
+        if is_large:
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1

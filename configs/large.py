@@ -1,0 +1,79 @@
+"""The one place for our recipe of the large sets: ImageNet-LT, Places-LT, iNaturalist 2018, and one's own folder.
+
+No recipe was released for them. This one is OURS, not the authors':
+- encoder: a ResNet with the stem that ImageNet networks have, since every comparable number uses one; resnet34 is the
+  largest of ours.
+- pretraining: 200 epochs, not the 1000 of CIFAR: an epoch has 10 to 40 times as many images, and contrastive
+  pretraining on ImageNet is commonly reported at 100 to 800. Batch 1024, AdamW at 1e-3 * batch / 256, warm-up a tenth
+  (at most 10 epochs): as on CIFAR.
+- m = 1 partner as on CIFAR; n = 64 negatives rather than 16, since there are 36 to 800 times as many other classes.
+- k = 10 * N_min, the paper's rule: 50 on ImageNet-LT and Places-LT (N_min = 5), 20 on iNaturalist (N_min = 2).
+- R = 20 epochs between two draws, the value that the released code has for its set of many classes.
+- augmentation: SimCLR at 224 pixels with s = 1, the strength it was published with; the crop is made on the host, the
+  rest on the device.
+- groups: many > 100, few < 20 training images, as everybody reports for these sets.
+"""
+
+import ml_collections
+
+from configs import common
+
+K = {"imagenet_lt": 50, "places_lt": 50, "inat2018": 20}  # 10 * N_min
+SIZES = {"imagenet_lt": (200.0, 1024), "places_lt": (200.0, 1024), "inat2018": (200.0, 1024), "folder": (200.0, 256)}
+
+
+def recipe(name, arg, title):
+    """The whole config of one large set, from the tokens behind its name."""
+    epochs, batch_size = SIZES[name]
+    tokens = common.parse(arg, encoder="resnet34", epochs=epochs, k=K.get(name, 50), batch_size=batch_size)
+    config = common.base()
+    config.dtype = "bfloat16"
+    config.data = common.data(name, largest=0, imbalance_factor=1.0)
+    config.data.profile = "all"
+
+    config.encoder = encoder = ml_collections.ConfigDict()
+    encoder.name = tokens.encoder  # a key of lt_jax.encoder.ENCODERS
+    encoder.width = 64  # channels of the first stage
+    encoder.stem = "imagenet"  # 7x7 with stride 2, then max-pool; "small" is 3x3 alone
+    encoder.stem_stride = 1  # of the small stem
+
+    warmup = min(10.0, tokens.epochs / 10)
+    config.pretrain = pretrain = common.training(tokens.epochs, tokens.batch_size, 1e-3, warmup)
+    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
+    pretrain.temperature = 0.5  # of the similarities
+    pretrain.m = 1  # same-class partners of each anchor, in the query view
+    pretrain.n = 64  # balanced negatives of each anchor
+    pretrain.projector = (2048, 128)  # widths of the projector; the last one is the embedding
+    pretrain.augment = common.augment(strength=1.0)
+
+    config.baseline = common.training(min(100.0, tokens.epochs), tokens.batch_size, 1e-3, warmup / 2)
+    config.baseline.augment = common.augment(strength=0.4, grey=0.0, blur=False)
+
+    config.probe = probe = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
+    probe.per_class = tokens.k  # images a class of the `official` protocol's balanced subset
+    probe.augment = common.augment(strength=1.0)
+
+    config.retrain = retrain = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
+    retrain.method = "rank_one"  # rank_one and eigen are exact; paper and uniform are there to compare
+    retrain.k = tokens.k  # images kept of a class that has more
+    retrain.redraw_every = 20  # R: epochs between two draws of the subset
+    retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
+    retrain.head_epochs = 5.0  # passes of the head that gives the first p, on frozen features; then discarded
+    retrain.augment = common.augment(strength=0.4, grey=0.0, blur=False)
+
+    config.evaluate.batch_size = 256
+    config.report.title = title
+    return shrink(config) if tokens.smoke else config
+
+
+def shrink(config):
+    """The smoke form: a generated JPEG tree of six classes in the true layout, a narrow network of the same kind."""
+    config.data.generated = 6
+    config.data.image_size = 32
+    config.data.workers = 1
+    config.encoder.width = 4
+    for stage in ("pretrain", "baseline", "probe", "retrain"):
+        config[stage].batch_size = 16
+    config.evaluate.batch_size = 32
+    config.retrain.k = config.probe.per_class = 5
+    return common.shorten(config)

@@ -1,0 +1,151 @@
+"""From the bytes of an image file to uint8 RGB pixels, and to square crops, reading no more than the crop needs.
+
+JPEG goes through libjpeg-turbo (simplejpeg), which halves the image inside the decoder where the crop is at least
+twice as large as what is wanted of it; the rest, a factor below two, is a bilinear resize (opencv). Everything that is
+unusual (CMYK, EXIF-turned, PNG, 16 bit) takes the slow and general road through Pillow.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lt_jax import errors
+
+cv2.setNumThreads(0)  # the workers are the parallelism
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+_ORIENTATION = 0x0112
+_TRIES = 10
+
+
+def image(content: bytes, name: str, upright: bool = False) -> np.ndarray:
+    """The whole image, uint8 (h, w, 3). Grey is repeated, alpha is dropped, 16 bit is scaled to 8.
+
+    Args:
+      name: what an error calls the file.
+      upright: turned as its EXIF tag says.
+
+    Raises:
+      BadInput: empty, truncated, corrupt, or no image at all.
+    """
+    return _decode(content, name, upright, _size(content, name, upright), 1)
+
+
+def crops(
+    content: bytes, name: str, boxes: Callable[[tuple[int, int]], list[Box]], size: int, upright: bool = False
+) -> list[np.ndarray]:
+    """Boxes of one image, each stretched to (size, size, 3). `boxes` is asked with the image's (height, width)."""
+    whole = _size(content, name, upright)
+    wanted = boxes(whole)
+    reduction = min(_reduction(min(height, width), size) for _, _, height, width in wanted)
+    pixels = _decode(content, name, upright, whole, reduction)
+    scale = (pixels.shape[0] / whole[0], pixels.shape[1] / whole[1])
+    return [_crop(pixels, box, scale, size) for box in wanted]
+
+
+def random_boxes(generator: np.random.Generator, count: int, smallest: float) -> Callable[[tuple[int, int]], list[Box]]:
+    """`count` boxes of area U(smallest, 1) and aspect ratio log-uniform in 3/4..4/3, as `augment.crop_boxes` draws."""
+    return lambda whole: [_random_box(generator, whole, smallest) for _ in range(count)]
+
+
+def centre_box(whole: tuple[int, int]) -> list[Box]:
+    """The middle 224/256 of the shorter side: what evaluation looks at."""
+    h, w = whole
+    side = max(1, round(min(h, w) * 0.875))
+    return [((h - side) // 2, (w - side) // 2, side, side)]
+
+
+def _random_box(generator, whole, smallest):
+    h, w = whole
+    for _ in range(_TRIES):
+        area = h * w * generator.uniform(smallest, 1.0)
+        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= w and 0 < height <= h:
+            return int(generator.integers(h - height + 1)), int(generator.integers(w - width + 1)), height, width
+    return 0, 0, h, w
+
+
+def _reduction(length: int, size: int) -> int:
+    """The largest of 1, 2, 4, 8 by which a box may shrink and still be no smaller than what is wanted."""
+    return next((factor for factor in (8, 4, 2) if length >= factor * size), 1)
+
+
+def _crop(pixels, box, scale, size):
+    top, left = round(box[0] * scale[0]), round(box[1] * scale[1])
+    bottom, right = round((box[0] + box[2]) * scale[0]), round((box[1] + box[3]) * scale[1])
+    part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _size(content, name, upright):
+    """(height, width) from the header alone."""
+    if _is_plain_jpeg(content, upright):
+        return simplejpeg.decode_jpeg_header(content)[:2]
+    with _errors(name, content):
+        opened = Image.open(io.BytesIO(content))
+        turned = upright and opened.getexif().get(_ORIENTATION, 1) >= 5
+        return opened.size if turned else opened.size[::-1]
+
+
+def _decode(content, name, upright, whole, reduction):
+    if _is_plain_jpeg(content, upright):
+        least = {} if reduction == 1 else {"min_height": whole[0] // reduction, "min_width": whole[1] // reduction}
+        with _errors(name, content):
+            return simplejpeg.decode_jpeg(content, min_factor=min(reduction, 2), **least)
+    with _errors(name, content):
+        return _by_pillow(Image.open(io.BytesIO(content)), upright)
+
+
+def _by_pillow(opened: Any, upright: bool) -> np.ndarray:
+    opened.load()
+    if upright:
+        opened = ImageOps.exif_transpose(opened)
+    if opened.mode.startswith("I") or opened.mode == "F":
+        return _from_deep(np.asarray(opened))
+    if opened.mode == "P":
+        opened = opened.convert("RGBA")
+    return np.array(opened.convert("RGB"))
+
+
+def _from_deep(pixels: np.ndarray) -> np.ndarray:
+    """Grey of more than 8 bit; Pillow's own conversion clips it at 255 instead of scaling."""
+    top = 65535.0 if pixels.dtype.kind in "iu" else max(1.0, float(pixels.max(initial=1.0)))
+    grey = (np.clip(pixels / top, 0.0, 1.0) * 255).round().astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _is_plain_jpeg(content: bytes, upright: bool) -> bool:
+    if content[:2] != b"\xff\xd8" or (upright and b"Exif\x00" in content[:4096]):
+        return False
+    try:
+        return simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "RGB", "Gray")
+    except ValueError:
+        return False
+
+
+class _errors:
+    """Turns what a decoder says into one line that names the file."""
+
+    def __init__(self, name, content):
+        self._name, self._content = name, content
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is None or not isinstance(error, (ValueError, OSError, SyntaxError, Image.DecompressionBombError)):
+            return
+        if not self._content:
+            reason = "the file is empty"
+        elif isinstance(error, UnidentifiedImageError):
+            reason = "this is no image file"
+        else:
+            reason = f"corrupt or truncated ({str(error).strip() or type(error).__name__})"
+        raise errors.BadInput(f"{self._name}: {reason}") from error

@@ -1,0 +1,182 @@
+"""Images behind one small interface: `len`, `labels`, `image(i) -> uint8 (h, w, 3)`, `name(i)`, `digest`.
+
+`Arrays` lie in memory and live on the device; `Files` (and `records.Records`) are decoded when they are asked for, by
+worker processes, so they hold nothing but paths and can be pickled.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from lt_jax import errors
+from lt_jax.data import decode
+
+
+class Images(Protocol):
+    """One split. `labels` is (n,) int."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> np.ndarray:
+        """uint8 (h, w, c). Raises BadInput, naming the file, where it cannot be read."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What a message calls item i."""
+        ...
+
+    def content(self, i: int) -> bytes:
+        """What two items share only if they are the same image."""
+        ...
+
+    def select(self, positions: np.ndarray) -> Any:
+        """The items at these positions, in this order."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the split is: pixels and labels in memory, names and labels of files."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """All of a data set, before any long-tail profile: splits in the order of the original files."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Any  # Images
+    test: Any  # Images, or None where the source has no test split
+    validation: Any = None  # Images, where the source has its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Images uint8 (n, h, w, c), or features float32 (n, d), in memory."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, i: int) -> np.ndarray:
+        return self.images[i]
+
+    def name(self, i: int) -> str:
+        return f"image {i}"
+
+    def content(self, i: int) -> bytes:
+        return self.images[i].tobytes()
+
+    def select(self, positions: np.ndarray) -> "Arrays":
+        return Arrays(self.images[positions], self.labels[positions])
+
+    @property
+    def digest(self) -> str:
+        found = hashlib.sha256(np.ascontiguousarray(self.images))
+        found.update(np.asarray(self.labels, "<i8").tobytes())
+        return found.hexdigest()
+
+
+class Encoded:
+    """What image files and records share: they are bytes until somebody asks for a crop."""
+
+    labels: np.ndarray
+    size: int = 224  # side of the square that training and evaluation see, in pixels
+    workers: int = 0  # processes that decode; 0 = none but this one
+    upright: bool = False  # turn as the EXIF tag says; the published benchmarks do not
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def content(self, i: int) -> bytes:
+        raise NotImplementedError
+
+    def name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def image(self, i: int) -> np.ndarray:
+        return decode.image(self.content(i), self.name(i), upright=self.upright)
+
+    def views(self, i: int, boxes: Any) -> list[np.ndarray]:
+        """One (size, size, 3) crop for each box that `boxes((h, w))` gives: the file is read and decoded once."""
+        return decode.crops(self.content(i), self.name(i), boxes, self.size, upright=self.upright)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As if all were in memory: (n, size, size, 3)."""
+        return (len(self), self.size, self.size, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Encoded):
+    """Image files under one folder."""
+
+    root: str
+    paths: np.ndarray  # (n,) str, relative to root
+    labels: np.ndarray
+    lines: np.ndarray | None = None  # (n,) line of each in its list
+    listed_in: str = ""  # name of that list
+    size: int = 224
+    workers: int = 0
+    upright: bool = False
+
+    def path(self, i: int) -> str:
+        return os.path.join(self.root, self.paths[i])
+
+    def name(self, i: int) -> str:
+        return self.path(i) if self.lines is None else f"{self.path(i)} (line {self.lines[i]} of {self.listed_in})"
+
+    def content(self, i: int) -> bytes:
+        try:
+            with open(self.path(i), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise errors.BadInput(f"{self.name(i)}: {(error.strerror or str(error)).lower()}") from error
+
+    def select(self, positions: np.ndarray) -> "Files":
+        lines = None if self.lines is None else self.lines[positions]
+        return dataclasses.replace(self, paths=self.paths[positions], labels=self.labels[positions], lines=lines)
+
+    @property
+    def digest(self) -> str:
+        return list_digest(self.paths, self.labels)
+
+    def missing(self) -> np.ndarray:
+        """(n,) bool. One listing a folder, not one question a file."""
+        folders = np.array([os.path.dirname(path) for path in self.paths])
+        there = {folder: _listing(os.path.join(self.root, folder)) for folder in set(folders)}
+        names = (os.path.basename(path) for path in self.paths)
+        return np.array([n not in there[f] for n, f in zip(names, folders, strict=True)], bool)
+
+
+def list_digest(names: Iterable[str], labels: np.ndarray) -> str:
+    """sha256 over lines `name TAB label`."""
+    found = hashlib.sha256()
+    for name, label in zip(names, labels, strict=True):
+        found.update(f"{name}\t{label}\n".encode())
+    return found.hexdigest()
+
+
+def _listing(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise errors.BadInput(f"{folder}: {(error.strerror or str(error)).lower()}") from error
+
+
+def files(root: Any, entries: Sequence[tuple[str, int, int]], listed_in: str = "", upright: bool = False) -> Files:
+    """Files from (path, label, line) entries; line 0 = no list."""
+    paths, labels, lines = zip(*entries, strict=True) if entries else ((), (), ())
+    numbers = np.array(lines, np.int64) if listed_in else None
+    array = np.array(paths, object)
+    return Files(os.fspath(root), array, np.array(labels, np.int64), numbers, listed_in, upright=upright)

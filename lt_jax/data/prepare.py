@@ -1,0 +1,253 @@
+"""Any source -> ArrayRecord shards with an index: one folder of a few large files, the same images for everybody.
+
+    python -m lt_jax.data.prepare --name=folder --dir=DIR --out=OUT [--list=PATH] [--workers=2] [--shard_size=1024]
+    python -m lt_jax.main --config=configs/folder.py --config.data.name=prepared --config.data.dir=OUT
+
+  --name        imagenet_lt, places_lt, inat2018, folder, table, cifar10, cifar100 or digits
+  --dir         where the images are; --list: the table, or the folder of the official lists
+  --out         a folder or a bucket path (gs://...)
+  --size        side in pixels that images are shrunk to, shorter side; 0 (default) keeps the files as they are
+  --on_bad_image  error (default) or skip: unreadable images are left out, counted and listed in index.json
+
+Every image is decoded once before it is written, and every shard is read back and compared. The same command again
+goes on where the last one stopped: a shard that is there and is what it should be is not written again. `index.json`
+comes last; it holds the class names and the shards with their digests, and beside it `SPLIT.npz` the labels, names and
+digests of the images. Exit status: 0 done, 1 failed, 2 bad input.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from lt_jax import errors, files, log
+from lt_jax.data import decode, images, records, sources
+
+CONFIG = {
+    "tfds": False, "classes": "", "generated": 0, "seed": 0,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file to be written: some items of one split."""
+
+    split: str
+    file: str
+    images: Any
+    out: str
+    size: int
+    skip: bool
+
+
+def main(argv: list[str]) -> int:
+    """The command line; what the user can mend is one line."""
+    try:
+        options = _parse(argv)
+        if options is not None:
+            run(options)
+        return 0
+    except tuple(errors.EXIT_STATUS) as error:
+        print(f"lt_jax: {error}", file=sys.stderr)
+        return errors.EXIT_STATUS[type(error)]
+
+
+def _parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="lt_jax.data.prepare", add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    for name, default in (("name", ""), ("dir", ""), ("list", ""), ("out", ""), ("on_bad_image", "error")):
+        parser.add_argument(f"--{name}", default=default)
+    for name, default in (("workers", os.cpu_count() or 1), ("shard_size", 1024), ("size", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    if any(word in ("-h", "--help") for word in argv[1:]):
+        print(__doc__)
+        return None
+    try:
+        options, rest = parser.parse_known_args(argv[1:])
+    except argparse.ArgumentError as error:
+        raise errors.BadInput(str(error)) from error
+    if rest:
+        raise errors.BadInput(f"unexpected argument {rest[0]!r}; flags look like --name=value")
+    if options.name not in sources.SOURCES or options.name in ("features", "prepared"):
+        known = ", ".join(name for name in sources.SOURCES if name not in ("features", "prepared"))
+        raise errors.BadInput(f"--name: expected one of {known}, found {options.name!r}")
+    if not options.out:
+        raise errors.BadInput("--out: expected a folder or a bucket path, found nothing")
+    if options.on_bad_image not in ("error", "skip"):
+        raise errors.BadInput(f"--on_bad_image: expected error or skip, found {options.on_bad_image!r}")
+    if options.shard_size < 1 or options.workers < 0 or options.size < 0:
+        raise errors.BadInput("--shard_size: expected at least 1; --workers and --size: at least 0")
+    return options
+
+
+def run(options: Any) -> None:
+    """Writes what is missing.
+
+    Raises:
+      BadInput: a source that cannot be read, an image that is broken, a folder that cannot be written.
+      RunFailed: a shard that does not come back as it was written, or a full disk.
+    """
+    config = argparse.Namespace(**CONFIG, dir=options.dir, list=options.list, name=options.name)
+    raw = sources.SOURCES[options.name](config)
+    out = files.prepare_folder(options.out)
+    shards = [shard for split in records.SPLITS for shard in _shards(split, getattr(raw, split), out, options)]
+    log.say(f"{raw.name}: {sum(len(s.images) for s in shards)} images in {len(shards)} shards to {out}")
+    done = list(_all(shards, options.workers))
+    written = sum(entry["written"] for entry in done)
+    log.say(f"{written} shards written, {len(done) - written} were there; writing the index")
+    _write_index(raw, shards, done, out)
+
+
+def _shards(split, part, out, options):
+    if part is None:
+        return
+    count = max(1, -(-len(part) // options.shard_size))
+    for i, positions in enumerate(np.array_split(np.arange(len(part)), count)):
+        file = f"{split}-{i:05d}-of-{count:05d}.array_record"
+        yield Shard(split, file, part.select(positions), os.fspath(out), options.size, options.on_bad_image == "skip")
+
+
+def _all(shards, workers):
+    if workers < 2 or len(shards) < 2:
+        yield from map(write_shard, shards)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool:
+        try:
+            yield from pool.map(write_shard, shards)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise errors.RunFailed("a process that writes shards was killed; run again to go on") from error
+
+
+def write_shard(shard: Shard) -> dict[str, Any]:
+    """Writes one shard and what is in it, unless both are there and whole; returns its entry of the index."""
+    out = epath.Path(shard.out)
+    note, source = out / f"{shard.file}.json", _source(shard)
+    entry = _read_note(note)
+    if entry and entry["source"] == source and _is_whole(out / shard.file, entry["sha256"]):
+        return {**entry, "written": False}
+    contents, names, labels, skipped = _contents(shard)
+    blob = _encode(contents)
+    if _decode(blob) != contents:
+        raise errors.RunFailed(f"{out / shard.file}: what was written does not read back")
+    files.write_bytes(out / shard.file, blob)
+    digest = hashlib.sha256(blob).hexdigest()
+    if not _is_whole(out / shard.file, digest):
+        raise errors.RunFailed(f"{out / shard.file}: the disk does not hold what was written")
+    entry = {
+        "file": shard.file, "sha256": digest, "source": source, "names": names, "labels": labels, "skipped": skipped,
+        "digests": [hashlib.sha256(content).hexdigest() for content in contents],
+    }  # fmt: skip
+    files.write_text(note, json.dumps(entry))
+    return {**entry, "written": True}
+
+
+def _source(shard):
+    """What the shard is made from: another list, size or rule makes another shard."""
+    return hashlib.sha256(f"{shard.images.digest} {shard.size} {shard.skip}".encode()).hexdigest()
+
+
+def _read_note(note):
+    try:
+        return files.read_json(note)
+    except json.JSONDecodeError:
+        return None
+
+
+def _is_whole(path, digest):
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+
+
+def _contents(shard):
+    """(encoded images, names, labels, reasons of those left out); each image is decoded to see that it can be."""
+    contents, names, labels, skipped = [], [], [], []
+    for i in range(len(shard.images)):
+        try:
+            contents.append(_content(shard.images, i, shard.size))
+        except errors.BadInput as error:
+            if not shard.skip or shard.split == "test":
+                raise
+            skipped.append(str(error))
+            continue
+        names.append(shard.images.name(i))
+        labels.append(int(shard.images.labels[i]))
+    return contents, names, labels, skipped
+
+
+def _content(part, i, size):
+    """The file as it is; an image in memory as PNG; a shrunk one as JPEG, upright."""
+    pixels = part.image(i)
+    if isinstance(part, images.Encoded) and not (size and min(pixels.shape[:2]) > size):
+        return part.content(i)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(pixels)
+    if size and min(pixels.shape[:2]) > size:
+        scale = size / min(pixels.shape[:2])
+        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+        picture.save(buffer, "JPEG", quality=90)
+    else:
+        picture.save(buffer, "PNG")
+    decode.image(buffer.getvalue(), part.name(i))
+    return buffer.getvalue()
+
+
+def _encode(contents):
+    """The bytes of an ArrayRecord file; its writer knows local files alone."""
+    from array_record.python import array_record_module
+
+    with tempfile.TemporaryDirectory() as folder, files.clear_errors(folder):
+        path = os.path.join(folder, "shard")
+        writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
+        for content in contents:
+            writer.write(content)
+        writer.close()
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def _decode(blob):
+    from array_record.python import array_record_module
+
+    with tempfile.TemporaryDirectory() as folder, files.clear_errors(folder):
+        path = os.path.join(folder, "shard")
+        with open(path, "wb") as file:
+            file.write(blob)
+        reader = array_record_module.ArrayRecordReader(path)
+        found = reader.read_all() if reader.num_records() else []
+        reader.close()
+        return found
+
+
+def _write_index(raw, shards, done, out):
+    splits = {}
+    for split in records.SPLITS:
+        entries = [entry for shard, entry in zip(shards, done, strict=True) if shard.split == split]
+        if not entries:
+            continue
+        columns = {key: [x for entry in entries for x in entry[key]] for key in ("labels", "names", "digests")}
+        files.write_npz(out / f"{split}.npz", labels=np.array(columns["labels"], np.int64),
+                        names=np.array(columns["names"], str), digests=np.array(columns["digests"], str))  # fmt: skip
+        kept = [{"file": e["file"], "sha256": e["sha256"], "count": len(e["labels"])} for e in entries]
+        skipped = [reason for entry in entries for reason in entry["skipped"]]
+        splits[split] = {"table": f"{split}.npz", "shards": kept, "skipped": skipped}
+    upright = any(getattr(getattr(raw, split), "upright", False) for split in splits)
+    index = {"status": "complete", "name": raw.name, "class_names": list(raw.class_names), "upright": upright}
+    files.write_json(out / "index.json", {**index, "splits": splits})
+    for reason in [reason for entry in splits.values() for reason in entry["skipped"]][:3]:
+        log.say(f"skipped: {reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,198 @@
+"""Batches of images that are decoded as they are needed, by grain's worker processes, in a fixed order.
+
+Everything random about item k of the stream (which image, which crop) is a function of (seed, k) alone, and is fixed
+before the host takes its rows. So the batches are the same for any number of workers and hosts, and a run that starts
+again at step s continues with batch s: the data position is the step number.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from lt_jax import errors
+from lt_jax.data import decode
+
+_AHEAD = 2  # batches that each worker keeps ready
+_CHECKED: dict[str, dict[int, str]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Row k of the stream: the images of one anchor and its partners, each in a random crop of its own.
+
+    With `own_key` the anchor has a second crop, which comes last.
+    """
+
+    images: Any  # images.Encoded
+    labels: np.ndarray
+    order: Callable[[int], np.ndarray]  # step -> (B,) or (B, 1 + m) positions of the GLOBAL batch
+    batch_size: int
+    seed: int
+    smallest: float  # share of the area that a crop keeps
+    own_key: bool
+
+    def __call__(self, k: int) -> dict[str, np.ndarray]:
+        step, row = divmod(int(k), self.batch_size)
+        positions = _global_batch(self.order, step)[row]
+        anchor = int(np.ravel(positions)[0])
+        wanted = [int(p) for p in np.ravel(positions)]
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, k]))
+        views: list[np.ndarray] = []
+        for place, position in enumerate(wanted):
+            count = 2 if place == 0 and self.own_key else 1
+            views.append(self.images.views(position, decode.random_boxes(generator, count, self.smallest)))
+        crops = [found[0] for found in views] + ([views[0][1]] if self.own_key else [])
+        pixels = np.stack(crops) if self.own_key or np.ndim(positions) else crops[0]
+        return {"images": pixels, "labels": self.labels[anchor]}
+
+
+@functools.lru_cache(maxsize=64)
+def _global_batch(order, step):
+    return order(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clean:
+    """Row k is the middle of image k; from n on, image 0 again."""
+
+    images: Any
+
+    def __call__(self, k: int) -> dict[str, np.ndarray]:
+        position = int(k) if k < len(self.images) else 0
+        return {"images": self.images.views(position, decode.centre_box)[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Local:
+    """Which global row this host's row j is: each host takes contiguous rows of every batch."""
+
+    batch_size: int
+    host: int
+    hosts: int
+
+    def __call__(self, j: int) -> int:
+        size = self.batch_size // self.hosts
+        return j // size * self.batch_size + self.host * size + j % size
+
+
+class _Told:
+    """A row that says what went wrong instead of raising: an exception would lose its kind on the way."""
+
+    def __init__(self, row):
+        self._row = row
+
+    def __call__(self, k):
+        try:
+            return self._row(k), ""
+        except errors.BadInput as error:
+            return None, str(error)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stack:
+    def __call__(self, rows):
+        message = next((said for _, said in rows if said), "")
+        if message:
+            return None, message
+        return {key: np.stack([row[key] for row, _ in rows]) for key in rows[0][0]}, ""
+
+
+class Stream:
+    """step -> this host's rows of batch `step`. Asked in order it reads ahead; another step starts it anew there.
+
+    Raises:
+      BadInput: an image that cannot be read.
+      RunFailed: a worker process that died.
+    """
+
+    def __init__(self, row: Callable[[int], Any], batch_size: int, workers: int, host: int = 0, hosts: int = 1):
+        if batch_size % hosts:
+            raise errors.BadInput(f"a global batch of {batch_size} cannot be split over {hosts} hosts")
+        self._row, self._batch_size, self._workers = row, batch_size, workers
+        self._host, self._hosts = host, hosts
+        self._iterator: Any = None
+        self._next = -1
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        if self._iterator is None or step != self._next:
+            self._start(step)
+        try:
+            batch, message = next(self._iterator)
+        except Exception as error:  # a dead worker is whatever grain makes of it
+            self.close()
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise errors.RunFailed(f"a process that reads images has ended ({line}); run again to resume") from error
+        if message:
+            self.close()
+            raise errors.BadInput(message)
+        self._next = step + 1
+        return batch
+
+    def restart(self, row: Callable[[int], Any]) -> None:
+        """Goes on with another row function; what was read ahead is dropped."""
+        self.close()
+        self._row = row
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = None
+
+    def _start(self, step):
+        self.close()
+        rows = self._batch_size // self._hosts
+        end = 2**40  # rows of an endless stream
+        dataset = grain.MapDataset.range(step * rows, end)
+        dataset = dataset.map(_Local(self._batch_size, self._host, self._hosts)).map(_Told(self._row))
+        dataset = dataset.batch(rows, batch_fn=_Stack())
+        threads = 0 if self._workers else 1
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_AHEAD)
+        found = dataset.to_iter_dataset(options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads flags of its own; our command line is parsed elsewhere
+            multi = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=_AHEAD)
+            found = found.mp_prefetch(multi)
+        self._iterator = iter(found)
+
+
+def clean_batches(images: Any, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (images (batch_size, s, s, 3), mask (batch_size,)) over a split once, in order, for evaluation."""
+    stream = Stream(Clean(images), batch_size, workers if len(images) > batch_size else 0)
+    try:
+        for step in range(-(-len(images) // batch_size)):
+            mask = np.arange(step * batch_size, (step + 1) * batch_size) < len(images)
+            yield stream(step)["images"], mask
+    finally:
+        stream.close()
+
+
+def unreadable(images: Any) -> dict[int, str]:
+    """position -> reason for every image that cannot be decoded. One pass over all, remembered in this process."""
+    key = f"{images.digest} {images.name(0)}"
+    if key not in _CHECKED:
+        parts = np.array_split(np.arange(len(images)), max(1, images.workers))
+        if images.workers > 1 and len(images) > 1000:
+            with multiprocessing.get_context("spawn").Pool(images.workers) as pool:
+                found = pool.map(functools.partial(_check, images), parts)
+        else:
+            found = [_check(images, part) for part in parts]
+        _CHECKED[key] = {position: reason for part in found for position, reason in part.items()}
+    return _CHECKED[key]
+
+
+def _check(images, positions):
+    found = {}
+    for position in positions:
+        try:
+            images.image(int(position))
+        except errors.BadInput as error:
+            found[int(position)] = str(error)
+    return found

@@ -1,0 +1,310 @@
+"""Every way in which image files are odd or broken: each works, or is one clear line that names it."""
+
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import common
+from lt_jax import data, errors
+from lt_jax.data import decode, lists
+
+PIXELS = (np.linspace(0, 255, 40 * 60).reshape(40, 60, 1) * [1.0, 0.5, 0.2]).astype(np.uint8)
+
+
+def encoded(image, form="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+JPEG = encoded(Image.fromarray(PIXELS), quality=95)
+
+
+def config_for(name, folder="", **changes):
+    config = common.data(name, largest=0, imbalance_factor=1.0)
+    config.update(profile="all", dir=str(folder), workers=0, image_size=16, **changes)
+    return config
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes with training and test images."""
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                write(tmp_path / split / name / f"{i}.jpg", JPEG)
+    return tmp_path
+
+
+def write(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+ODD = {
+    "CMYK": (encoded(Image.fromarray(PIXELS).convert("CMYK")), 40),
+    "grey": (encoded(Image.fromarray(PIXELS[..., 0])), 3),
+    "RGBA": (encoded(Image.fromarray(PIXELS).convert("RGBA"), "PNG"), 0),
+    "palette": (encoded(Image.fromarray(PIXELS).quantize(256), "PNG"), 40),
+    "16-bit grey": (encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG"), 0),
+    "progressive": (encoded(Image.fromarray(PIXELS), progressive=True, quality=95), 6),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_images_are_read_as_rgb(kind):
+    content, tolerance = ODD[kind]
+    found = decode.image(content, kind)
+    assert found.dtype == np.uint8 and found.shape == (40, 60, 3)
+    truth = PIXELS[..., :1].repeat(3, -1) if "grey" in kind else PIXELS
+    assert np.abs(found.astype(int) - truth).max() <= tolerance
+
+
+def test_exif_turns_a_photo_but_not_a_benchmark():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    content = encoded(Image.fromarray(PIXELS), exif=exif, quality=95)
+    assert decode.image(content, "photo").shape == (40, 60, 3)
+    turned = decode.image(content, "photo", upright=True)
+    assert turned.shape == (60, 40, 3)
+    assert np.abs(turned.astype(int) - np.rot90(PIXELS, -1)).max() < 8
+    seen = []
+    decode.crops(content, "photo", lambda whole: seen.append(whole) or [(0, 0, *whole)], 8, upright=True)
+    assert seen == [(60, 40)]
+
+
+def test_tags_that_turn_nothing_are_read(tree):
+    write(tree / "train/cat/0.jpg", encoded(Image.fromarray(PIXELS), exif=Image.Exif().tobytes() or b"Exif\0\0"))
+    assert data.load(config_for("folder", tree)).train.images.image(0).shape == (40, 60, 3)
+
+
+BROKEN = {
+    "zero bytes": (b"", "the file is empty"),
+    "text": (b"no image at all, just words", "this is no image file"),
+    "truncated": (JPEG[: len(JPEG) // 2], "corrupt or truncated"),
+    "end missing": (JPEG[:-2], "corrupt or truncated"),
+    "header alone": (JPEG[:100], "corrupt or truncated|no image file"),
+    "corrupt": (JPEG[:330] + b"\xff\xc4\x00" * 20 + JPEG[390:], "corrupt or truncated"),
+    "truncated PNG": (encoded(Image.fromarray(PIXELS), "PNG")[:-60], "corrupt or truncated"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_image_is_named(tree, kind):
+    content, message = BROKEN[kind]
+    write(tree / "train/dog/2.jpg", content)
+    dataset = data.load(config_for("folder", tree))
+    place = next(i for i in range(8) if dataset.train.images.name(i).endswith("dog/2.jpg"))
+    with pytest.raises(errors.BadInput, match=rf"train/dog/2\.jpg: .*({message})"):
+        dataset.train.images.views(place, decode.centre_box)
+    with pytest.raises(errors.BadInput, match=rf"train/dog/2\.jpg: .*({message})"):
+        dataset.train.images.image(place)
+
+
+def test_skip_leaves_out_training_images_and_lists_them(tree, capsys):
+    write(tree / "train/dog/2.jpg", b"")
+    write(tree / "train/cat/1.jpg", JPEG[:-40])
+    dataset = data.load(config_for("folder", tree, on_bad_image="skip"))
+    assert dataset.counts.tolist() == [3, 3]
+    assert len(dataset.skipped) == 2 and "cat/1.jpg" in dataset.skipped[0] and "file is empty" in dataset.skipped[1]
+    assert "2 images are skipped in all" in capsys.readouterr().err
+    for i in range(6):
+        assert dataset.train.images.image(i).shape == (40, 60, 3)
+
+
+def test_skip_never_leaves_out_a_test_image(tree):
+    write(tree / "test/dog/1.jpg", b"")
+    dataset = data.load(config_for("folder", tree, on_bad_image="skip"))
+    assert len(dataset.test.labels) == 4
+    with pytest.raises(errors.BadInput, match="the file is empty"):
+        [dataset.test.images.image(i) for i in range(4)]
+
+
+def test_class_with_one_image(tmp_path, capsys):
+    for name, count in (("cat", 6), ("dog", 1)):
+        for i in range(count):
+            write(tmp_path / name / f"{i}.jpg", JPEG)
+    dataset = data.load(config_for("folder", tmp_path))
+    assert dataset.counts.tolist() == [5, 1] and np.bincount(dataset.test.labels).tolist() == [1]
+    assert "1 classes have one image each, which stays in training" in capsys.readouterr().err
+
+
+def test_two_classes_that_differ_by_case(tree):
+    write(tree / "train/Cat/0.jpg", JPEG)
+    with pytest.raises(errors.BadInput, match="'Cat' and 'cat' differ by case alone"):
+        data.load(config_for("folder", tree))
+
+
+def test_class_of_the_test_split_alone(tree):
+    write(tree / "test/emu/0.jpg", JPEG)
+    with pytest.raises(errors.BadInput, match="'emu' is no class of the training split"):
+        data.load(config_for("folder", tree))
+
+
+@pytest.mark.parametrize("layout", ["nothing", "empty classes", "no classes"])
+def test_folder_without_images(tmp_path, layout):
+    if layout == "empty classes":
+        (tmp_path / "train/cat").mkdir(parents=True)
+    if layout == "no classes":
+        write(tmp_path / "0.jpg", JPEG)
+    with pytest.raises(errors.BadInput, match="holds no images"):
+        data.load(config_for("folder", tmp_path))
+
+
+def test_unreadable_directory(tree, monkeypatch):
+    scan = os.scandir
+
+    def refuse(place):
+        if os.fspath(place).endswith("dog"):
+            raise PermissionError(13, "Permission denied", place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is refused
+    with pytest.raises(errors.BadInput, match=r"train/dog: permission denied"):
+        data.load(config_for("folder", tree))
+
+
+def test_symbolic_links_that_lead_in_circles(tree, capsys):
+    os.symlink(tree / "train/cat", tree / "train/cat/again")
+    os.symlink(tree / "train/dog/self", tree / "train/dog/self")
+    dataset = data.load(config_for("folder", tree))
+    assert dataset.counts.tolist() == [4, 4]
+    assert "leads back to" in capsys.readouterr().err
+
+
+def places(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
+    """Places-LT with two classes in the layout of the official lists."""
+    for path in ("train/a/0.jpg", "train/b/0.jpg", "train/a/1.jpg", "val/a/0.jpg", "val/b/0.jpg"):
+        write(folder / path, JPEG)
+    (folder / "Places_LT_train.txt").write_text(train)
+    (folder / "Places_LT_val.txt").write_text("train/a/1.jpg 0\n")
+    (folder / "Places_LT_test.txt").write_text("val/a/0.jpg 0\nval/b/0.jpg 1\n")
+    return config_for("places_lt", folder)
+
+
+def test_official_layout(tmp_path):
+    dataset = data.load(places(tmp_path))
+    assert dataset.class_names == ("a", "b") and dataset.counts.tolist() == [1, 1]
+    assert len(dataset.validation.labels) == 1 and len(dataset.test.labels) == 2
+
+
+def test_missing_image_is_named_with_its_line(tmp_path):
+    config = places(tmp_path, "train/a/0.jpg 0\ntrain/b/7.jpg 1\ntrain/b/8.jpg 1\n")
+    message = r"train/b/7\.jpg \(line 2 of Places_LT_train\.txt\): no such file or directory \(and 1 more\)"
+    with pytest.raises(errors.BadInput, match=message):
+        data.load(config)
+    config.on_bad_image = "skip"
+    assert len(data.load(config).skipped) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train/a/0.jpg 365", "line 1 of .*Places_LT_train.txt: label 365 is not in 0..364"),
+        ("train/a/0.jpg cat", "line 1 of .*: expected `path label`"),
+        ("", "holds no images"),
+    ],
+)
+def test_line_that_means_nothing(tmp_path, line, message):
+    with pytest.raises(errors.BadInput, match=message):
+        data.load(places(tmp_path, line + "\n"))
+
+
+def test_missing_list_and_missing_folder(tmp_path):
+    with pytest.raises(errors.BadInput, match="Places_LT_train.txt is missing: put the official list there"):
+        data.load(config_for("places_lt", tmp_path))
+    with pytest.raises(errors.BadInput, match="nowhere is not there"):
+        data.load(config_for("places_lt", tmp_path / "nowhere"))
+
+
+def test_json_whose_label_is_unknown(tmp_path):
+    content = {
+        "images": [{"id": 5, "file_name": "x.jpg"}],
+        "annotations": [{"image_id": 5, "category_id": 9}],
+        "categories": [{"id": 0, "name": "Aves"}],
+    }
+    (tmp_path / "train2018.json").write_text(json.dumps(content))
+    with pytest.raises(errors.BadInput, match=r"image 1 of .*train2018.json: label 9 is not among the categories"):
+        lists.read_json(tmp_path / "train2018.json")
+    (tmp_path / "train2018.json").write_text('{"images": []')
+    with pytest.raises(errors.BadInput, match="not the json of iNaturalist"):
+        lists.read_json(tmp_path / "train2018.json")
+
+
+TABLES = {
+    "no column": ("file,label\na.jpg,0\n", "has no column 'path'"),
+    "no label": ("path,label\na.jpg,\n", "line 2 of .*: path or label is missing"),
+    "unknown split": ("path,label,split\na.jpg,0,dev\n", "line 2 of .*: split 'dev' is none of"),
+    "no rows": ("path,label\n", "holds no images"),
+    "same by case": ("path,label\na.jpg,Cat\nb.jpg,cat\n", "'cat' and 'Cat' differ by case alone"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_broken_table(tmp_path, kind):
+    text, message = TABLES[kind]
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(errors.BadInput, match=message):
+        data.load(config_for("table", list=str(tmp_path / "list.csv")))
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_table_with_splits(tree, form):
+    rows = [(f"{split}/{c}/{i}.jpg", c, split) for split, n in (("train", 4), ("test", 2)) for c in ("cat", "dog")
+            for i in range(n)]  # fmt: skip
+    file = tree / f"list.{form}"
+    if form == "csv":
+        file.write_text("path,label,split\n" + "".join(",".join(row) + "\n" for row in rows))
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = dict(zip(("path", "label", "split"), zip(*rows, strict=True), strict=True))
+        pyarrow.parquet.write_table(pyarrow.table({k: list(v) for k, v in columns.items()}), file)
+    dataset = data.load(config_for("table", list=str(file)))
+    assert dataset.class_names == ("cat", "dog") and dataset.counts.tolist() == [4, 4]
+    assert len(dataset.test.labels) == 4
+
+
+def test_label_outside_the_class_list(tree):
+    (tree / "names.txt").write_text("cat\n")
+    (tree / "list.csv").write_text("path,label\ntrain/cat/0.jpg,cat\ntrain/dog/0.jpg,dog\n")
+    with pytest.raises(errors.BadInput, match=r"line 3 of .*list.csv: label 'dog' is not in the class list"):
+        data.load(config_for("table", list=str(tree / "list.csv"), classes=str(tree / "names.txt")))
+
+
+@pytest.mark.parametrize("form", ["npz", "h5"])
+def test_features(tmp_path, form):
+    generator = np.random.default_rng(0)
+    arrays = {
+        "features": generator.normal(size=(20, 5)), "labels": np.repeat([0, 1], 10),
+        "test_features": generator.normal(size=(4, 5)), "test_labels": np.array([0, 0, 1, 1]),
+    }  # fmt: skip
+    file = tmp_path / f"all.{form}"
+
+    def save(**changes):
+        if form == "npz":
+            np.savez(file, **arrays | changes)
+        else:
+            import h5py
+
+            with h5py.File(file, "w") as content:
+                for name, value in (arrays | changes).items():
+                    content[name] = value
+
+    save()
+    dataset = data.load(config_for("features", list=str(file)))
+    assert dataset.train.images.shape == (20, 5) and dataset.train.images.dtype == np.float32
+    save(features=np.full((20, 5), np.nan))
+    with pytest.raises(errors.BadInput, match="row 0 holds a value that is not finite"):
+        data.load(config_for("features", list=str(file)))
+    save(labels=np.zeros(7, int))
+    with pytest.raises(errors.BadInput, match=r"expected \(n, d\) and \(n,\)"):
+        data.load(config_for("features", list=str(file)))
+    file.write_bytes(b"nothing")
+    with pytest.raises(errors.BadInput, match=r"no readable \.npz or \.h5 file"):
+        data.load(config_for("features", list=str(file)))

@@ -1,0 +1,84 @@
+"""The look at the data, and what a run notes about them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import common, folder
+from lt_jax import data, show_data
+
+
+def test_show_data_prints_and_draws(tmp_path, run_main, capsys):
+    assert run_main("--stage=show_data", f"--workdir={tmp_path}") == 0
+    said = capsys.readouterr().err
+    assert "digits: 10 classes, 120 to 4 training images a class, imbalance factor 30" in said
+    assert "splits: train 383, test 500" in said and "groups: many 2 classes, medium 4 classes, few 4 classes" in said
+    assert "images that train and test share: 0" in said
+    dataset = data.load(common.data("digits", largest=120, imbalance_factor=25))
+    assert dataset.digest in said and dataset.index_digest in said
+    with Image.open(tmp_path / "figures/contact_sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (16 + 96 * 8, 120 + 96 * 8, 3)
+    for column in range(8):  # no column is empty, and no family leaves what it was given
+        cell = pixels[16 : 16 + 92, 120 + 96 * column : 120 + 96 * column + 92]
+        assert cell.std() > 10
+        if column:
+            assert not np.array_equal(cell, pixels[16 : 16 + 92, 120 : 120 + 92])
+    assert not (tmp_path / "stages").exists()
+
+
+def test_duplicates_are_named(tmp_path):
+    config = folder.get_config("smoke")
+    config.data.workers = 0
+    root = data.sources.folders.generated.tree("folder", 6)
+    twin = (root / "test/class0/0.jpg").read_bytes()
+    for split in ("train", "test"):
+        for c in "ab":
+            (tmp_path / split / c).mkdir(parents=True)
+            for i in range(2):
+                name = f"{split}{c}{i}".encode()
+                (tmp_path / split / c / f"{i}.jpg").write_bytes(twin + name)  # bytes after the end mean nothing
+    (tmp_path / "train/b/1.jpg").write_bytes((tmp_path / "test/a/0.jpg").read_bytes())
+    config.data.update(dir=str(tmp_path), generated=0)
+    said = show_data.summary(data.load(config.data))
+    assert "images that train and test share: 1" in said
+    assert f"{tmp_path}/train/b/1.jpg = {tmp_path}/test/a/0.jpg" in said
+
+
+def test_features_have_nothing_to_show(tmp_path, run_main, capsys):
+    np.savez(tmp_path / "x.npz", features=np.ones((4, 2)), labels=[0, 0, 1, 1], test_features=np.ones((2, 2)),
+             test_labels=[0, 1])  # fmt: skip
+    words = ("--config.data.name=features", "--config.data.profile=all", f"--config.data.list={tmp_path / 'x.npz'}")
+    assert run_main("--stage=show_data", *words, f"--workdir={tmp_path / 'run'}") == 2
+    assert "features holds no images" in capsys.readouterr().err
+
+
+def test_run_json_says_what_was_trained_on(finished):
+    run = json.loads((finished / "run.json").read_text())["data"]
+    result = json.loads((finished / "result.json").read_text())["dataset"]
+    assert run["index_digest"] == result["index_digest"] and run["counts"] == result["counts"]
+    assert run["skipped"] == {"count": 0, "images": []} and len(run["digest"]) == 64
+
+
+@pytest.mark.slow
+def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run_main, capsys):
+    root = tmp_path / "data"
+    source = data.sources.folders.generated.tree("folder", 6)
+    for file in source.rglob("*.jpg"):
+        target = root / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())
+    (root / "train/class0/3.jpg").write_bytes(b"")
+    words = (
+        "--config=configs/folder.py:smoke,encoder=resnet_small", f"--config.data.dir={root}",
+        "--config.data.generated=0", "--config.data.workers=0", "--config.dtype=float32",
+        "--config.stages=('baseline','evaluate')", "--config.baseline.epochs=1", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert run_main(*words) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
+    assert said == [f"lt_jax: {root}/train/class0/3.jpg: the file is empty"]
+    assert run_main(*words, "--config.data.on_bad_image=skip", f"--workdir={tmp_path / 'other'}") == 0
+    skipped = json.loads((tmp_path / "other/run.json").read_text())["data"]["skipped"]
+    assert skipped["count"] == 1 and skipped["images"] == [f"{root}/train/class0/3.jpg: the file is empty"]

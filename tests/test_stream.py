@@ -1,0 +1,157 @@
+"""Streams of decoded images: the same batches for any number of workers and hosts, from any step on."""
+
+import io
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from configs import common
+from lt_jax import data, errors
+from lt_jax.data import decode, pipeline, stream
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    config = common.data("folder", largest=0, imbalance_factor=1.0)
+    config.update(profile="all", generated=3, image_size=16, workers=0)
+    return data.load(config)
+
+
+def feed(dataset, own_key=True, host=0, hosts=1, workers=0):
+    images = dataset.train.images
+    object.__setattr__(images, "workers", workers)
+    order = pipeline.PartnerOrder(dataset.train.labels, 8, 1, seed=3)
+    return pipeline.feed(dataset.train, order, 8, 5, 0.3, own_key=own_key, host=host, hosts=hosts)
+
+
+@pytest.fixture(scope="module")
+def first_five(dataset):
+    with_no_worker = feed(dataset)
+    found = [with_no_worker(step) for step in range(5)]
+    with_no_worker.close()
+    return found
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_shapes_and_labels(dataset, first_five):
+    order = pipeline.PartnerOrder(dataset.train.labels, 8, 1, seed=3)
+    for step, batch in enumerate(first_five):
+        assert batch["images"].shape == (8, 3, 16, 16, 3) and batch["images"].dtype == np.uint8
+        np.testing.assert_array_equal(batch["labels"], dataset.train.labels[order(step)[:, 0]])
+        assert not np.array_equal(batch["images"][:, 0], batch["images"][:, 2])  # two crops of the anchor
+
+
+def test_starts_again_at_any_step(dataset, first_five):
+    fed = feed(dataset)
+    for step in (3, 4, 1, 2):
+        assert same(fed(step), first_five[step])
+    fed.close()
+
+
+def test_workers_change_nothing(dataset, first_five):
+    fed = feed(dataset, workers=2)
+    try:
+        assert all(same(fed(step), first_five[step]) for step in (0, 1, 2, 3))
+    finally:
+        fed.close()
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_split_the_same_global_batch(dataset, first_five, hosts):
+    feeds = [feed(dataset, host=h, hosts=hosts) for h in range(hosts)]
+    for step in (0, 1, 2):
+        parts = [fed(step) for fed in feeds]
+        assert all(len(part["labels"]) == 8 // hosts for part in parts)
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        assert same(whole, first_five[step])
+    for fed in feeds:
+        fed.close()
+
+
+def test_hosts_must_divide_the_batch(dataset):
+    with pytest.raises(errors.BadInput, match="batch of 8 cannot be split over 3 hosts"):
+        feed(dataset, hosts=3)
+
+
+def test_another_order_takes_over_at_once(dataset):
+    order = pipeline.Order(4, 8, seed=0)
+    fed = pipeline.feed(dataset.train, pipeline.Subset([0, 1, 2, 3], order), 8, 5, 0.3)
+    assert set(fed(0)["labels"]) == {0} and fed(0)["images"].shape == (8, 16, 16, 3)
+    last = np.flatnonzero(dataset.train.labels == 2)[:1].repeat(4)
+    fed.use(pipeline.Subset(last, order))
+    assert set(fed(1)["labels"]) == {2}
+    fed.close()
+
+
+def test_clean_batches_cover_a_split_once(dataset):
+    parts = list(pipeline.clean_batches(dataset.test.images, 4))
+    kept = np.concatenate([batch[mask] for batch, mask in parts])
+    assert len(kept) == len(dataset.test.labels) and all(len(batch) == 4 for batch, _ in parts)
+    for i, image in enumerate(kept):
+        np.testing.assert_array_equal(image, dataset.test.images.views(i, decode.centre_box)[0])
+
+
+def test_unreadable_image_ends_the_stream_with_its_name(dataset, tmp_path):
+    images = dataset.train.images.select(np.arange(8))
+    paths = images.paths.copy()
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    paths[5] = str(tmp_path / "broken.jpg")
+    object.__setattr__(images, "paths", paths)
+    fed = stream.Stream(stream.Clean(images), 4, workers=0)
+    assert fed(0)["images"].shape == (4, 16, 16, 3)
+    with pytest.raises(errors.BadInput, match="broken.jpg: the file is empty"):
+        fed(1)
+
+
+def test_killed_worker_is_one_clear_line(dataset):
+    fed = feed(dataset, workers=1)
+    fed(0)
+    (child,) = multiprocessing.active_children()
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(errors.RunFailed, match="a process that reads images has ended"):
+        for step in range(1, 50):
+            fed(step)
+            time.sleep(0.05)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("box", [(20, 32, 200, 240), (0, 0, 300, 400), (10, 300, 70, 90)])
+def test_crop_is_that_of_pillow(box):
+    """Also where the decoder itself reads at half or a quarter of the size."""
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    whole = Image.fromarray(small).resize((400, 300), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    whole.save(buffer, "JPEG", quality=95)
+    (found,) = decode.crops(buffer.getvalue(), "x", lambda _: [box], 64)
+    top, left, height, width = box
+    part = whole.crop((left, top, left + width, top + height))
+    truth = np.asarray(part.resize((64, 64), Image.Resampling.BOX), int)
+    assert np.abs(found - truth).mean() < 3
+    moved = np.asarray(whole.crop((0, 40, width, 40 + height)).resize((64, 64), Image.Resampling.BOX), int)
+    assert np.abs(found - moved).mean() > 9
+
+
+def test_random_boxes_fit():
+    boxes = decode.random_boxes(np.random.default_rng(0), 500, 0.08)((40, 50))
+    top, left, height, width = np.array(boxes).T
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 40).all() and (left + width <= 50).all()
+    assert (height * width / 2000).min() < 0.15 and (height * width / 2000).max() > 0.85
+
+
+def test_class_aware_order_is_uniform_over_classes():
+    labels = np.array([0] * 90 + [2] * 9 + [3])
+    order = pipeline.ClassAware(labels, 300, seed=1)
+    drawn = np.concatenate([labels[order(step)] for step in range(10)])
+    assert stats.chisquare(np.bincount(drawn, minlength=4)[[0, 2, 3]]).pvalue > 1e-6
+    np.testing.assert_array_equal(order(4), pipeline.ClassAware(labels, 300, seed=1)(4))
+    within = np.concatenate([order(step) for step in range(100)])
+    assert stats.chisquare(np.bincount(within[labels[within] == 2], minlength=99)[90:99]).pvalue > 1e-6
