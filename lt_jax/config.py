@@ -22,8 +22,11 @@ DEPENDS = {
     "probe": (*_TRUNK, "pretrain", "probe"),
     "baseline": (*_TRUNK, "baseline"),
     "retrain": (*_TRUNK, "pretrain", "retrain"),
-    "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages"),
-    "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "evaluate", "method", "stages", "report"),
+    "features": (*_TRUNK, "pretrain", "probe"),
+    "dlsa": (*_TRUNK, "pretrain", "probe", "dlsa", "evaluate"),
+    "separability": (*_TRUNK, "pretrain", "probe", "dlsa"),
+    "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages"),
+    "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages", "report"),
 }
 _NOT_DIGESTED = {("data", "dir"), ("data", "list"), ("data", "workers")}
 

@@ -7,34 +7,46 @@ from typing import Any
 
 from etils import epath
 
-from lt_jax import baseline, data, encoder, features, files, log, metrics, retrain
+from lt_jax import baseline, data, encoder, errors, features, files, log, metrics, retrain
 
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
 
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = data.load(config.data)
-    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    extract = features.Extractor(network, config.evaluate.batch_size)
-    logits = {}
-    for stage, load in (("baseline", baseline.load), ("retrain", retrain.load)):
-        if stage in config.stages:
-            logits[stage] = extract(load(config, workdir, dataset), dataset.test.images)[1]
-    measured = {
-        stage: metrics.measures(dataset.test.labels, x, dataset.groups, config.evaluate.ece_bins)
-        for stage, x in logits.items()
-    }
-    final = "retrain" if "retrain" in logits else "baseline"
-    files.write_npz(workdir / "predictions.npz", labels=dataset.test.labels, logits=logits[final])
-    result = _result(config, workdir, dataset, measured, final)
+    find = _from_dlsa if "dlsa" in config.stages else _from_checkpoints
+    logits, test, baselines = find(config, workdir, dataset)
+    files.write_npz(workdir / "predictions.npz", labels=dataset.test.labels, logits=logits)
+    result = _result(config, workdir, dataset, test, baselines)
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
     return {}
 
 
-def _result(config, workdir, dataset, measured, final):
-    probe = files.read_json(workdir / "probe.json") if "probe" in config.stages else None
+def _from_checkpoints(config, workdir, dataset):
+    """(test logits, their measures, measures of the baselines or None)."""
+    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
+    extract = features.Extractor(network, config.evaluate.batch_size)
+    logits, measured = {}, {}
+    for stage, load in (("baseline", baseline.load), ("retrain", retrain.load)):
+        if stage in config.stages:
+            logits[stage] = extract(load(config, workdir, dataset), dataset.test.images)[1]
+            measured[stage] = metrics.measures(
+                dataset.test.labels, logits[stage], dataset.groups, config.evaluate.ece_bins
+            )
+    final = "retrain" if "retrain" in logits else "baseline"
     has_baseline = final == "retrain" and "baseline" in measured
+    return logits[final], measured[final], {"cross_entropy": measured["baseline"]} if has_baseline else None
+
+
+def _from_dlsa(config, workdir, dataset):
+    found = files.read_json(workdir / "dlsa.json")
+    if found is None:
+        raise errors.BadInput(f"no {workdir / 'dlsa.json'}: run --stage=dlsa first")
+    return files.read_npz(workdir / "dlsa" / "test.npz")["logits"], found["test"], found["baselines"]
+
+
+def _result(config, workdir, dataset, test, baselines):
     return {
         "status": "complete",
         "method": config.method,
@@ -48,9 +60,9 @@ def _result(config, workdir, dataset, measured, final):
             "groups": {name: [int(c) for c in mask.nonzero()[0]] for name, mask in dataset.groups.items()},
             "index_digest": dataset.index_digest,
         },
-        "test": measured[final],
-        "probe": probe,
-        "baseline": {"cross_entropy": measured["baseline"]} if has_baseline else None,
+        "test": test,
+        "probe": files.read_json(workdir / "probe.json"),
+        "baseline": baselines,
         "epoch_rule": "last",
         "timing": _timing(config, workdir),
     }
@@ -70,10 +82,11 @@ def _timing(config, workdir):
 def table(result: dict[str, Any]) -> str:
     """The rows of a result as plain text, accuracies in per cent."""
     rows = []
-    if result["baseline"]:
-        rows.append(("cross-entropy", result["baseline"]["cross_entropy"]))
+    for name, found in (result["baseline"] or {}).items():
+        rows.append((name.replace("cross_entropy", "cross-entropy").replace("_", " "), found))
     for protocol, found in (result["probe"] or {}).items():
-        rows.append((f"linear probe, {protocol}", found))
+        if found:
+            rows.append((f"linear probe, {protocol}", found))
     rows.append((result["method"], result["test"]))
     width = max(len(name) for name, _ in rows)
     lines = [" " * width + "".join(f"{group:>13}" for group in GROUPS)]

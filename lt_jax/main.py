@@ -5,7 +5,8 @@
   --config   experiment, with tokens behind a colon: a number is the imbalance factor, `smoke` the short form.
              Without it: the embedded demo on handwritten digits.
   --workdir  where the run lives; default runs/NAME.
-  --stage    all (default), pretrain, baseline, probe, retrain, evaluate, report or show_data.
+  --stage    all (default), pretrain, baseline, probe, retrain, evaluate, report or show_data;
+             features, dlsa or separability with a DLSA config.
 
 The same command again resumes, or says that all is complete.
 Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM after saving.
@@ -74,12 +75,13 @@ def _keep_compiled_programs(folder):
 def _functions():
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
     from lt_jax import baseline, evaluate, pretrain, probe, report, retrain, show_data
+    from lt_jax.dlsa import stages as dlsa
 
-    modules = {
-        "pretrain": pretrain, "baseline": baseline, "probe": probe,
-        "retrain": retrain, "evaluate": evaluate, "report": report, "show_data": show_data,
+    return {
+        "pretrain": pretrain.run, "baseline": baseline.run, "probe": probe.run, "retrain": retrain.run,
+        "features": dlsa.run_features, "dlsa": dlsa.run, "separability": dlsa.run_separability,
+        "evaluate": evaluate.run, "report": report.run, "show_data": show_data.run,
     }  # fmt: skip
-    return {name: module.run for name, module in modules.items()}
 
 
 if __name__ == "__main__":

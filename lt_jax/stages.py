@@ -17,6 +17,9 @@ _LEAVES = {
     "probe": ("checkpoints/probe", "probe.json"),
     "baseline": ("checkpoints/baseline",),
     "retrain": ("checkpoints/retrain", "subsets"),
+    "features": ("features",),
+    "dlsa": ("dlsa", "dlsa.json"),
+    "separability": ("separability.json",),
     "evaluate": ("result.json", "predictions.npz"),
     "report": ("report.html", "figures"),
 }
@@ -95,7 +98,8 @@ def _init_digest(config):
     ours = config_lib.dependencies(config, "pretrain")
     for key in sorted(set(found["depends"]) | set(ours)):
         is_trunk = key.startswith(("encoder.", "data.", "dtype", "pretrain.projector"))
-        if is_trunk and found["depends"].get(key) != ours.get(key):
+        # A key that an older version did not have cannot have been set there.
+        if is_trunk and key in found["depends"] and found["depends"][key] != ours.get(key):
             raise errors.BadInput(
                 f"config.{key}: the pretraining in {config.init_from} has {found['depends'].get(key)!r}, "
                 f"this config {ours.get(key)!r}"

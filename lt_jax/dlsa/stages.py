@@ -1,0 +1,155 @@
+"""The stages of a DLSA run: `features`, `dlsa`, `separability`. They meet through files, like all stages."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lt_jax import data, errors, files, log, metrics, pretrain, probe, state
+from lt_jax.dlsa import batches, classifiers, divide, separate
+from lt_jax.dlsa import filter as filters
+
+GROUPS = ("many", "medium", "few")
+
+
+def run_features(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Writes `features/{train,test}.*.npy`: a person's own features, or those of the pretrained encoder."""
+    dataset = data.load(config.data)
+    if dataset.train.images.ndim == 2:
+        for name, split in (("train", dataset.train), ("test", dataset.test)):
+            files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
+            files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
+    else:
+        found = probe.plain(config, dataset, pretrain.load(config, workdir, dataset), workdir)
+        files.write_json(workdir / "probe.json", {"plain": found, "official": None})
+    return {}
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Fits DLSA and the plain baselines on the features; writes `dlsa/` and `dlsa.json`."""
+    began = time.monotonic()
+    divide.check(config.dlsa)
+    dataset, (train, labels), (test, test_labels) = (
+        data.load(config.data),
+        *(read(workdir, s) for s in ("train", "test")),
+    )
+    _check_same_data(dataset, labels, workdir)
+    model = divide.fit(state.stream(config.seed, "dlsa"), train, labels, config.dlsa)
+    seconds = time.monotonic() - began
+    save(workdir, model)
+    logits, depth, likelihood = divide.scores(model, test)
+    bins = config.evaluate.ece_bins
+    plain = baselines(config, train, labels, test, dataset.num_classes)
+    measured = {name: metrics.measures(test_labels, x, dataset.groups, bins) for name, x in plain.items()}
+    shown = {"dlsa": logits, "balanced_softmax": plain["balanced_softmax"]}
+    found = {
+        "test": metrics.measures(test_labels, logits, dataset.groups, bins),
+        "baselines": measured,
+        "depths": _depths(model, train, test_labels, logits.argmax(axis=1), depth, dataset),
+        "confusion": {n: group_confusion(test_labels, x.argmax(axis=1), dataset.groups) for n, x in shown.items()},
+    }
+    files.write_npz(workdir / "dlsa" / "test.npz", labels=test_labels, logits=logits, depth=depth, log_p=likelihood)
+    files.write_json(workdir / "dlsa.json", found)
+    return {"seconds": seconds}
+
+
+def run_separability(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Ranks this run's features and those of `dlsa.compare_with` by how well a flow filter separates head and tail."""
+    dataset = data.load(config.data)
+    found = {}
+    for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
+        (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
+        _check_same_data(dataset, labels, folder)
+        fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
+        found[folder.name] = separate.measures(
+            fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share
+        )
+    ranked = dict(sorted(found.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
+    files.write_json(workdir / "separability.json", ranked)
+    log.say("\n" + separate.table(ranked))
+    return {}
+
+
+def baselines(config: Any, train: Any, labels: Any, test: Any, num_classes: int) -> dict[str, np.ndarray]:
+    """Name -> test logits of the plain classifiers on the same features, trained with the same settings."""
+    counts, everything = np.bincount(labels, minlength=num_classes), np.arange(len(labels))
+    kinds = {
+        "cross_entropy": {"kind": "linear", "loss": "cross_entropy"},
+        "balanced_softmax": {"kind": "linear", "loss": "balanced_softmax"},
+        "cosine": {"kind": "cosine", "loss": "balanced_softmax"},
+    }
+    found = {}
+    for name, change in kinds.items():
+        options = config.dlsa.classifier.copy_and_resolve_references()
+        options.update(sampling="instance", **change)
+        key = state.stream(config.seed, f"dlsa/{name}")
+        fitted = classifiers.fit(key, train, labels, everything, counts, options)
+        found[name] = batches.over_all(_logits, fitted, test, np.arange(len(test)))[0]
+    found["nearest_class_mean"] = classifiers.nearest_class_mean(
+        np.asarray(train), labels, np.asarray(test), num_classes
+    )
+    return found
+
+
+_logits = jax.jit(lambda fitted, x: fitted(x))
+
+
+def read(workdir: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features (memory-mapped where the disk is local) and labels of a split.
+
+    Raises:
+      BadInput: the run has none.
+    """
+    folder = workdir / "features"
+    paths = [folder / f"{split}.{kind}.npy" for kind in ("features", "labels")]
+    for path in paths:
+        if not path.exists():
+            raise errors.BadInput(f"no {path}: run --stage=features first")
+    if "://" not in str(folder):
+        return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+    return tuple(np.load(path.open("rb")) for path in paths)  # type: ignore[return-value]
+
+
+def save(workdir: epath.Path, model: divide.Model) -> None:
+    """`dlsa/model.npz`: every leaf under its path in the pytree."""
+    leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+    files.write_npz(workdir / "dlsa" / "model.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def group_confusion(labels: np.ndarray, predicted: np.ndarray, groups: dict[str, np.ndarray]) -> list[list[float]]:
+    """Share of the test items of each group (rows many, medium, few) that is given a class of each group (columns).
+
+    An item given its true class counts on the diagonal, and so does a wrong class of the same group; rows sum to 1.
+    """
+    number = np.argmax([groups[g] for g in GROUPS], axis=0)
+    table = np.zeros((3, 3))
+    np.add.at(table, (number[labels], number[predicted]), 1)
+    return (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist()
+
+
+def _check_same_data(dataset, labels, folder):
+    if len(labels) != len(dataset.train.labels) or (labels != dataset.train.labels).any():
+        raise errors.BadInput(f"the features in {folder} are of other images than config.data describes")
+
+
+def _depths(model, train, labels, predicted, depth, dataset):
+    """For each depth: how many test items of each group it classifies and how well, and its clusters."""
+    rows = []
+    for number in range(1, len(model.depths) + 2):
+        here = depth == number
+        row: dict[str, Any] = {"depth": number, "test_items": int(here.sum()), "groups": {}}
+        for name in GROUPS:
+            mine = here & dataset.groups[name][labels]
+            right = float((predicted[mine] == labels[mine]).mean()) if mine.any() else None
+            row["groups"][name] = {"test_items": int(mine.sum()), "accuracy": right}
+        if number <= len(model.depths):
+            counts = np.asarray(model.depths[number - 1].filter.counts)
+            size = counts.sum(axis=1)
+            kept = size > 0
+            purity = counts[kept].max(axis=1) / size[kept]
+            row["clusters"] = {"size": size[kept].tolist(), "purity": purity.tolist(), "empty": int((~kept).sum())}
+            row["threshold"] = float(model.depths[number - 1].threshold)
+        rows.append(row)
+    return rows

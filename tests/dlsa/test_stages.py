@@ -1,0 +1,88 @@
+"""The stages of a DLSA run, from a finished pretraining and from a person's own file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lt_jax.dlsa import separate, stages
+
+ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
+
+
+@pytest.fixture(scope="module")
+def divided(finished, run_main, tmp_path_factory):
+    """The work directory of a DLSA run on the features of the tiny encoder."""
+    workdir = tmp_path_factory.mktemp("dlsa") / "run"
+    words = ("--config=configs/dlsa_digits.py:smoke", *ENCODER, f"--config.init_from={finished}")
+    assert run_main(*words, f"--workdir={workdir}") == 0
+    assert run_main(*words, f"--workdir={workdir}", "--stage=separability") == 0
+    return workdir
+
+
+def read(workdir, name):
+    return json.loads((workdir / name).read_text())
+
+
+def test_result_holds_dlsa_and_every_baseline(divided):
+    result = read(divided, "result.json")
+    assert result["method"] == "dlsa" and result["status"] == "complete"
+    assert set(result["baseline"]) == {"cross_entropy", "balanced_softmax", "cosine", "nearest_class_mean"}
+    found = np.load(divided / "predictions.npz")
+    assert result["test"]["overall"] == pytest.approx((found["logits"].argmax(axis=1) == found["labels"]).mean())
+    assert (divided / "report.html").exists()
+
+
+def test_depths_account_for_every_test_item(divided):
+    depths, test = read(divided, "dlsa.json")["depths"], np.load(divided / "dlsa" / "test.npz")
+    assert sum(row["test_items"] for row in depths) == 500
+    for row in depths:
+        assert row["test_items"] == (test["depth"] == row["depth"]).sum()
+        assert row["test_items"] == sum(group["test_items"] for group in row["groups"].values())
+    assert sum(depths[0]["clusters"]["size"]) == 383
+
+
+def test_confusion_of_groups_by_hand():
+    groups = {"many": np.array([1, 0, 0], bool), "medium": np.zeros(3, bool), "few": np.array([0, 1, 1], bool)}
+    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 2, 2, 2])
+    expected = [[0.5, 0, 0.5], [0, 0, 0], [0, 0, 1]]
+    assert stages.group_confusion(labels, predicted, groups) == expected
+
+
+def test_separability_ranks_by_head_against_tail(divided):
+    ranked = read(divided, "separability.json")
+    assert set(ranked["run"]) == {"purity", "tail_share", "head_tail_auc", "mean_log_likelihood"}
+    assert 0 < ranked["run"]["purity"] <= 1
+
+
+def test_separability_of_a_known_likelihood(monkeypatch):
+    """Tail items above all head items: area 1; the covered half is the tail, in two pure clusters."""
+    import types
+
+    from lt_jax.dlsa import batches
+
+    likelihood, cluster = np.array([4.0, 3.0, 1.0, 0.0]), np.array([0, 1, 1, 1])
+    monkeypatch.setattr(batches, "over_all", lambda *_: (likelihood, cluster))
+    fitted = types.SimpleNamespace(flow=types.SimpleNamespace(centres=np.zeros((2, 1))))
+    groups = {"many": np.array([1, 0, 0], bool), "few": np.array([0, 1, 1], bool)}
+    found = separate.measures(fitted, np.zeros((4, 1)), np.array([1, 2, 0, 0]), np.array([9, 2, 2]), groups, 0.5)
+    assert found["head_tail_auc"] == 1.0 and found["purity"] == 1.0 and found["tail_share"] == 1.0
+    assert found["mean_log_likelihood"] == {"many": 0.5, "few": 3.5}
+
+
+def test_own_features_from_a_file(gaussians, run_main, tmp_path):
+    features, labels, test, test_labels = gaussians
+    np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
+    words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
+    assert run_main(*words, "--config.dlsa.classifier.epochs=30", f"--workdir={tmp_path / 'run'}") == 0
+    result = read(tmp_path / "run", "result.json")
+    assert result["dataset"]["counts"] == [120, 40, 20, 8] and result["probe"] is None
+    assert result["test"]["overall"] > 0.7 and result["timing"]["pretrain_s"] is None
+
+
+def test_bad_share_is_one_line(gaussians, run_main, tmp_path, capsys):
+    features, labels, test, test_labels = gaussians
+    np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
+    words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
+    assert run_main(*words, "--config.dlsa.share=1.0", f"--workdir={tmp_path / 'run'}") == 2
+    assert "config.dlsa.share" in capsys.readouterr().err
