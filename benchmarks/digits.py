@@ -77,14 +77,19 @@ def cell(value, spread):
     return text if value[spread] is None else f"{text} ± {100 * value[spread]:.1f}"
 
 
+def percent(value):
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
 def write(result, name, command):
+    """benchmarks/results/NAME: the result with the command, commit and device that it came from."""
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     path = ROOT / "benchmarks" / "results" / name
     path.parent.mkdir(exist_ok=True)
     about = {
-        "command": "python benchmarks/digits.py",
+        "command": command,
         "commit": said.stdout.strip() or None,
         "device": platform.machine() + " CPU",
     }

@@ -6,6 +6,7 @@
 Hardware: two CPU cores, about two minutes. Nothing is downloaded. Expected numbers: see README.md.
 Classes hold 120, 83, 58, 41, 28, 20, 14, 9, 6, 4 training images. Digits are not mirrored and have no colour, so the
 augmentation crops, and changes brightness and contrast; the rest of the recipe is that of CIFAR, on a small ResNet.
+Rates and weight decays were chosen on the 914 scans that are in neither split, never on the test images.
 """
 
 import ml_collections
@@ -29,6 +30,7 @@ def get_config(arg=""):
     pretrain.m = 1  # same-class partners of each anchor, in the query view
     pretrain.n = 16  # balanced negatives of each anchor
     pretrain.projector = (128, 64)  # widths of the projector; the last one is the embedding
+    pretrain.weight_decay = 0.5  # on weights only; ten times the usual: the classes are tiny
     pretrain.augment = _augment()
 
     config.baseline = baseline = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
@@ -44,6 +46,7 @@ def get_config(arg=""):
     retrain.redraw_every = 10  # R: epochs between two draws of the subset
     retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
     retrain.head_epochs = 100.0  # passes of the head that gives the first p, on frozen features; then discarded
+    retrain.weight_decay = 3.0  # 89 images: what keeps the fine-tuned encoder from learning them by heart
     retrain.augment = _augment()
 
     config.log.every_steps = 20
