@@ -137,7 +137,8 @@ def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
     sixth = jnp.where(high == r, (g - b) / safe, jnp.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     turned = sixth + 6 * shift
     # Back to RGB: channel n is high - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6, n = 5, 3, 1.
-    k = jnp.mod(jnp.concatenate([5 + turned, 3 + turned, 1 + turned], axis=-1), 6.0)
+    k = jnp.concatenate([5 + turned, 3 + turned, 1 + turned], axis=-1)
+    k = k - 6 * jnp.floor(k / 6)  # jnp.mod is several times as slow on a CPU
     return high - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
 

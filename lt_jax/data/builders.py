@@ -41,7 +41,7 @@ def _place(name: Any) -> int:
 
 def encoded(name: str, config: Any) -> images.Raw:
     """ImageNet-LT or iNaturalist 2018, decoded when an image is asked for."""
-    sources = [open_source(name, split, config, raw=True) for split in _SPLITS[name]]
+    sources = [open_source(name, split, config, raw=True) for split in _SPLITS.get(name, ("train",))]
     names = tuple(sources[0].dataset_info.features["label"].names)
     return images.Raw(name, names, *(_records(name, source) for source in sources))
 

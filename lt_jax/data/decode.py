@@ -7,6 +7,7 @@ unusual (CMYK, EXIF-turned, PNG, 16 bit) takes the slow and general road through
 
 import io
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -34,18 +35,27 @@ def image(content: bytes, name: str, upright: bool = False) -> np.ndarray:
     Raises:
       BadInput: empty, truncated, corrupt, or no image at all.
     """
-    return _decode(content, name, upright, _size(content, name, upright), 1)
+    header = _plain_header(content, upright)
+    if header is None:
+        with _errors(name, content):
+            return _by_pillow(Image.open(io.BytesIO(content)), upright)
+    with _errors(name, content):
+        return simplejpeg.decode_jpeg(content)
 
 
 def crops(
     content: bytes, name: str, boxes: Callable[[tuple[int, int]], list[Box]], size: int, upright: bool = False
 ) -> list[np.ndarray]:
     """Boxes of one image, each stretched to (size, size, 3). `boxes` is asked with the image's (height, width)."""
-    whole = _size(content, name, upright)
-    wanted = boxes(whole)
+    header = _plain_header(content, upright)
+    if header is None:
+        pixels = image(content, name, upright)
+        return [_crop(pixels, box, (1.0, 1.0), size) for box in boxes(pixels.shape[:2])]
+    wanted = boxes(header)
     reduction = min(_reduction(min(height, width), size) for _, _, height, width in wanted)
-    pixels = _decode(content, name, upright, whole, reduction)
-    scale = (pixels.shape[0] / whole[0], pixels.shape[1] / whole[1])
+    with _errors(name, content):
+        pixels = _decode_jpeg(content, header, reduction)
+    scale = (pixels.shape[0] / header[0], pixels.shape[1] / header[1])
     return [_crop(pixels, box, scale, size) for box in wanted]
 
 
@@ -84,23 +94,22 @@ def _crop(pixels, box, scale, size):
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def _size(content, name, upright):
-    """(height, width) from the header alone."""
-    if _is_plain_jpeg(content, upright):
-        return simplejpeg.decode_jpeg_header(content)[:2]
-    with _errors(name, content):
-        opened = Image.open(io.BytesIO(content))
-        turned = upright and opened.getexif().get(_ORIENTATION, 1) >= 5
-        return opened.size if turned else opened.size[::-1]
+_reused = threading.local()
 
 
-def _decode(content, name, upright, whole, reduction):
-    if _is_plain_jpeg(content, upright):
-        least = {} if reduction == 1 else {"min_height": whole[0] // reduction, "min_width": whole[1] // reduction}
-        with _errors(name, content):
-            return simplejpeg.decode_jpeg(content, min_factor=min(reduction, 2), **least)
-    with _errors(name, content):
-        return _by_pillow(Image.open(io.BytesIO(content)), upright)
+def _decode_jpeg(content, whole, reduction):
+    """Decodes into memory that the next call overwrites, colour differences upsampled by repetition.
+
+    A crop is resized anyway; interpolating them first takes 6 % of the time and moves a value by about one level.
+    """
+    h, w = whole
+    needed = h * w * 3
+    if getattr(_reused, "buffer", None) is None or _reused.buffer.nbytes < needed:
+        _reused.buffer = np.empty(needed, np.uint8)
+    least = {"min_height": h // reduction, "min_width": w // reduction} if reduction > 1 else {}
+    return simplejpeg.decode_jpeg(
+        content, min_factor=min(reduction, 2), fastupsample=True, buffer=_reused.buffer, **least
+    )
 
 
 def _by_pillow(opened: Any, upright: bool) -> np.ndarray:
@@ -121,13 +130,15 @@ def _from_deep(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def _is_plain_jpeg(content: bytes, upright: bool) -> bool:
+def _plain_header(content: bytes, upright: bool) -> tuple[int, int] | None:
+    """(height, width) of a JPEG for the fast road; None for everything else."""
     if content[:2] != b"\xff\xd8" or (upright and b"Exif\x00" in content[:4096]):
-        return False
+        return None
     try:
-        return simplejpeg.decode_jpeg_header(content)[2] in ("YCbCr", "RGB", "Gray")
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
-        return False
+        return None
+    return (height, width) if colors in ("YCbCr", "RGB", "Gray") else None
 
 
 class _errors:
