@@ -27,16 +27,15 @@ THEMES: dict[str, dict[str, Any]] = {
     },
 }
 MARKERS = ("o", "^", "s")
+_NAMES = {"cross_entropy": "cross-entropy", "bns_ipdpp": "BNS + IP-DPP", "dlsa": "DLSA"}
 
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> measures, in the order in which they stand beside each other: yardstick, probe, final."""
-    found = {}
-    if result["baseline"]:
-        found["cross-entropy"] = result["baseline"]["cross_entropy"]
+    found = {_NAMES.get(name, name.replace("_", " ")): x for name, x in (result["baseline"] or {}).items()}
     if result["probe"]:
         found["linear probe"] = result["probe"]["plain"]
-    found["BNS + IP-DPP" if result["method"] == "bns_ipdpp" else result["method"]] = result["test"]
+    found[_NAMES.get(result["method"], result["method"])] = result["test"]
     return found
 
 
@@ -122,10 +121,11 @@ def curve(lines: list[dict[str, Any]], stage: str, key: str) -> tuple[list[float
 
 
 def _slots(result):
-    """(slot, (name, measures)): the final method always has the last slot, whatever else there is."""
-    found = list(methods(result).items())
-    fixed = {"cross-entropy": 0, "linear probe": 1}
-    return [(fixed.get(name, 2), (name, values)) for name, values in found]
+    """(slot, (name, measures)) of at most three methods: plain, in between, and always last the final one."""
+    found = methods(result)
+    final = list(found)[-1]
+    second = "balanced softmax" if "balanced softmax" in found else "linear probe"
+    return [(slot, (n, found[n])) for slot, n in enumerate(("cross-entropy", second, final)) if n in found]
 
 
 def _axes(theme):

@@ -11,7 +11,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from lt_jax import errors, files, log
-from lt_jax.report import figures
+from lt_jax.report import dlsa, figures
 
 _COLUMNS = {
     "overall": "overall", "many": "many", "medium": "medium", "few": "few", "balanced": "balanced",
@@ -56,7 +56,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     if result is None:
         raise errors.BadInput(f"no {workdir / 'result.json'}: run --stage=evaluate first")
     sections = []
-    for name, (title, text, draw) in _plan(result, _lines(workdir)).items():
+    divided = files.read_json(workdir / "dlsa.json") if result["method"] == "dlsa" else None
+    for name, (title, text, draw) in _plan(result, _lines(workdir), divided).items():
         images = {theme: _svg(draw(theme)) for theme in figures.THEMES}
         for theme, svg in images.items():
             files.write_bytes(workdir / "figures" / f"{name}_{theme}.svg", svg)
@@ -75,7 +76,7 @@ def _lines(workdir):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _plan(result, lines):
+def _plan(result, lines, divided):
     """Name -> (title, text, theme -> figure)."""
     plan = {
         "group_bars": (
@@ -94,6 +95,7 @@ def _plan(result, lines):
             lambda theme: figures.class_counts(result, theme),
         ),
     }
+    plan |= dlsa.plan(divided) if divided else {}
     for name, (stage, title, text, keys) in _CURVES.items():
         if any(line.get("stage") == stage and next(iter(keys)) in line for line in lines):
             plan[name] = (

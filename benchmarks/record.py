@@ -1,0 +1,42 @@
+"""Keeps the measured table of a finished run, with what it was run on.
+
+    python -m lt_jax.main --config=... --workdir=DIR
+    python benchmarks/record.py --workdir=DIR --name=NAME --command="python -m lt_jax.main --config=..."
+
+Writes benchmarks/results/NAME.json: accuracies, seconds of each stage, and the commit, versions and devices of the run.
+"""
+
+import argparse
+import json
+import pathlib
+
+import digits
+
+GROUPS = ("overall", "many", "medium", "few", "worst_class")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--command", required=True)
+    options = parser.parse_args()
+    result, run = (json.loads((options.workdir / name).read_text()) for name in ("result.json", "run.json"))
+    stages = {p.stem: json.loads(p.read_text()) for p in sorted((options.workdir / "stages").glob("*.json"))}
+    rows = {**(result["baseline"] or {}), result["method"]: result["test"]}
+    rows |= {f"probe, {name}": found for name, found in (result["probe"] or {}).items() if found}
+    kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
+    for name, found in kept.items():
+        print(f"{name:24}" + "".join(f"{digits.percent(found[g]):>12}" for g in GROUPS))
+    about = {key: run[key] for key in ("versions", "devices", "seed")}
+    seconds = {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage}
+    digest = result["dataset"]["index_digest"]
+    digits.write(
+        {"commit": run["commit"], **about, "index_digest": digest, "seconds": seconds, "accuracy": kept},
+        f"{options.name}.json",
+        options.command,
+    )
+
+
+if __name__ == "__main__":
+    main()
