@@ -1,0 +1,217 @@
+"""DLSA beside plain classifiers, and its fit beside PyTorch.
+
+    python benchmarks/dlsa.py synthetic [--seeds=5]     # long tails with a known Bayes classifier
+    python benchmarks/dlsa.py features --workdir=DIR    # features of a run (stage `features` or `probe`), depth 1 to 3
+    python benchmarks/dlsa.py time [--torch-python=PY]  # images/s of the fit; PY is a Python that has PyTorch
+
+Each prints a table and writes benchmarks/results/dlsa_WHAT.json. Every classifier sees the same items and the same
+number of passes; the test items choose nothing.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import digits
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from lt_jax import config as config_lib
+from lt_jax import metrics
+from lt_jax.data import longtail
+from lt_jax.dlsa import batches, classifiers, divide, stages
+from lt_jax.dlsa import filter as filters
+
+HERE = pathlib.Path(__file__).resolve().parent
+GROUPS = ("overall", "many", "medium", "few")
+CLASSES, WIDTH = 20, 16
+
+
+def settings(clusters, depth):
+    config_lib._make_importable()
+    from configs import dlsa_digits
+
+    config = dlsa_digits.settings(clusters, depth)
+    config.filter.update(batch_size=256, learning_rate=0.05, epochs=30, min_size=5)
+    config.classifier.epochs = 60
+    config.min_items = 100
+    return config
+
+
+def synthetic(options):
+    tables = {}
+    for name, modes in (("five modes a class", 5), ("one mode, one covariance", 1)):
+        rows = {}
+        for seed in range(options.seeds):
+            for method, found in one_tail(modes, seed).items():
+                rows.setdefault(method, []).append(found)
+        table = {m: {g: digits.summary([f[g] for f in found]) for g in GROUPS} for m, found in rows.items()}
+        tables[name] = table
+        print(f"\n{name}: test accuracy in per cent, mean ± standard deviation over {options.seeds} seeds")
+        for method, cells in table.items():
+            print(f"{method:26}" + "".join(f"{digits.cell(cells[g], 'std'):>14}" for g in GROUPS))
+    command = f"python benchmarks/dlsa.py synthetic --seeds={options.seeds}"
+    digits.write({"seeds": options.seeds, "accuracy": tables}, "dlsa_synthetic.json", command)
+
+
+def one_tail(modes, seed):
+    """Method -> measures on one draw of the means and the items."""
+    rng = np.random.default_rng(seed)
+    spread = 1.4 if modes > 1 else 0.9
+    means = spread * rng.normal(size=(CLASSES, modes, WIDTH))
+    counts = longtail.exponential_counts(500, CLASSES, 50)
+    labels, test_labels = np.repeat(np.arange(CLASSES), counts), np.repeat(np.arange(CLASSES), 100)
+    train, test = (draw(rng, means, y) for y in (labels, test_labels))
+    groups = longtail.shot_groups(counts)
+    logits = {"Bayes": bayes(means, test), **plain(train, labels, test, seed)}
+    logits["balanced softmax, MLP"] = mlp(seed, train, labels, test)
+    for depth in (1, 2):
+        model = divide.fit(jax.random.key(seed), train, labels, settings(60, depth))
+        logits[f"DLSA, depth {depth}"] = divide.scores(model, test)[0]
+    return {name: metrics.measures(test_labels, x, groups) for name, x in logits.items()}
+
+
+def draw(rng, means, labels):
+    chosen = means[labels, rng.integers(0, means.shape[1], len(labels))]
+    return (chosen + rng.normal(size=chosen.shape)).astype(np.float32)
+
+
+def bayes(means, test):
+    """Log-likelihood of each class under equal priors: the best that a balanced test set allows."""
+    squares = ((test[:, None, None, :] - means[None]) ** 2).sum(axis=-1)
+    return np.logaddexp.reduce(-0.5 * squares, axis=2)
+
+
+def plain(train, labels, test, seed):
+    config = ml_collections.ConfigDict({"seed": seed, "dlsa": settings(60, 1)})
+    names = {"balanced_softmax": "balanced softmax, linear", "nearest_class_mean": "nearest class mean"}
+    found = stages.baselines(config, train, labels, test, CLASSES)
+    return {names[name]: found[name] for name in names}
+
+
+def mlp(seed, train, labels, test, hidden=64):
+    """Two layers, about as many weights as a depth of DLSA has; balanced softmax, same optimiser and passes."""
+    options = settings(60, 1).classifier
+    mean, deviation = batches.moments(train, np.arange(len(train)))
+    train, test = (train - np.asarray(mean)) / np.asarray(deviation), (test - np.asarray(mean)) / np.asarray(deviation)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {
+        "w": jax.random.normal(keys[0], (WIDTH, hidden)) * (2 / WIDTH) ** 0.5, "b": jnp.zeros(hidden),
+        "v": jax.random.normal(keys[1], (hidden, CLASSES)) * hidden**-0.5, "c": jnp.zeros(CLASSES),
+    }  # fmt: skip
+    counts = jnp.asarray(np.bincount(labels, minlength=CLASSES), jnp.float32)
+
+    def apply(params, x):
+        return jax.nn.relu(x @ params["w"] + params["b"][None]) @ params["v"] + params["c"][None]
+
+    def loss_of(params, x, y):
+        return classifiers.balanced_softmax(apply(params, x), y, counts).mean()
+
+    @jax.jit
+    def epoch(carry, order):
+        def step(carry, chosen):
+            params, velocity = carry
+            gradients = jax.grad(loss_of)(params, jnp.asarray(train)[chosen], jnp.asarray(labels)[chosen])
+            velocity = jax.tree.map(
+                lambda v, g, p: options.momentum * v + g + options.weight_decay * p, velocity, gradients, params
+            )
+            return (jax.tree.map(lambda p, v: p - options.learning_rate * v, params, velocity), velocity), None
+
+        return jax.lax.scan(step, carry, order)[0]
+
+    carry, rng = (params, jax.tree.map(jnp.zeros_like, params)), np.random.default_rng(seed)
+    steps = -(-len(labels) // options.batch_size)
+    for _ in range(options.epochs):
+        order = np.resize(rng.permutation(len(labels)), (steps, options.batch_size))
+        carry = epoch(carry, order)
+    return np.asarray(apply(carry[0], test))
+
+
+def features(options):
+    from etils import epath
+
+    from lt_jax import data
+
+    config = ml_collections.ConfigDict(json.loads((options.workdir / "config.json").read_text()))
+    dataset = data.load(config.data)
+    folder = epath.Path(options.workdir)
+    (train, labels), (test, test_labels) = stages.read(folder, "train"), stages.read(folder, "test")
+    dlsa = settings(100, 1)
+    config = ml_collections.ConfigDict({"seed": config.seed, "dlsa": dlsa})
+    logits = stages.baselines(config, train, labels, test, dataset.num_classes)
+    for depth in (1, 2, 3):
+        dlsa.depth = depth
+        logits[f"DLSA, depth {depth}"] = divide.scores(divide.fit(jax.random.key(0), train, labels, dlsa), test)[0]
+    found = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
+    print(f"{dataset.name}, {train.shape[1]} features: test accuracy in per cent")
+    for name, row in found.items():
+        print(f"{name:22}" + "".join(f"{digits.percent(row[g]):>10}" for g in GROUPS))
+    kept = {name: {g: row[g] for g in GROUPS} for name, row in found.items()}
+    about = {"dataset": dataset.name, "index_digest": dataset.index_digest, "settings": dlsa.to_dict()}
+    digits.write(
+        {**about, "accuracy": kept}, f"dlsa_{dataset.name}.json", "python benchmarks/dlsa.py features --workdir=DIR"
+    )
+
+
+def speed(options):
+    """Medians of three; every form runs the same number of pairs at the same sizes in this one run."""
+    items, width, clusters, batch, steps = options.items, 512, 500, 1024, options.steps
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(items, width)).astype(np.float32)
+    labels = rng.integers(0, 100, items)
+    config = settings(clusters, 1).filter
+    rates = {"lt_jax": ours(x, labels, config, batch, steps)}
+    if options.torch_python:
+        words = [options.torch_python, str(HERE / "dlsa_torch.py"), *map(str, (items, width, clusters, batch, steps))]
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        rates |= json.loads(said.strip().splitlines()[-1])
+    print(f"K = {clusters}, {items} x {width}, batches of {batch} pairs: images/s of the fit, ratio to ours")
+    for name, rate in rates.items():
+        print(f"{name:42}{rate:>10.0f}{rates['lt_jax'] / rate:>8.1f}")
+    sizes = {"items": items, "width": width, "clusters": clusters, "batch": batch, "steps": steps}
+    digits.write({**sizes, "images_per_s": rates}, "dlsa_time.json", "python benchmarks/dlsa.py time --torch-python=PY")
+
+
+def ours(x, labels, config, batch, steps):
+    from lt_jax.dlsa import flow as flows
+
+    flow = flows.create(jax.random.key(0), x.shape[1], config.clusters)
+    carry = {
+        "params": flow.params, "stats": flow.stats, "running": jnp.zeros(config.clusters),
+        "step": jnp.zeros((), int), "loss": jnp.zeros(()),
+    }  # fmt: skip
+    mean, deviation = batches.moments(x, np.arange(len(x)))
+    weights = filters.class_weights(np.bincount(labels), 2.0)
+    constants = {"centres": flow.centres, "mean": mean, "deviation": deviation, "weights": weights}
+    scan = batches.compiled_scan(filters._step, filters._static(config))
+    rows, rng, seconds = filters._rows(x, labels, np.arange(len(x))), np.random.default_rng(0), []
+    for _ in range(4):
+        pairs = filters.draw_pairs(rng, labels, batch)[:steps]
+        began = time.monotonic()
+        carry = batches.run(scan, carry, constants, rows, pairs)
+        jax.block_until_ready(carry)
+        seconds.append(time.monotonic() - began)
+    return steps * batch / float(np.median(seconds[1:]))  # the first one compiles
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("synthetic", "features", "time"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workdir", type=pathlib.Path)
+    parser.add_argument("--torch-python", help="a Python that has PyTorch")
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=16)
+    options = parser.parse_args()
+    if options.what == "features" and not options.workdir:
+        parser.error("features needs --workdir")
+    {"synthetic": synthetic, "features": features, "time": speed}[options.what](options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
