@@ -14,4 +14,6 @@ def get_config(arg=""):
     config = cifar10_lt.recipe("cifar100", tokens, largest=500)
     config.pretrain.batch_size = config.baseline.batch_size = 512
     config.retrain.redraw_every = 20
+    if tokens.encoder == "resnet_small":
+        cifar10_lt.for_cpu(config)
     return cifar10_lt.shrink(config) if tokens.smoke else config

@@ -1,0 +1,74 @@
+"""Writes the measured tables of README.md from benchmarks/results/*.json.
+
+    python benchmarks/readme.py
+
+A table stands between `<!-- NAME -->` and `<!-- end -->`; nothing else of the file is touched. A test fails when the
+README says anything but the results.
+"""
+
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+GROUPS = ("overall", "many", "medium", "few")
+
+
+def main():
+    path = ROOT / "README.md"
+    path.write_text(filled(path.read_text()))
+
+
+def filled(text):
+    """The README with every table that has its results; one without stays as it is."""
+    for name, table in TABLES.items():
+        if (RESULTS / SOURCES[name]).exists():
+            found = table(json.loads((RESULTS / SOURCES[name]).read_text()))
+            text = re.sub(
+                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=found: m[1] + t + m[2], text, flags=re.S
+            )
+    return text
+
+
+def digits(result):
+    rows = [(name, [_spread(cells[g], "std") for g in GROUPS]) for name, cells in result["accuracy"].items()]
+    rows.append(("gain, with its 95 % interval", [_spread(result["gain"][g], "half_width_95") for g in GROUPS]))
+    said = f"Mean and standard deviation over {result['seeds']} seeds, commit {result['commit']}, {result['device']}."
+    return _table(GROUPS, rows) + f"\n{said} `{result['command']}`\n"
+
+
+def cifar(result):
+    probe = json.loads((RESULTS / "probe_cifar10.json").read_text())
+    names = {"cross_entropy": "cross-entropy", "bns_ipdpp": "BNS + IP-DPP"}
+    rows = [(names.get(name, f"linear {name}"), _cells(row)) for name, row in result["accuracy"].items()]
+    rows += [(f"linear probe, plain, of {n}", _cells(r)) for n, r in probe["accuracy"].items() if n != "BNS encoder"]
+    minutes = " ".join(f"{stage} {seconds / 60:.0f} min," for stage, seconds in result["seconds"].items()).rstrip(",")
+    said = f"One seed, commit {result['commit'][:7]}, two busy CPU cores: {minutes}."
+    return _table(GROUPS, rows) + f"\n{said} `{result['command']}`, `{probe['command']}`\n"
+
+
+def dlsa(result):
+    rows = [(name.replace("_", " "), _cells(row)) for name, row in result["accuracy"].items()]
+    return _table(GROUPS, rows) + f"\nCommit {result['commit']}, {result['device']}. `{result['command']}`\n"
+
+
+def _cells(row):
+    return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
+
+
+def _spread(cell, key):
+    return f"{100 * cell['mean']:.1f} ± {100 * cell[key]:.1f}"
+
+
+def _table(columns, rows):
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    return "\n".join(lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]) + "\n"
+
+
+TABLES = {"digits": digits, "cifar10": cifar, "dlsa": dlsa}
+SOURCES = {"digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json"}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""README.md says what benchmarks/results holds, and its commands and links exist."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from lt_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_measured_tables_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    assert readme.filled(TEXT) == TEXT
+    assert TEXT.count("<!-- end -->") == len(readme.TABLES)
+    broken = TEXT.replace("±", "+")
+    assert broken == TEXT or readme.filled(broken) == TEXT
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("words", sorted(set(re.findall(r"--config=(configs/[\w.]+py(?::[\w=,.]+)?)", TEXT))))
+def test_configs_of_the_commands_load(words):
+    config, name, _ = config_lib.from_command_line(["lt_jax", f"--config={words}"])
+    config_lib.validate(config)
+    assert name in words
