@@ -43,6 +43,8 @@ def recipe(name, arg, title):
     pretrain.temperature = 0.5  # of the similarities
     pretrain.m = 1  # same-class partners of each anchor, in the query view
     pretrain.n = 64  # balanced negatives of each anchor
+    pretrain.negatives = "sampled"  # or "expected": the mean over the draw, no draw
+    pretrain.ring = False  # send keys round the devices instead of gathering them: for very large batches
     pretrain.projector = (2048, 128)  # widths of the projector; the last one is the embedding
     pretrain.augment = common.augment(strength=1.0)
 

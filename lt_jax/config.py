@@ -34,6 +34,7 @@ CHOICES = {
     "data.on_bad_image": ("error", "skip"),
     "encoder.stem": ("small", "imagenet"),
     "pretrain.loss": ("paper", "official"),
+    "pretrain.negatives": ("sampled", "expected"),
     "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),
     "dtype": ("float32", "bfloat16"),

@@ -3,6 +3,8 @@
 Axes: b batch, m positives, n negatives, g keys of the global batch, d features, c classes.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -33,6 +35,105 @@ def bns(queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.
     negative = jnp.take_along_axis(similarity, jnp.maximum(negatives, 0)[:, None, :], axis=2)
     repelled = jnp.where((negatives >= 0)[:, None, :], jax.nn.log_sigmoid(-negative), 0.0)
     return -(jax.nn.log_sigmoid(positive) + repelled.sum(axis=2)).mean(axis=1)
+
+
+def bns_ring(
+    queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.Array, temperature: float, axis: str
+) -> jax.Array:
+    """`bns` inside shard_map: keys travel round the devices, none ever holds more than two devices' share.
+
+    The gradient sends the keys round again and lets what it gathers for them travel along; plain differentiation
+    would keep the products of every stop.
+
+    Args:
+      queries: (b, m+1, d) of this device; keys: (b, d) of this device, the rows b * index .. b * (index + 1).
+      own_key: (b,) and negatives: (b, n) GLOBAL rows; -1 adds no term.
+      temperature: t > 0.
+      axis: name of the mesh axis.
+
+    Returns:
+      (b,) float32.
+    """
+    return _ring(queries.astype(jnp.float32), keys.astype(jnp.float32), own_key, negatives, temperature, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _ring(queries, keys, own_key, negatives, temperature, axis):
+    def stop(_, carry):
+        total, visiting, source = carry
+        total = total + _visit(queries, visiting, own_key, negatives, source, temperature)
+        return total, *_send((visiting, source), axis)
+
+    source = jax.lax.axis_index(axis)
+    zeros = 0.0 * queries[:, 0, 0]
+    return jax.lax.fori_loop(0, jax.lax.axis_size(axis), stop, (zeros, keys, source))[0]
+
+
+def _ring_forward(queries, keys, own_key, negatives, temperature, axis):
+    return _ring(queries, keys, own_key, negatives, temperature, axis), (queries, keys, own_key, negatives)
+
+
+def _ring_backward(temperature, axis, saved, cotangent):
+    queries, keys, own_key, negatives = saved
+
+    def stop(_, carry):
+        for_queries, visiting, for_visiting, source = carry
+
+        def visit(queries, visiting):
+            return _visit(queries, visiting, own_key, negatives, source, temperature)
+
+        gradients = jax.vjp(visit, queries, visiting)[1](cotangent)
+        return for_queries + gradients[0], *_send((visiting, for_visiting + gradients[1], source), axis)
+
+    carry = (jnp.zeros_like(queries) * queries, keys, jnp.zeros_like(keys) * keys, jax.lax.axis_index(axis))
+    for_queries, _, for_keys, _ = jax.lax.fori_loop(0, jax.lax.axis_size(axis), stop, carry)
+    return for_queries, for_keys, None, None
+
+
+_ring.defvjp(_ring_forward, _ring_backward)
+
+
+def _send(tree, axis):
+    """To the next device of the ring."""
+    size = jax.lax.axis_size(axis)
+    pairs = [(i, (i + 1) % size) for i in range(size)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, pairs), tree)
+
+
+def _visit(queries, keys, own_key, negatives, source, temperature):
+    """What the keys of device `source` add to the loss of each anchor here, (b,)."""
+    similarity = jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
+
+    def here(rows):
+        local = rows - source * len(keys)
+        inside = (rows >= 0) & (local >= 0) & (local < len(keys))
+        found = jnp.take_along_axis(similarity, jnp.where(inside, local, 0)[:, None, :], axis=2)
+        return found, inside[:, None, :]
+
+    (positive, is_own), (negative, is_negative) = here(own_key[:, None]), here(negatives)
+    attracted = jnp.where(is_own, jax.nn.log_sigmoid(positive), 0.0).sum(axis=2)
+    repelled = jnp.where(is_negative, jax.nn.log_sigmoid(-negative), 0.0).sum(axis=2)
+    return -(attracted + repelled).mean(axis=1)
+
+
+def bns_expected(
+    queries: jax.Array, keys: jax.Array, own_key: jax.Array, weights: jax.Array, temperature: float
+) -> jax.Array:
+    """The mean of `bns` over the draw of its negatives: every key repels with the weight that it is drawn with.
+
+    Args:
+      queries: (B, m+1, d); keys: (G, d); own_key: (B,) as in `bns`.
+      weights: (B, G) expected number of times that each key is drawn, of `negatives.expected`.
+      temperature: t > 0.
+
+    Returns:
+      (B,) float32.
+    """
+    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+    similarity = jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
+    positive = jnp.take_along_axis(similarity, own_key[:, None, None], axis=2)[..., 0]
+    repelled = (weights[:, None, :] * jax.nn.log_sigmoid(-similarity)).sum(axis=2)
+    return -(jax.nn.log_sigmoid(positive) + repelled).mean(axis=1)
 
 
 def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:

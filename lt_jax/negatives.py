@@ -41,6 +41,20 @@ def sample(key: jax.Array, labels: jax.Array, key_labels: jax.Array, n: int) -> 
     return jnp.where(others[:, None] > 0, order[jnp.minimum(place, total - 1)], -1)
 
 
+def expected(labels: jax.Array, key_labels: jax.Array, n: int) -> jax.Array:
+    """How often `sample` draws each key on average, (B, G): n / (other classes present) / (keys of the class).
+
+    0 for the anchor's own class; rows sum to n where the batch holds another class.
+    """
+    same_class = key_labels[:, None] == key_labels[None, :]
+    size = same_class.sum(axis=1, dtype=jnp.float32)
+    classes = (1.0 / size).sum()
+    other = labels[:, None] != key_labels[None, :]
+    own_present = (~other).any(axis=1)
+    others = classes - own_present
+    return jnp.where(other & (others[:, None] > 0.5), n / (jnp.maximum(others[:, None], 1.0) * size[None, :]), 0.0)
+
+
 def _uniform_below(key: jax.Array, shape: tuple[int, int], bound: jax.Array) -> jax.Array:
     """Integers in [0, bound), 0 where the bound is 0."""
     return jax.random.randint(key, shape, 0, jnp.maximum(bound, 1))

@@ -31,6 +31,12 @@ def batched(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def per_device(function: Callable[..., Any], mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    """`function(*arrays)` on each device's rows of the arrays, with collectives over AXIS inside."""
+    split = PartitionSpec(AXIS)
+    return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split)
+
+
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 

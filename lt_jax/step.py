@@ -4,6 +4,7 @@
 labels itself, decoded and cropped on the host. Both are arguments: a closure would bake the images into the executable.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from lt_jax import augment, losses, negatives, policies, state
+from lt_jax import augment, losses, negatives, policies, sharding, state
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
@@ -37,10 +38,23 @@ def _bns_loss(network, current, params, data, batch, keys, config):
     embeddings, stats = _forward(network, current, params, views)
     embeddings = embeddings.reshape(b, columns, -1)
     queries, anchors_key = embeddings[:, :-1], embeddings[:, -1]
-    drawn = negatives.sample(keys[1], labels, labels, config.n)
-    loss = losses.bns(queries, anchors_key, jnp.arange(b), drawn, config.temperature).mean()
+    loss = _over_negatives(queries, anchors_key, labels, keys[1], config).mean()
     intra, inter = losses.class_distances(anchors_key, labels)
     return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+
+
+def _over_negatives(queries, keys, labels, key, config):
+    """(B,): negatives drawn once for the global batch, or their mean; keys gathered, or sent round the devices."""
+    own = jnp.arange(len(labels))
+    if config.negatives == "expected":
+        weights = negatives.expected(labels, labels, config.n)
+        return losses.bns_expected(queries, keys, own, weights, config.temperature)
+    drawn = negatives.sample(key, labels, labels, config.n)
+    if not config.ring:
+        return losses.bns(queries, keys, own, drawn, config.temperature)
+    mesh = sharding.mesh(len(labels))
+    ring = functools.partial(losses.bns_ring, temperature=config.temperature, axis=sharding.AXIS)
+    return sharding.per_device(ring, mesh)(queries, keys, own, drawn)
 
 
 def _bns_official_loss(network, current, params, data, batch, keys, config):

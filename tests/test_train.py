@@ -1,5 +1,6 @@
 """The loop: devices, checkpoints, resuming, and how it ends when something is wrong."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -58,6 +59,26 @@ def losses_on(devices, parts, steps):
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
 def test_one_and_eight_devices_have_the_same_first_losses(parts):
     np.testing.assert_allclose(losses_on(8, parts, 20), losses_on(1, parts, 20), rtol=1e-4)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+def test_keys_sent_round_the_devices_train_like_keys_gathered(parts, config, dataset):
+    job, fresh = parts
+    options = config.pretrain.copy_and_resolve_references()
+    options.ring = True
+    network, tx, _, _ = pretrain._parts(config, dataset)
+    ring = dataclasses.replace(job, step=step.pretrain(network, tx, options, 0))
+    np.testing.assert_allclose(losses_on(8, (ring, fresh), 3), losses_on(8, parts, 3), rtol=1e-4)
+
+
+def test_expected_negatives_train(parts, config, dataset):
+    """The loss starts where the drawn one does, since it is its mean, and falls."""
+    job, fresh = parts
+    options = config.pretrain.copy_and_resolve_references()
+    options.negatives = "expected"
+    network, tx, _, _ = pretrain._parts(config, dataset)
+    found = losses_on(1, (dataclasses.replace(job, step=step.pretrain(network, tx, options, 0)), fresh), 8)
+    assert found[0] == pytest.approx(losses_on(1, parts, 1)[0], rel=0.1) and min(found[4:]) < found[0]
 
 
 @pytest.fixture(scope="module")
