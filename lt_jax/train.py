@@ -60,12 +60,12 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
                 before, progress = progress, job.at_epoch(current, number // job.steps_per_epoch, progress)
                 changed = progress != before
             if changed or interrupt.requested() or clock.is_due(number, start):
-                _save(job, saver, current, progress, clock)
+                _save(job, saver, writer, current, progress, clock)
                 _stop_if_asked(job, saver, writer, number)
             batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
             current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
-        _save(job, saver, current, progress, clock)
+        _save(job, saver, writer, current, progress, clock)
         saver.wait()
         writer.close()
     return current, clock.seconds()
@@ -86,8 +86,9 @@ def _resume(job, saver, fresh):
     return found
 
 
-def _save(job, saver, current, progress, clock):
+def _save(job, saver, writer, current, progress, clock):
     _check_finite(job, current)
+    writer.flush()  # a run that goes on from this step has every line before it
     saver.save(current, {**progress, "seconds": clock.seconds()})
     clock.saved()
 
@@ -149,6 +150,9 @@ class _Writer:
         )
         self._bar.update(number, loss=values["loss"])
 
+    def flush(self):
+        self._metrics.flush()
+
     def close(self):
         self._bar.close()
-        self._metrics.flush()
+        self.flush()

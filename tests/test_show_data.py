@@ -63,7 +63,7 @@ def test_run_json_says_what_was_trained_on(finished):
 
 
 @pytest.mark.slow
-def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run_main, capsys):
+def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run_main, tiny, capsys):
     root = tmp_path / "data"
     source = data.sources.folders.generated.tree("folder", 6)
     for file in source.rglob("*.jpg"):
@@ -72,7 +72,7 @@ def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run
         target.write_bytes(file.read_bytes())
     (root / "train/class0/3.jpg").write_bytes(b"")
     words = (
-        "--config=configs/folder.py:smoke,encoder=resnet_small", f"--config.data.dir={root}",
+        tiny[-1], "--config=configs/folder.py:smoke,encoder=resnet_small", f"--config.data.dir={root}",
         "--config.data.generated=0", "--config.data.workers=0", "--config.dtype=float32",
         "--config.stages=('baseline','evaluate')", "--config.baseline.epochs=1", f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
