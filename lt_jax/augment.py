@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_LUMA = (0.299, 0.587, 0.114)
 _TRIES = 10  # of a crop whose sides fit, before the whole image is taken
 
 
@@ -119,7 +120,10 @@ def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 def adjust_contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
     """Blends with the mean luma of the image."""
-    mean = luma(images).mean(axis=(1, 2, 3), keepdims=True)
+    b, h, w, _ = images.shape
+    # One product with the weights of all values: a sum over strided channels takes several times as long on a CPU.
+    weights = jnp.tile(jnp.array(_LUMA), h * w) / (h * w)
+    mean = jnp.dot(images.reshape(b, -1), weights, precision=jax.lax.Precision.HIGHEST)[:, None, None, None]
     return jnp.clip(factor * images + (1 - factor) * mean, 0.0, 1.0)
 
 
@@ -144,22 +148,17 @@ def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
 
 def luma(images: jax.Array) -> jax.Array:
     """ITU-R 601 luma, (b, h, w, 1)."""
-    return 0.299 * images[..., 0:1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:3]
+    return sum(weight * images[..., i : i + 1] for i, weight in enumerate(_LUMA))  # type: ignore[return-value]
 
 
 def gaussian_blur(key: jax.Array, images: jax.Array) -> jax.Array:
     """3x3 Gaussian blur with sigma U(.1, 2) an image, borders reflected."""
     sigma = jax.random.uniform(key, (images.shape[0], 1, 1, 1), minval=0.1, maxval=2.0)
     side = jnp.exp(-0.5 / sigma**2)
-    total = 1 + 2 * side
-    for axis in (1, 2):
-        padding = [(0, 0)] * 4
-        padding[axis] = (1, 1)
-        padded = jnp.pad(images, padding, mode="reflect")
-        n = images.shape[axis]
-        before, after = (jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in (0, 2))
-        images = (images + side * (before + after)) / total
-    return images
+    w = images.shape[2]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    rows = padded[:, 1:-1] + side * (padded[:, :-2] + padded[:, 2:])  # one pass over the image, not one an axis
+    return (rows[:, :, 1:-1] + side * (rows[:, :, :w] + rows[:, :, 2:])) / (1 + 2 * side) ** 2
 
 
 def _coin(key: jax.Array, images: jax.Array, probability: float) -> jax.Array:

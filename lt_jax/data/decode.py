@@ -74,11 +74,12 @@ def centre_box(whole: tuple[int, int]) -> list[Box]:
 def _random_box(generator, whole, smallest):
     h, w = whole
     for _ in range(_TRIES):
-        area = h * w * generator.uniform(smallest, 1.0)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        u_area, u_ratio, u_top, u_left = generator.random(4)  # one call: four take as long as a hundredth of decoding
+        area = h * w * (smallest + (1.0 - smallest) * u_area)
+        root = math.sqrt((4 / 3) ** (2 * u_ratio - 1))  # of the aspect ratio
+        width, height = round(math.sqrt(area) * root), round(math.sqrt(area) / root)
         if 0 < width <= w and 0 < height <= h:
-            return int(generator.integers(h - height + 1)), int(generator.integers(w - width + 1)), height, width
+            return int(u_top * (h - height + 1)), int(u_left * (w - width + 1)), height, width
     return 0, 0, h, w
 
 
@@ -98,9 +99,10 @@ _reused = threading.local()
 
 
 def _decode_jpeg(content, whole, reduction):
-    """Decodes into memory that the next call overwrites, colour differences upsampled by repetition.
+    """Decodes into memory that the next call overwrites, by the fast transform and the fast upsampling of colours.
 
-    A crop is resized anyway; interpolating them first takes 6 % of the time and moves a value by about one level.
+    A crop is resized anyway. Each of the two takes 5 % off the time and moves a value by one level on average, less
+    than the compression itself does; `image` takes neither.
     """
     h, w = whole
     needed = h * w * 3
@@ -108,7 +110,7 @@ def _decode_jpeg(content, whole, reduction):
         _reused.buffer = np.empty(needed, np.uint8)
     least = {"min_height": h // reduction, "min_width": w // reduction} if reduction > 1 else {}
     return simplejpeg.decode_jpeg(
-        content, min_factor=min(reduction, 2), fastupsample=True, buffer=_reused.buffer, **least
+        content, min_factor=min(reduction, 2), fastupsample=True, fastdct=True, buffer=_reused.buffer, **least
     )
 
 
