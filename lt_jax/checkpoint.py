@@ -61,7 +61,7 @@ class Saver:
         try:
             self._manager.save(step, args=items, force=True)
         except Exception as error:
-            raise self._refused(step, error) from error
+            raise self._refused(f"step {step}", error) from error
 
     def wait(self) -> None:
         """Until every save is committed."""
@@ -78,9 +78,9 @@ class Saver:
         self._manager.close()
 
     def _refused(self, step, error) -> errors.RunFailed:
-        return errors.RunFailed(
-            f"could not save step {step} under {self._folder}: {_short(error)}; earlier ones are kept"
-        )
+        full = "No space left" in str(error)
+        reason = "no space left on the disk" if full else _short(error)
+        return errors.RunFailed(f"could not save {step} under {self._folder}: {reason}; earlier checkpoints are kept")
 
 
 def load(folder: epath.Path, like: state.TrainState) -> state.TrainState:

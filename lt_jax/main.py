@@ -15,7 +15,7 @@ Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM after 
 import os
 import sys
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from lt_jax import config as config_lib
@@ -58,6 +58,7 @@ def _parse(argv):
 def _run(config, workdir, stage):
     workdir = files.prepare_folder(workdir)
     functions = _functions()
+    logging.set_verbosity(logging.FATAL)  # orbax logs a traceback for each thread of a save; we say it in one line
     _keep_compiled_programs(config.host.compile_cache)
     log.say(f"work directory {workdir}")
     stages.write_run(config, workdir)

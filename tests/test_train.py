@@ -197,3 +197,15 @@ def test_sharding_takes_as_many_devices_as_divide_the_batch():
 def test_load_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(errors.BadInput, match="no checkpoint under"):
         checkpoint.load(epath.Path(tmp_path / "none"), None)
+
+
+def test_a_full_disk_is_said_in_one_line(parts, tmp_path, monkeypatch):
+    _, fresh = parts
+    with checkpoint.Saver(epath.Path(tmp_path), keep=1) as saver:
+
+        def refuse(*_, **__):
+            raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")
+
+        monkeypatch.setattr(saver._manager, "save", refuse)
+        with pytest.raises(errors.RunFailed, match="could not save step 0 under .*: no space left on the disk"):
+            saver.save(fresh(), {})
