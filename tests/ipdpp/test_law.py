@@ -1,13 +1,14 @@
 """The law of the draws against full enumeration, and proof that the same test rejects wrong samplers."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lt_jax.ipdpp import METHODS, rank_one, structure
+from lt_jax.ipdpp import METHODS, eigen, rank_one, structure
 
 ACCEPT, REJECT = 1e-6, 1e-12  # noise falls below ACCEPT once in a million runs, a wrong sampler below REJECT
 SIZES = [(8, 3), (7, 4)]
@@ -78,11 +79,35 @@ rank_one_coins = rank_one.coins
 FAULTS = [_without_rank_one_part, _diagonal_without_mean, _special_by_p_instead_of_its_square]
 
 
+def by_stages(chosen, order):
+    """Many draws through stages of one's own choice, compiled anew for every call of by_stages."""
+
+    @functools.partial(jax.jit, static_argnames="k")
+    def many(keys, log_p, n, k):
+        plan = rank_one.plan(log_p.shape[0], k, chosen, order)
+        return jax.vmap(lambda key: rank_one.draw(key, log_p, n, jnp.float32(1), plan))(keys)
+
+    def draw(keys, log_p, k):
+        padded = np.pad(np.asarray(log_p, np.float32), (0, math.prod(chosen) - len(log_p)), constant_values=-np.inf)
+        return many(keys, padded, np.int32(len(log_p)), k)
+
+    return draw
+
+
+@pytest.mark.parametrize(("chosen", "order"), [((8,), "given"), ((2, 4), "given"), ((2, 2, 2), "sorted")])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_rejected(reference, monkeypatch, fault):
+def test_planted_faults_are_rejected(reference, monkeypatch, fault, chosen, order):
+    """In one chain, in blocks of two, and in stages of depth three."""
     monkeypatch.setattr(rank_one, "coins", fault)
     cases = reference.random_cases(0, SIZES[:1], 4)
-    assert reference.enumeration_p_value(by_method("rank_one"), cases, draws=100_000) < REJECT
+    assert reference.enumeration_p_value(by_stages(chosen, order), cases, draws=100_000) < REJECT
+
+
+def test_a_fault_in_eigen_is_rejected(reference, monkeypatch):
+    """Eigenvectors chosen by the squares of their eigenvalues."""
+    choose = eigen.choose_eigenvectors
+    monkeypatch.setattr(eigen, "choose_eigenvectors", lambda key, x, k, tilt: choose(key, x * x, k, tilt))
+    assert reference.enumeration_p_value(by_method("eigen"), reference.random_cases(0, SIZES[:1], 4)) < REJECT
 
 
 # Every way through the code: one chain; two and three stages; stages whose nodes are fewer and more than k;
