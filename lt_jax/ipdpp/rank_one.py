@@ -49,10 +49,10 @@ import jax.numpy as jnp
 from lt_jax.ipdpp import counts, structure
 
 CHAIN = 1024  # up to so many places are a single chain
-BOTTOM = 8  # above that there are stages; so many items to a node at the bottom,
-MOST_BITS = 6  # and at most 2^6 children to a node further up
+MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 8
+SHORT = 32  # so many items are multiplied up before their rounding is divided out
 UNROLL = 4  # terms of a product that are added up at once
-BLOCK = 2048  # nodes that a CPU works through at a time, so that they stay in its cache
+BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
 
 
 class Dual(NamedTuple):
@@ -71,12 +71,14 @@ class Plan(NamedTuple):
 
 
 def radices(size):
-    """How many children a node has, stage by stage from the items up; their product is `size`, a power of two."""
+    """How many children a node has, stage by stage from the items up; their product is `size`, 5 to 8 times 2^j."""
     if size <= CHAIN:
         return (size,)
-    bits = (size // BOTTOM).bit_length() - 1
-    stages = -(-bits // MOST_BITS)
-    return (BOTTOM, *(1 << (bits * (i + 1) // stages - bits * i // stages) for i in range(stages)))
+    bits = (size - 1).bit_length() - 4
+    bottom, rest = size >> bits, max(bits - 3, 0)
+    stages = -(-rest // MOST_BITS)
+    above = (1 << (rest * (i + 1) // stages - rest * i // stages) for i in range(stages))
+    return (bottom, 1 << (bits - rest), *above)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -156,11 +158,18 @@ def multiply(laws, child, start, left, right):
     return jax.lax.fori_loop(0, terms, add, zero, unroll=min(UNROLL, terms))
 
 
+def unit(laws):
+    """Laws (W, A) divided by the sum of P, and the sums, (A,)."""
+    mass = jax.lax.stop_gradient(jnp.sum(laws.p, axis=0))
+    return jax.tree.map(lambda x: x / mass[None, :], laws), mass
+
+
 def chain(children, stage, low):
     """Products of the children of every node: Dual of (R, w, A), whose counts start at low.
 
-    Returns those of the first 0 .. R - 1 children, (R, W, A), that of all, (W, A), and the numbers, (R, A),
-    that each was divided by after the one before: every P sums to one. A common factor changes no draw.
+    Returns those of the first 0 .. R - 1 children, (R, W, A), that of all, (W, A), and the numbers, (1 or R, A),
+    that they were divided by, so that every P sums to one: a few items need it once, at the end, since each of
+    their laws sums to one already. A common factor changes no draw.
     """
     _, terms, nodes = children.p.shape
     starts = [after - before - low for before, after in zip(stage.lows, stage.lows[1:], strict=False)]
@@ -169,12 +178,18 @@ def chain(children, stage, low):
     def append(laws, step):
         child, start = step
         product = add_item(laws, child) if terms == 2 else multiply(laws, child, start, left, right)
-        mass = jax.lax.stop_gradient(jnp.sum(product.p, axis=0))
-        return jax.tree.map(lambda x: x / mass[None, :], product), (laws, mass)
+        if short:
+            return product, (laws, None)
+        product, mass = unit(product)
+        return product, (laws, mass)
 
+    short = terms == 2 and stage.children <= SHORT
     zero = jnp.zeros((stage.width, nodes), children.p.dtype)
     steps = children, jnp.array(starts, jnp.int32)
     after, (before, masses) = jax.lax.scan(jax.checkpoint(append), Dual(zero.at[0].set(1), zero), steps)
+    if short:
+        after, mass = unit(after)
+        masses = mass[None, :]
     return before, after, masses
 
 

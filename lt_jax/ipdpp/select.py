@@ -45,14 +45,14 @@ METHODS = {"rank_one": _rank_one, "eigen": _eigen, "paper": eigen.draw_as_printe
 def padded_size(n, method):
     """The size that n items are padded to. Every size compiles once, so there are few of them.
 
-    Powers of four for small classes, where compiling takes longer than drawing, powers of two for large ones;
-    at most a quarter more than n where the work is cubic.
+    Powers of four for small classes, where compiling takes longer than drawing; else 5, 6, 7 or 8 times a power of
+    two, at most a quarter more than n.
     """
-    if method in ("eigen", "paper") and n > 16:
-        step = (1 << (n - 1).bit_length()) // 8
-        return -(-n // step) * step
     bits = max(n - 1, 1).bit_length()
-    return 1 << (bits + bits % 2 if n <= rank_one.CHAIN else bits)
+    if n > (16 if method in ("eigen", "paper") else rank_one.CHAIN):
+        step = 1 << (bits - 3)
+        return -(-n // step) * step
+    return 1 << (bits + bits % 2)
 
 
 def _draw(key, log_p, n, relative_scale, k, method):
