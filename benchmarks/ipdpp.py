@@ -5,7 +5,8 @@
 
 Every measurement runs in a process of its own, so that cold means cold and peak memory is its own. DPPy needs
 numpy and scipy but not this project: --dppy-python names an interpreter that has DPPy 0.3.3. Writes
-benchmarks/results/ipdpp.json and docs/ipdpp_time.svg; with --no-write it only prints.
+benchmarks/results/ipdpp.json, docs/ipdpp_time.svg and the table of docs/ipdpp.md; with --no-write it only prints,
+and --write-docs writes figure and table again from the last results.
 """
 
 import argparse
@@ -223,6 +224,50 @@ def table(rows):
     return "\n".join([header + f"{'memory MiB':>10s} {'x DPPy':>10s}", *(line(row, dppy) for row in rows)])
 
 
+NAMES = {"rank_one": "`rank_one`", "eigen": "`eigen`", "numpy": "NumPy, float64", "dppy": "DPPy 0.3.3, exact"}
+START, END = "<!-- table: written by benchmarks/ipdpp.py -->", "<!-- end of table -->"
+
+
+def duration(seconds):
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def markdown_line(row, dppy):
+    name = NAMES.get(row["method"], f"{CLASSES} classes of 2..{LARGEST_CLASS} images")
+    name += "" if row["order"] == "shuffled" else f", {row['order']} items"
+    head = f"| {name} | {row['n']:,} | {row['k']:,} |"
+    if "skipped" in row:
+        return f"{head} not run | | | | |"
+    ratio = f"{dppy[row['n']] / row['median_s']:,.0f}" if row["n"] in dppy and row["method"] != "dppy" else ""
+    cold = duration(row["cold_s"]) if "cold_s" in row else ""
+    times = f"{duration(row['median_s'])} | {duration(row['worst_s'])} | {cold}"
+    return f"{head} {times} | {row['draw_mib']:,.0f} | {ratio} |"
+
+
+def markdown(found):
+    """The table of docs/ipdpp.md, from what benchmarks/results/ipdpp.json holds."""
+    of, rows = found["environment"], found["rows"]
+    dppy = {r["n"]: r["median_s"] for r in rows if r["method"] == "dppy" and "median_s" in r}
+    intro = (
+        f"One run of `{of['command']}` on {of['cores']} cores of {of['cpu']}, commit {of['commit'][:12]}; load average "
+        f"at its end {of['load_average']:.1f}. Where that is well above the number of cores, other programs were\n"
+        "running: read the ratios. Cold is the first draw of a process, compilation included; memory is the growth of\n"
+        "the process's peak, compiler included.\n"
+    )
+    header = (
+        "| method | N | k | median | worst | cold | memory MiB | times DPPy |\n|---|---:|---:|---:|---:|---:|---:|---:|"
+    )
+    return "\n".join([intro, header, *(markdown_line(row, dppy) for row in rows)])
+
+
+def write_docs():
+    path = ROOT / "docs" / "ipdpp.md"
+    before, rest = path.read_text().split(START)
+    found = json.loads((ROOT / "benchmarks" / "results" / "ipdpp.json").read_text())
+    path.write_text(before + START + "\n" + markdown(found) + "\n" + END + rest.split(END)[1])
+    figure(found["rows"], ROOT / "docs" / "ipdpp_time.svg")
+
+
 def figure(rows, path):
     import matplotlib
 
@@ -276,6 +321,7 @@ def parse():
     parser.add_argument("--dppy-python", default=sys.executable, help="an interpreter that has DPPy 0.3.3")
     parser.add_argument("--no-classes", action="store_true", help="leave out the 8142 classes")
     parser.add_argument("--no-write", action="store_true")
+    parser.add_argument("--write-docs", action="store_true", help="measure nothing; table and figure of the last run")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -284,6 +330,9 @@ def main():
     arguments = parse()
     if arguments.task:
         run_one(json.loads(arguments.task))
+        return
+    if arguments.write_docs:
+        write_docs()
         return
     rows = []
     for task in tasks([int(n) for n in arguments.sizes.split(",")], arguments.methods.split(",")):
@@ -297,7 +346,7 @@ def main():
         results = ROOT / "benchmarks" / "results"
         results.mkdir(exist_ok=True)
         (results / "ipdpp.json").write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-        figure(rows, ROOT / "docs" / "ipdpp_time.svg")
+        write_docs()
 
 
 if __name__ == "__main__":

@@ -1,39 +1,36 @@
-"""Laws of the number of heads among independent coins (Poisson-binomial laws), for all nodes of a tree.
+"""Which counts of heads are worth keeping: the windows of the laws in rank_one.py, and their proof.
 
-Depth l of the tree has 2^l nodes; node r there holds the items i with i mod 2^l = r, so its children at depth
-l + 1 are r (left) and r + 2^l (right). In arrays, left children are the first half of the last axis and right
-children the second half, and no step moves data. Two things follow:
+N = R_1 R_2 .. R_m coins are put together in stages. Before stage t there are R_t M nodes; it joins them to M,
+node r from the children r, r + M, r + 2 M, .., one after the other. So the node of an item depends on its
+number alone, a longer last chain of children adds empty places and nothing else, and no stage moves data. And
+if the coins are sorted, they are dealt like a sorted pack of cards: the means of two nodes of one stage differ
+by at most one, and the first j of R children together have j / R of the node's mean up to j (1 - j / R).
 
-* The node of an item depends on its number alone. More places after the last item add empty nodes, nothing
-  else.
-* If the coins are sorted, the means of two nodes of one depth differ by at most one (dealing out a sorted
-  list).
-
-A law is a column of an array (width, nodes): entry [s - low, r] is P(s heads in node r). With k heads in all,
-depth l has means near k / 2^l, so the columns need not be as long as a node has items. `window` gives the
-support to keep: what lies outside has a probability that Chernoff's bound proves to be below TAIL over all
-nodes of the tree, for every node with a mean within `slack` of k / 2^l. Whether the means are that even is
-looked up in the data (`even`), never assumed; sorted coins always are.
+With k heads expected in all, the first j children of a node hold close to k j / (M R) of them. `window` keeps
+the counts around that number; what is left out has, by Chernoff's bound and summed over all laws of a stage,
+a probability below TAIL, for every law whose mean is within `slack` of that number. Whether the means are that
+even is looked up in the data (`even`), never assumed; those of sorted coins always are.
 """
 
 import functools
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-TAIL = 1e-10  # per depth of the tree: probability that any node of that depth leaves its window
-WRITTEN_OUT = 3  # products of polynomials with at most this many terms are written out, others are loops
-BLOCK = 256  # columns that a CPU works through at a time, so that they stay in its cache
+TAIL = 1e-10  # for each stage: probability that any of its laws leaves its window
 
 
-class Window(NamedTuple):
-    """Support kept for the laws of one depth."""
+class Stage(NamedTuple):
+    """How chains of `children` nodes become `nodes` nodes; entries j of the tuples: after j children."""
 
-    low: int
-    width: int
-    slack: float  # largest |mean - k / 2^l| for which TAIL holds; inf where the support is whole
+    children: int
+    nodes: int
+    lows: tuple  # the smallest count kept
+    width: int  # so many counts are kept on the way ..
+    kept: int  # .. and so many after the last child
+    means: tuple  # expected number of heads, k j / (nodes children)
+    slacks: tuple  # largest |mean - means[j]| for which TAIL holds; inf where the law is whole
 
 
 def log_tail(mean, count):
@@ -55,123 +52,43 @@ def _first(holds, start, stop):
     return start
 
 
-@functools.lru_cache(maxsize=4096)
-def window(k, depth, items):
-    """Window of the nodes at this depth, each with at most `items` items, when k heads are wanted in all.
+def window(mean, slack, most, log_eps):
+    """The counts (low, high) to keep of at most `most` heads, mean within slack; (0, most) if that is all.
 
-    Counts above k are never needed. The upper end has one place more than the coins need, for the special
-    item of the rank-one part (see rank_one.py).
+    Each side leaves out less than exp(log_eps). The upper end has one place more than the coins need, for the
+    special item of the rank-one part (see rank_one.py).
     """
-    most = min(items, k)
-    mean = k / 2**depth
-    slack = 1.0 + 1.5 * math.sqrt(mean)
-    log_eps = math.log(TAIL / 2) - depth * math.log(2)
     least, largest = max(mean - slack, 0.0), mean + slack
     top = _first(lambda s: log_tail(largest, s + 1) <= log_eps, math.ceil(largest), most) + 1
-    below = math.floor(least)
-    cut = _first(lambda c: log_tail(least, below - c - 1) <= log_eps, 0, below)
-    low = below - cut
-    if top >= most and low <= 0:
-        return Window(0, most + 1, math.inf)
-    high = min(top, most)
-    return Window(min(low, high), high - min(low, high) + 1, slack)
+    low = _first(lambda s: log_tail(least, s) > log_eps, 0, math.floor(least)) if least > -log_eps else 0
+    return min(low, most), min(top, most)
 
 
-def multiply(x, y, offset, width, columns):
-    """Rows offset .. offset + width - 1 of products of dual polynomials P + eps Q, column by column.
-
-    x and y are (laws, start): laws (2, W, columns in all) hold P and Q, and `columns` of them count, from
-    `start` on. Returns (2, width, columns): P P' and P Q' + Q P', with (P P')[i] = sum_a P[a] P'[i - a].
-
-    Products of non-negative numbers added up, so that every entry is right to a few units in its own last
-    place. An FFT would leave an absolute error near 3e-9 everywhere.
-    """
-    block = min(BLOCK, columns) if jax.default_backend() == "cpu" else columns
-    terms = x[0].shape[1]
-    edges = [(0, 0, 0), (terms - 1 - offset, offset + width - y[0].shape[1], 0), (0, 0, 0)]
-    zero = jnp.zeros((), x[0].dtype)
-
-    def product(i):
-        left, right = (jax.lax.dynamic_slice_in_dim(z, start + i * block, block, 2) for z, start in (x, y))
-        right = jax.lax.pad(right, zero, edges)
-        crossed = jnp.stack([jnp.zeros_like(right[0]), right[0]])  # eps times the right factor
-
-        def add(a, out):
-            p, q = (jax.lax.dynamic_slice(left, (side, a, 0), (1, 1, block)) for side in (0, 1))
-            shifted = (jax.lax.dynamic_slice_in_dim(z, terms - 1 - a, width, 1) for z in (right, crossed))
-            return out + p * next(shifted) + q * next(shifted)
-
-        return jax.lax.fori_loop(0, terms, add, jnp.zeros((2, width, block), zero.dtype))
-
-    if max(terms, y[0].shape[1]) <= WRITTEN_OUT:
-        left, right = (jax.lax.slice_in_dim(z, start, start + columns, axis=2) for z, start in (x, y))
-        return _written_out(left, right, offset, width)
-    if block == columns:
-        return product(0)
-
-    def one(i, out):
-        return jax.lax.dynamic_update_slice_in_dim(out, product(i), i * block, axis=2)
-
-    return jax.lax.fori_loop(0, columns // block, one, jnp.zeros((2, width, columns), zero.dtype))
+@functools.lru_cache(maxsize=1024)
+def stage(children, nodes, items, k):
+    """The Stage that makes `nodes` nodes of `children` children with `items` items each, k heads in all."""
+    log_eps = math.log(TAIL / 2 / (nodes * children))
+    means = [k * j / (nodes * children) for j in range(children + 1)]
+    slacks = [1 + j * (1 - j / children) + 0.5 * math.sqrt(mean) for j, mean in enumerate(means)]
+    most = [min(j * items, k) for j in range(children + 1)]
+    windows = [window(*x, log_eps) if items > 1 else (0, x[2]) for x in zip(means, slacks, most, strict=True)]
+    whole = [bounds == (0, top) for bounds, top in zip(windows, most, strict=True)]
+    slacks = [math.inf if w else slack for w, slack in zip(whole, slacks, strict=True)]
+    widths = [high - low + 1 for low, high in windows]
+    lows = tuple(low for low, _ in windows)
+    return Stage(children, nodes, lows, max(widths), widths[-1], tuple(means), tuple(slacks))
 
 
-def _written_out(x, y, offset, width):
-    """`multiply` as one expression, for polynomials of few terms and many columns."""
-    nothing = jnp.zeros_like(x[0, 0])
-    p, q = [], []
-    for s in range(offset, offset + width):
-        pairs = [(a, s - a) for a in range(x.shape[1]) if 0 <= s - a < y.shape[1]]
-        p.append(sum((x[0, a] * y[0, b] for a, b in pairs), nothing))
-        q.append(sum((x[0, a] * y[1, b] + x[1, a] * y[0, b] for a, b in pairs), nothing))
-    return jnp.stack([jnp.stack(p), jnp.stack(q)])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def merge(laws, offset, width):
-    """Laws of nodes from those of their children: (2, W, 2 M), left children first -> (2, width, M) and (M,).
-
-    The last is the mass of each column of P, by which P and Q were divided. It is one but for rounding, a
-    proven tail, and counts above k; dividing changes no draw and keeps rounding from building up. In
-    derivatives it counts as a constant.
-    """
-    columns = laws.shape[2] // 2
-    product = multiply((laws, 0), (laws, columns), offset, width, columns)
-    mass = jnp.sum(product[0], axis=0)
-    return product / mass[None, None, :], mass
-
-
-def _merge_forward(laws, offset, width):
-    out, mass = merge(laws, offset, width)
-    return (out, mass), (laws, mass)
-
-
-def _merge_backward(offset, width, residuals, g):
-    """A derivative of a product of dual numbers is the product of the derivative, P and Q exchanged, with the
-    other factor reversed in t."""
-    del width
-    laws, mass = residuals
-    _, rows, columns = laws.shape
-    half = columns // 2
-    g = (g[0][::-1] / mass[None, None, :], 0)
-    reverse = laws[:, ::-1]
-    sides = [multiply(g, (reverse, start), rows - 1 - offset, rows, half)[::-1] for start in (half, 0)]
-    return (jnp.concatenate(sides, axis=2),)
-
-
-merge.defvjp(_merge_forward, _merge_backward)
-
-
-def even(b, windows):
-    """Whether the mean of every node is one for which its window is proven: () bool.
-
-    b (2^depth,) coins, windows of depths 0 .. depth. Depth 0 has no window; there the mean is k but for the
-    tolerance of the tilt.
-    """
-    k = windows[0].low
+def even(b, stages):
+    """Whether every law has a mean for which its window is proven: b (size,) coins -> () bool."""
     means, ok = b, jnp.array(True)
-    for level in range(len(windows) - 1, -1, -1):
-        slack = windows[level].slack
-        if math.isfinite(slack):
-            means = jnp.sum(means.reshape(-1, 2**level), axis=0)
-            ok = ok & (jnp.max(jnp.abs(means - k / 2**level)) <= slack)
+    for stage in stages:
+        means = means.reshape(stage.children, stage.nodes)
+        if min(stage.slacks) < math.inf:
+            means = jnp.cumsum(means, axis=0)
+            off = jnp.abs(means - jnp.array(stage.means[1:])[:, None])
+            ok = ok & jnp.all(off <= jnp.array(stage.slacks[1:])[:, None])
+            means = means[-1]
+        else:
+            means = jnp.sum(means, axis=0)
     return ok

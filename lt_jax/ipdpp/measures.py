@@ -41,8 +41,7 @@ def _laws(log_p, n, relative_scale, plan):
 
     def roots(b, v):
         """The coefficients of t^k, P and Q, and the log of what they were divided by on the way."""
-        laws, log_mass = rank_one.grow(b, not_b, v, plan.windows)
-        return laws[0][:, 0, 0], log_mass
+        return rank_one.up(rank_one.items_of(b, not_b, v), plan)[:2]
 
     return s, theta, log_s, (b, v), numbers, roots
 
@@ -55,9 +54,9 @@ def _inclusion(log_p, n, relative_scale, plan):
     where factors are near zero; reverse-mode differentiation of the tree does not.
     """
     s, _, log_s, (b, v), numbers, roots = _laws(log_p, n, relative_scale, plan)
-    (p, q), pull_back = jax.vjp(lambda b, v: roots(b, v)[0], b, v)
-    special = rank_one.share_of_special(p, q, log_s)
-    by_b, by_v = pull_back(jnp.stack([(1 - special) / p, jnp.where(q > 0, special / q, 0)]))
+    root, pull_back = jax.vjp(lambda b, v: roots(b, v)[0], b, v)
+    special = rank_one.share_of_special(root, log_s)
+    by_b, by_v = pull_back(rank_one.Dual((1 - special) / root.p, jnp.where(root.q > 0, special / root.q, 0)))
     marginals = jnp.zeros_like(b).at[numbers].set(b * by_b + v * by_v)
     return jnp.where(s.valid, marginals, jnp.nan)
 

@@ -12,7 +12,7 @@ the k-DPP. That is a mixture; nothing is ever rejected.
 **Coins.** For any c > 0 let b_i = c d_i / (1 + c d_i). Divided by prod_i (1 + c d_i) and multiplied by c^k,
 the first term of (1) is the probability that independent coins b fall on exactly Y. In the second, item j
 contributes u_j^2 c / (1 + c d_j) = u_j^2 c (1 - b_j) in place of its coin. The law is the same for every c;
-we solve sum_i b_i = k, which puts all the mass where the numbers are near one ("tilt").
+we solve sum_i b_i = k, which puts all the mass where the numbers are near one (`tilt`).
 
 **Dual numbers.** Give every set of items A two polynomials, P_A(t) = sum_s P(s heads in A) t^s and
 
@@ -22,18 +22,25 @@ without and with a special item in A. For disjoint A and B
 
     P_{A+B} = P_A P_B,        Q_{A+B} = P_A Q_B + Q_A P_B,                                       (2)
 
-which is multiplication of dual numbers P + eps Q. The coefficient of t^k at the root of a binary tree over
-all items is the normaliser of the k-DPP: Z_k ~ P[k] + s Q[k], s = a c sum_j p_j^2 (1 - b_j).
+which is multiplication of dual numbers P + eps Q. With all items, the coefficient of t^k is the normaliser of
+the k-DPP: Z_k ~ P[k] + s Q[k], s = a c sum_j p_j^2 (1 - b_j).
 
-**Drawing** runs (2) backwards. At the root there are k items, and a special one with probability
-s Q[k] / (P[k] + s Q[k]). A node with s items and no special one gives a of them to its left child with
-probability proportional to P_left[a] P_right[s - a]; the node with the special item draws (a, side) from
-Q_left[a] P_right[s - a] and P_left[a] Q_right[s - a]. At depth log2 N the nodes are the items.
+**Up.** Coefficients are stored as `laws` (2, width, nodes): P and Q, one count of heads after the other, for
+many sets ("nodes") at once. A `chain` multiplies the children of every node one after the other by (2) and
+keeps the products on the way. A few stages of chains (counts.py) lead from the items to the root; a class of
+up to a thousand items is a single chain.
 
-Cost: the tree costs O(N) at the bottom and about k log(1/TAIL) per depth above (counts.py); the descent
-follows k items. Memory is linear in N. Every number is a sum of products of non-negative numbers.
+**Down.** At the root there are k items, and a special one with probability s Q[k] / (P[k] + s Q[k]).
+`unchain` walks every chain backwards. With A the children that remain and B the last of them, a node with n
+items gives m to B with probability proportional to P_A[n - m] P_B[m] if it has no special item, and otherwise
+to Q_A[n - m] P_B[m] (it stays in A) or P_A[n - m] Q_B[m] (it goes to B). At the bottom the children are the items.
+
+Every number is a sum of products of non-negative numbers. The bottom costs O(N); the stages above work in
+windows of counts, and only the at most k nodes that have items are followed down. Memory is linear in N.
 """
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -41,29 +48,49 @@ import jax.numpy as jnp
 
 from lt_jax.ipdpp import counts, structure
 
+CHAIN = 1024  # up to so many places are a single chain
+MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 8
+SHORT = 32  # so many items are multiplied up before their rounding is divided out
+UNROLL = 4  # terms of a product that are added up at once
+BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
+
+
+class Dual(NamedTuple):
+    """Coefficients of P and Q of many nodes, each (width, nodes): one row for every count of heads that is kept."""
+
+    p: jax.Array
+    q: jax.Array
+
 
 class Plan(NamedTuple):
     """Everything that fixes the shapes of the computation for (size, k); hashable, so a static argument."""
 
     k: int
-    depth: int  # of the tree: size = 2^depth places
-    windows: tuple  # Window of the laws at depths 0 .. depth
-    follow: int  # from this depth on, the descent follows items instead of nodes
-    order: str  # "given", "sorted", or "even": sorted only if the nodes' means are too uneven for the windows
+    stages: tuple  # of counts.Stage, from the items to the root
+    order: str  # "given", "sorted", or "even": sorted only if the means are too uneven for the windows
 
 
-def plan(size, k, follow=None, order="even"):
-    """The plan for `size` places (a power of two) and k items, 0 < k < size.
+def radices(size):
+    """How many children a node has, stage by stage from the items up; their product is `size`, 5 to 8 times 2^j."""
+    if size <= CHAIN:
+        return (size,)
+    bits = (size - 1).bit_length() - 4
+    bottom, rest = size >> bits, max(bits - 3, 0)
+    stages = -(-rest // MOST_BITS)
+    above = (1 << (rest * (i + 1) // stages - rest * i // stages) for i in range(stages))
+    return (bottom, 1 << (bits - rest), *above)
 
-    `follow` and `order` choose between ways of computing the same thing; tests walk all of them.
-    """
-    depth = max(size - 1, 1).bit_length()
-    below = tuple(counts.window(k, level, 2 ** (depth - level)) for level in range(1, depth + 1))
-    windows = (counts.Window(k, 1, 1.0), *below)
-    follow = (k - 1).bit_length() if follow is None else follow
-    if order == "even" and all(window.slack == float("inf") for window in below):
+
+@functools.lru_cache(maxsize=1024)
+def plan(size, k, chosen=None, order="even"):
+    """The plan for `size` places, 0 < k < size; `chosen` radices and order are for tests."""
+    stages, items = [], 1
+    for children in chosen or radices(size):
+        stages.append(counts.stage(children, size // (items * children), items, k))
+        items *= children
+    if order == "even" and all(min(stage.slacks) == math.inf for stage in stages):
         order = "given"
-    return Plan(k, depth, windows, min(follow, depth), order)
+    return Plan(k, tuple(stages), order)
 
 
 def tilt(log_d, present, n, k):
@@ -107,127 +134,172 @@ def coins(s, theta):
     return b, not_b, v, s.log_a + theta + jnp.log(total)
 
 
-def grow(b, not_b, v, windows):
-    """The laws P and Q of every node, by (2) from the items up.
+def add_item(laws, item):
+    """The product (2) of laws (W, A) whose counts start at zero, and one item a node, item (2, A)."""
+    more = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]), laws)
+    not_b, b, v = item.p[0][None, :], item.p[1][None, :], item.q[1][None, :]
+    return Dual(not_b * laws.p + b * more.p, not_b * laws.q + b * more.q + v * more.p)
 
-    b, not_b, v (2^depth,). Returns a list over depths 0 .. depth of P and Q, (2, width, 2^l), and the log
-    of the number, (), that all of them together were divided by; depth 0 is one number each, the
-    coefficient of t^k.
+
+def multiply(laws, child, start, left, right):
+    """Rows of the product (2) of laws (W, A) and child (w, A): row i is the sum over a of child[a] laws[start + i - a].
+
+    left and right rows of zeros around the laws stand for what is outside of them.
     """
-    laws = jnp.stack([jnp.stack([not_b, b]), jnp.stack([jnp.zeros_like(v), v])])
-    every, log_mass = [laws], jnp.zeros((), b.dtype)
-    for level in range(len(windows) - 2, -1, -1):
-        below, above = windows[level + 1], windows[level]
-        laws, mass = counts.merge(laws, above.low - 2 * below.low, above.width)
-        log_mass = log_mass + structure.tree_sum(jnp.log(mass))
-        every.append(laws)
-    return every[::-1], log_mass
+    # The barrier keeps the compiler from testing for the margin at every term.
+    padded = jax.lax.optimization_barrier(jax.tree.map(lambda x: jnp.pad(x, ((left, right), (0, 0))), laws))
+
+    def add(a, product):
+        p, q = (jax.lax.dynamic_slice_in_dim(x, left + start - a, laws.p.shape[0], 0) for x in padded)
+        p_a, q_a = child.p[a][None, :], child.q[a][None, :]
+        return Dual(product.p + p_a * p, product.q + p_a * q + q_a * p)
+
+    terms, zero = child.p.shape[0], jax.tree.map(jnp.zeros_like, laws)
+    return jax.lax.fori_loop(0, terms, add, zero, unroll=min(UNROLL, terms))
 
 
-def share_of_special(p, q, log_s):
+def unit(laws):
+    """Laws (W, A) divided by the sum of P, and the sums, (A,)."""
+    mass = jax.lax.stop_gradient(jnp.sum(laws.p, axis=0))
+    return jax.tree.map(lambda x: x / mass[None, :], laws), mass
+
+
+def chain(children, stage, low):
+    """Products of the children of every node: Dual of (R, w, A), whose counts start at low.
+
+    Returns those of the first 0 .. R - 1 children, (R, W, A), that of all, (W, A), and the numbers, (1 or R, A),
+    that they were divided by, so that every P sums to one: a few items need it once, at the end, since each of
+    their laws sums to one already. A common factor changes no draw.
+    """
+    _, terms, nodes = children.p.shape
+    starts = [after - before - low for before, after in zip(stage.lows, stage.lows[1:], strict=False)]
+    left, right = terms - 1 + max(0, -min(starts)), max(0, *starts)
+
+    def append(laws, step):
+        child, start = step
+        product = add_item(laws, child) if terms == 2 else multiply(laws, child, start, left, right)
+        if short:
+            return product, (laws, None)
+        product, mass = unit(product)
+        return product, (laws, mass)
+
+    short = terms == 2 and stage.children <= SHORT
+    zero = jnp.zeros((stage.width, nodes), children.p.dtype)
+    steps = children, jnp.array(starts, jnp.int32)
+    after, (before, masses) = jax.lax.scan(jax.checkpoint(append), Dual(zero.at[0].set(1), zero), steps)
+    if short:
+        after, mass = unit(after)
+        masses = mass[None, :]
+    return before, after, masses
+
+
+def products(children, stage, low):
+    """The last two results of `chain`, block by block so that a block stays in the cache."""
+    block = min(BLOCK, stage.nodes)
+    blocks = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], -1, block), 2, 0), children)
+    done = jax.lax.map(lambda block: chain(block, stage, low)[1:], blocks)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1), done)
+
+
+def items_of(b, not_b, v):
+    """The laws of the items, (2, size): a coin, or the special item."""
+    return Dual(jnp.stack([not_b, b]), jnp.stack([jnp.zeros_like(v), v]))
+
+
+def children_of(laws, stage):
+    """Dual of (w, R A) -> (R, w, A): child c of node r is r + c A."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], stage.children, stage.nodes), 1, 0), laws)
+
+
+def up(laws, plan):
+    """From the laws of the items, (2, size), to the root.
+
+    Returns the coefficients of t^k of P and Q, (), the log of the number that both were divided by, and for
+    the way down a list over the stages of (children, products before each child); the products are None
+    where there are more nodes than items to draw, as those without an item need none.
+    """
+    passed, log_mass, low = [], jnp.zeros((), laws.p.dtype), 0
+    for stage in plan.stages:
+        children, before = children_of(laws, stage), None
+        if plan.k < stage.nodes:
+            laws, masses = products(children, stage, low)
+        else:
+            before, laws, masses = chain(children, stage, low)
+        passed.append((children, before))
+        low, laws = stage.lows[-1], jax.tree.map(lambda x, kept=stage.kept: x[:kept], laws)
+        log_mass = log_mass + structure.tree_sum(jnp.log(masses).ravel())
+    return Dual(laws.p[-1, 0], laws.q[-1, 0]), log_mass, passed
+
+
+def share_of_special(root, log_s):
     """P(a draw has a special item), from the coefficients of t^k of P and Q: s q / (p + s q)."""
-    return jax.nn.sigmoid(log_s + jnp.log(q) - jnp.log(p))
+    return jax.nn.sigmoid(log_s + jnp.log(root.q) - jnp.log(root.p))
 
 
 def choose(uniform, weights):
     """First row whose running sum of weights exceeds uniform times the total: (A,), (W, A) -> (A,) int32.
 
-    Also returns the total, (A,). Never a row of weight zero, in whatever order the running sum was rounded.
+    Never a row of weight zero, in whatever order the running sum was rounded.
     """
     rows = jnp.arange(weights.shape[0], dtype=jnp.int32)
     up_to = (rows[:, None] >= rows[None, :]).astype(weights.dtype)
     running = jnp.matmul(up_to, weights, precision=structure.PRECISION)
     running = jnp.where(weights > 0, running, 0)
-    total = jnp.max(running, axis=0)
-    return jnp.argmax(running > (uniform * total)[None, :], axis=0).astype(jnp.int32), total
+    return jnp.argmax(running > (uniform * jnp.max(running, axis=0))[None, :], axis=0).astype(jnp.int32)
 
 
-def take(array, *numbers):
-    """array[numbers] for int32 numbers known to be in range."""
-    return array.at[numbers].get(mode="promise_in_bounds", wrap_negative_indices=False)
+def unchain(uniform, children, before, stage, low, count, special):
+    """Divide the items of every node among its children: count (A,) and special (A,) bool -> both (R, A).
 
-
-def split(uniform, node, count, special, laws, low):
-    """How many of their items nodes of one depth give to their left children.
-
-    node, count (A,); special: the number and the count, (), of the node to split as the one that has the
-    special item. laws (2, W, 2 nodes): P and Q of the depth below, counts from low on. uniform (A + 3,).
-    Returns the counts going left (A,), the special node's, and whether its item goes left.
-
-    The special node is two more columns, with Q in place of P on the left and on the right: one of them is
-    chosen by the sums of the weights.
+    uniform (R, A); children (R, 2, w, A), whose counts start at low, and before (R, 2, W, A) as in `chain`.
     """
-    width, ones = laws.shape[1], jnp.ones((2,), jnp.int32)
-    node = jnp.concatenate([node, special[0] * ones])
-    count = jnp.concatenate([count, special[1] * ones])
-    column = jnp.arange(node.shape[0], dtype=jnp.int32) - (node.shape[0] - 2)
-    use_q = [jnp.broadcast_to(column == side, (width, *node.shape)).astype(jnp.int32) for side in (0, 1)]
-    row = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[:, None], use_q[0].shape)
-    opposite = count[None, :] - 2 * low - row
-    inside = (opposite >= 0) & (opposite < width)
-    node = jnp.broadcast_to(node[None, :], row.shape)
-    left = take(laws, use_q[0], row, node)
-    right = take(laws, use_q[1], jnp.where(inside, opposite, 0), node + laws.shape[2] // 2)
-    row, total = choose(uniform[:-1], jnp.where(inside, left * right, 0))
-    going, goes_left = low + row, uniform[-1] * (total[-2] + total[-1]) < total[-2]
-    return going[:-2], jnp.where(goes_left, going[-2], going[-1]), goes_left
+    terms = jnp.arange(children.p.shape[1], dtype=jnp.int32)[:, None]
+
+    def decide(state, step):
+        left, special = state
+        uniform, child, before, before_low = step
+        row = left[None, :] - low - terms - before_low  # of what the children before would have to hold
+        inside = (row >= 0) & (row < stage.width)
+        row = jnp.where(inside, row, 0)
+        p, q = (jnp.where(inside, jnp.take_along_axis(x, row, axis=0), 0) for x in before)
+        stays = child.p * jnp.where(special[None, :], q, p)
+        goes = jnp.where(special[None, :], child.q * p, 0)
+        drawn = choose(uniform, jnp.concatenate([stays, goes]))
+        with_special = drawn >= terms.shape[0]
+        count = low + jnp.where(with_special, drawn - terms.shape[0], drawn)
+        return (left - count, special & ~with_special), (count, with_special)
+
+    steps = uniform, children, before, jnp.array(stage.lows[:-1], jnp.int32)
+    return jax.lax.scan(decide, (count, special), steps, reverse=True)[1]
 
 
-def descend_nodes(uniforms, special, plan, laws):
-    """Counts of all nodes at depth plan.follow, (2^follow,), and the special item's node there.
-
-    special () bool: whether there is one. uniforms[l] holds a number for every node of depth l, and three
-    more.
-    """
-    count, special_node = jnp.full((1,), plan.k, jnp.int32), jnp.zeros((), jnp.int32)
-    for level in range(plan.follow):
-        node, low = jnp.arange(2**level, dtype=jnp.int32), plan.windows[level + 1].low
-        marked = special_node, take(count, special_node)
-        left, special_left, goes_left = split(uniforms[level], node, count, marked, laws[level + 1], low)
-        left = jnp.where(special & (node == special_node), special_left, left)
-        count = jnp.concatenate([left, count - left])
-        special_node = jnp.where(goes_left, special_node, special_node + 2**level)
-    return count, special_node
+def keep_nonempty(numbers, count, special, k):
+    """The at most k nodes that hold items, filled up with empty ones: three arrays (A,) -> three (k,)."""
+    places = jnp.arange(count.shape[0], dtype=jnp.int32)
+    first = jnp.sort(jnp.where(count > 0, places, count.shape[0]))[:k]
+    return tuple(x.at[first].get(mode="fill", fill_value=0) for x in (numbers, count, special))
 
 
-def descend_items(uniforms, special, special_node, count, plan, laws):
-    """From the counts of the nodes at depth plan.follow, (2^follow,), to the k chosen leaves, (k,) int32.
-
-    Each of the k chosen items now walks down alone, knowing its node, the node's count and its own rank among
-    the items of that node. These stand side by side, so the first of them lends its uniform number to all,
-    and all agree on how many go left: the ones with the lowest ranks.
-    """
-    places = jnp.arange(plan.k, dtype=jnp.int32)
-    nodes = jnp.arange(count.shape[0], dtype=jnp.int32)
-    node = jnp.repeat(nodes, count, total_repeat_length=plan.k)
-    rank = places - take(jnp.cumsum(count) - count, node)
-    count = take(count, node)
-    for level in range(plan.follow, plan.depth):
-        at_special, low = node == special_node, plan.windows[level + 1].low
-        marked = special_node, jnp.max(jnp.where(at_special, count, 0))
-        u = jnp.concatenate([take(uniforms[level], places - rank), uniforms[level][plan.k :]])
-        left, special_left, goes_left = split(u, node, count, marked, laws[level + 1], low)
-        left = jnp.where(special & at_special, special_left, left)
-        goes_right = rank >= left
-        node = jnp.where(goes_right, node + 2**level, node)
-        count = jnp.where(goes_right, count - left, left)
-        rank = jnp.where(goes_right, rank - left, rank)
-        special_node = jnp.where(goes_left, special_node, special_node + 2**level)
-    return node
-
-
-def uniforms_of(key, plan):
-    """One uniform number for the root, and for every depth one a node (later: an item) and three more."""
-    sizes = [(2**level if level < plan.follow else plan.k) + 3 for level in range(plan.depth)]
-    flat = jax.random.uniform(key, (1 + sum(sizes),))
-    starts = [1 + sum(sizes[:level]) for level in range(plan.depth)]
-    return flat[0], [flat[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+def down(key, special, plan, passed):
+    """From k items at the root, and whether one of them is special, to the k chosen places, (k,) int32."""
+    numbers, count, special = jnp.zeros((1,), jnp.int32), jnp.full((1,), plan.k, jnp.int32), special[None]
+    for depth, (stage, (children, before)) in enumerate(zip(plan.stages[::-1], passed[::-1], strict=True)):
+        low = 0 if depth + 1 == len(plan.stages) else plan.stages[-depth - 2].lows[-1]
+        if plan.k < count.shape[0]:
+            numbers, count, special = keep_nonempty(numbers, count, special, plan.k)
+            children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
+            before, _, _ = chain(children, stage, low)
+        uniform = jax.random.uniform(jax.random.fold_in(key, depth), (stage.children, count.shape[0]))
+        count, special = unchain(uniform, children, before, stage, low, count, special)
+        child = jnp.arange(stage.children, dtype=jnp.int32) * stage.nodes
+        numbers, count, special = (child[:, None] + numbers[None, :]).ravel(), count.ravel(), special.ravel()
+    return keep_nonempty(numbers, count, special, plan.k)[0]
 
 
 def arrange(b, not_b, v, plan):
-    """Deal the items to the leaves: as they come, or sorted where nodes would be too uneven for the windows.
+    """Deal the items to the places: as they come, or sorted where nodes would be too uneven for the windows.
 
-    Returns b, not_b, v and the items' numbers, (size,) each, in the order of the leaves.
+    Returns b, not_b, v and the items' numbers, (size,) each, in the order of the places.
     """
     numbers = jnp.arange(b.shape[0], dtype=jnp.int32)
 
@@ -239,21 +311,20 @@ def arrange(b, not_b, v, plan):
         return b, not_b, v, numbers
     if plan.order == "sorted":
         return by_coin()
-    return jax.lax.cond(counts.even(b, plan.windows), lambda: (b, not_b, v, numbers), by_coin)
+    return jax.lax.cond(counts.even(b, plan.stages), lambda: (b, not_b, v, numbers), by_coin)
 
 
 def draw(key, log_p, n, relative_scale, plan):
     """One exact draw: log_p (size,) with the n items in front -> (k,) sorted int32; -1s where p is invalid.
 
-    size is the power of two of the plan; 0 < k < n. relative_scale is N times the kernel's scale.
+    size is that of the plan; 0 < k < n. relative_scale is N times the kernel's scale.
     """
     s = structure.structure(log_p, n, relative_scale)
     theta = tilt(s.log_d, s.present, s.n, plan.k)
     b, not_b, v, log_s = coins(s, theta)
     b, not_b, v, numbers = arrange(b, not_b, v, plan)
-    laws, _ = grow(b, not_b, v, plan.windows)
-    u_root, uniforms = uniforms_of(key, plan)
-    special = u_root < share_of_special(*laws[0][:, 0, 0], log_s)
-    count, special_node = descend_nodes(uniforms, special, plan, laws)
-    leaves = descend_items(uniforms, special, special_node, count, plan, laws)
-    return jnp.where(s.valid, jnp.sort(take(numbers, leaves)), -1)
+    root, _, passed = up(items_of(b, not_b, v), plan)
+    key_root, key_down = jax.random.split(key)
+    special = jax.random.uniform(key_root) < share_of_special(root, log_s)
+    places = down(key_down, special, plan, passed)
+    return jnp.where(s.valid, jnp.sort(numbers[places]), -1)

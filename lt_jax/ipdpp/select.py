@@ -12,15 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from lt_jax.ipdpp import chain, checks, eigen, rank_one
+from lt_jax.ipdpp import checks, eigen, rank_one
 
-SMALL = 1024  # padded size up to which items are walked one after the other instead of in a tree
 BATCH_NUMBERS = 2**26  # in the largest array of one batch of classes: 2^26 float32 are 256 MiB
 
 
 def _rank_one(key, log_p, n, relative_scale, k):
-    if log_p.shape[0] <= SMALL:
-        return chain.draw(key, log_p, n, relative_scale, k)
     return rank_one.draw(key, log_p, n, relative_scale, rank_one.plan(log_p.shape[0], k))
 
 
@@ -48,14 +45,14 @@ METHODS = {"rank_one": _rank_one, "eigen": _eigen, "paper": eigen.draw_as_printe
 def padded_size(n, method):
     """The size that n items are padded to. Every size compiles once, so there are few of them.
 
-    Powers of four for small classes, where compiling takes longer than drawing, powers of two for large ones;
-    at most a quarter more than n where the work is cubic.
+    Powers of four for small classes, where compiling takes longer than drawing; else 5, 6, 7 or 8 times a power of
+    two, at most a quarter more than n.
     """
-    if method in ("eigen", "paper") and n > 16:
-        step = (1 << (n - 1).bit_length()) // 8
-        return -(-n // step) * step
     bits = max(n - 1, 1).bit_length()
-    return 1 << (bits + bits % 2 if n <= SMALL else bits)
+    if n > (16 if method in ("eigen", "paper") else rank_one.CHAIN):
+        step = 1 << (bits - 3)
+        return -(-n // step) * step
+    return 1 << (bits + bits % 2)
 
 
 def _draw(key, log_p, n, relative_scale, k, method):
@@ -118,7 +115,7 @@ def _draw_classes(key, classes, log_p, n, k, method):
         return _draw(jax.random.fold_in(key, number), log_p, n, np.float32(1), k, method)
 
     size = log_p.shape[1]
-    if method == "rank_one" and size > SMALL:
+    if method == "rank_one" and size > rank_one.CHAIN:
         return jax.lax.map(draw, (classes, log_p, n))  # batched, every class would be sorted
     numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "paper": size**2, "uniform": size}[method]
     batch = min(max(BATCH_NUMBERS // numbers, 1), log_p.shape[0])

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,7 @@ def _draw_many(keys, log_p, n, plan):
 def draw_rank_one(keys, log_p, k, **options):
     """Many draws by one way of computing them; options as for rank_one.plan."""
     n = len(log_p)
-    size = 1 << max(n - 1, 1).bit_length()
+    size = math.prod(options["chosen"]) if "chosen" in options else 1 << max(n - 1, 1).bit_length()
     padded = np.pad(np.asarray(log_p, np.float32), (0, size - n), constant_values=-np.inf)
     return _draw_many(keys, padded, np.int32(n), rank_one.plan(size, k, **options))
 

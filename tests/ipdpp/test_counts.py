@@ -11,11 +11,12 @@ from scipy import stats
 from lt_jax.ipdpp import counts, rank_one, structure
 
 
-def laws_of(log_p, k, order="even"):
+def laws_of(log_p, k, order="even", **options):
+    """The plan, the coins and their complements in the order of the places, and the tables of all stages."""
     n = len(log_p)
     size = 1 << max(n - 1, 1).bit_length()
     padded = np.pad(np.asarray(log_p, np.float32), (0, size - n), constant_values=-np.inf)
-    plan = rank_one.plan(size, k, order=order)
+    plan = rank_one.plan(size, k, order=order, **options)
 
     @jax.jit
     def compute(log_p):
@@ -23,18 +24,24 @@ def laws_of(log_p, k, order="even"):
         theta = rank_one.tilt(s.log_d, s.present, s.n, k)
         b, not_b, v, _ = rank_one.coins(s, theta)
         b, not_b, v, _ = rank_one.arrange(b, not_b, v, plan)
-        return b, rank_one.grow(b, not_b, v, plan.windows)[0], counts.even(b, plan.windows)
+        passed, lows = rank_one.up(rank_one.items_of(b, not_b, v), plan)[2], [0, *(s.lows[-1] for s in plan.stages)]
+        tables = [
+            rank_one.chain(children, stage, low)[:2]
+            for (children, _), stage, low in zip(passed, plan.stages, lows, strict=False)
+        ]
+        return b, not_b, tables, counts.even(b, plan.stages)
 
-    return plan, *compute(padded)
+    b, not_b, tables, even = compute(padded)
+    return plan, np.asarray(b, np.float64), np.asarray(not_b, np.float64), tables, bool(even)
 
 
-def true_law(b, count):
-    """P(S = 0 .. count) in float64."""
+def true_law(b, not_b, count):
+    """Weights of 0 .. count heads in float64."""
     law = np.zeros(count + 1)
     law[0] = 1
-    for b_i in b:
-        law[1:] = law[1:] * (1 - b_i) + law[:-1] * b_i
-        law[0] *= 1 - b_i
+    for heads, tails in zip(b, not_b, strict=True):
+        law[1:] = law[1:] * tails + law[:-1] * heads
+        law[0] *= tails
     return law
 
 
@@ -50,35 +57,48 @@ EXTREME = {
 }
 
 
+def mass_errors(plan, b, not_b, tables):
+    """For some laws of every stage: (mass left out of the window, mass that is in a wrong place), as tabulated.
+
+    The truth is that of the same coins in float64. More than k heads are of no use; what a table happens to
+    hold of them is left out of both.
+    """
+    for stage, (before, after) in zip(plan.stages, tables, strict=True):
+        every = np.concatenate([np.asarray(before.p, np.float64), np.asarray(after.p, np.float64)[None]])
+        for node in sorted({0, 5 % stage.nodes, stage.nodes // 3, stage.nodes - 1}):
+            for j in sorted({1, stage.children // 3, stage.children // 2, stage.children - 1, stage.children}):
+                place = np.arange(len(b))
+                mine = (place % stage.nodes == node) & (place // stage.nodes % stage.children < j)
+                truth = true_law(b[mine], not_b[mine], plan.k)
+                truth = truth / truth.sum()
+                assert abs(every[j, :, node].sum() - 1) < 1e-6
+                low, high = stage.lows[j], min(stage.lows[j] + stage.width, plan.k + 1)
+                outside = truth[:low].sum() + truth[high:].sum()
+                found = every[j, : high - low, node]
+                yield outside, np.abs(found / found.sum() - truth[low:high]).sum()
+
+
 @pytest.mark.parametrize("kind", EXTREME)
-@pytest.mark.parametrize(("n", "k"), [(3000, 300), (3000, 2990)])
-def test_total_mass_and_every_law(kind, n, k):
+@pytest.mark.parametrize(("n", "k"), [(3000, 300), (3000, 2990), (1000, 100)])
+def test_mass_of_every_law(kind, n, k):
+    """What float32 tables get wrong in all, against float64: what the windows leave out, and every entry."""
     with np.errstate(divide="ignore"):
         log_p = np.log(EXTREME[kind](n))
-    plan, b, laws, even = laws_of(log_p, k)
-    assert plan.order == "even" and bool(even)  # the windows in use are proven for these means
-    b = np.asarray(b, np.float64)
-    for level in range(1, plan.depth + 1):
-        window, law = plan.windows[level], np.asarray(laws[level][0], np.float64)
-        assert np.abs(law.sum(axis=0) - 1).max() < 1e-6
-        for node in {0, 2**level // 3, 2**level - 1}:
-            # Measured against the law at full width: nothing outside the window, nothing wrong inside.
-            truth = true_law(b[node :: 2**level], k)
-            kept = truth[window.low : window.low + window.width]
-            if window.slack < math.inf or window.low + window.width > k:
-                assert abs(truth[:k].sum() - kept.sum()) < 1e-9 or 1 - truth.sum() > 1e-9
-            kept = kept / kept.sum()
-            assert np.abs(law[: len(kept), node] - kept).sum() < 1e-5 * max(1, math.log2(n / 2**level))
+    plan, b, not_b, tables, even = laws_of(log_p, k)
+    assert even  # the windows in use are proven for these means
+    outside, wrong = np.array(list(mass_errors(plan, b, not_b, tables))).T
+    assert outside.max() < counts.TAIL
+    assert wrong.max() < 1e-6
 
 
 def test_uneven_nodes_are_sorted_first():
-    """Every eighth item hard: as given, one node would hold them all, and its window be wrong."""
+    """Every 32nd item hard: as given, one node would hold them all, and its window leave mass out."""
     n, k = 8192, 800
-    p = np.where(np.arange(n) % 8 == 5, 0.0, 1.0)
-    *_, even = laws_of(np.log(np.maximum(p, 1e-38)), k, order="given")
-    assert not bool(even)
-    *_, even = laws_of(np.log(np.maximum(p, 1e-38)), k)
-    assert bool(even)
+    log_p = np.log(np.where(np.arange(n) % 32 == 5, 1e-38, 1.0))
+    plan, b, not_b, tables, even = laws_of(log_p, k, order="given")
+    assert not even and max(mass_errors(plan, b, not_b, tables))[0] > 1e-6
+    plan, b, not_b, tables, even = laws_of(log_p, k)
+    assert even and max(mass_errors(plan, b, not_b, tables))[0] < counts.TAIL
 
 
 @pytest.mark.parametrize("mean", [0.01, 0.5, 3.0, 40.0, 1000.0])
@@ -89,45 +109,45 @@ def test_chernoff_is_above_the_poisson_tail(mean):
         assert stats.poisson.cdf(count, mean) <= math.exp(counts.log_tail(mean, count)) + 1e-15
 
 
-@pytest.mark.parametrize(("k", "depth", "items"), [(10, 3, 4), (500, 4, 512), (10_000, 6, 2**14), (10**5, 12, 4096)])
-def test_windows_hold_what_they_promise(k, depth, items):
-    window = counts.window(k, depth, items)
-    assert window.low >= 0 and window.low + window.width - 1 <= min(items, k)
-    if window.slack < math.inf:
-        mean, high = k / 2**depth, window.low + window.width - 1
-        outside = math.exp(counts.log_tail(mean + window.slack, high)) if high < min(items, k) else 0
-        outside += math.exp(counts.log_tail(max(mean - window.slack, 0), window.low - 1)) if window.low else 0
-        assert outside * 2**depth <= counts.TAIL * 1.01
+@pytest.mark.parametrize(
+    ("k", "children", "nodes", "items"), [(500, 16, 1, 512), (10_000, 64, 64, 256), (10**5, 32, 2**13, 64)]
+)
+def test_windows_hold_what_they_promise(k, children, nodes, items):
+    stage = counts.stage(children, nodes, items, k)
+    for j, (low, mean, slack) in enumerate(zip(stage.lows, stage.means, stage.slacks, strict=True)):
+        most, high = min(j * items, k), low + stage.width - 1
+        assert low >= 0 and (slack < math.inf or low == 0 and high >= most)
+        if slack < math.inf:
+            outside = math.exp(counts.log_tail(mean + slack, high)) if high < most else 0
+            outside += math.exp(counts.log_tail(max(mean - slack, 0), low - 1)) if low else 0
+            assert outside * nodes * children <= counts.TAIL * 1.01
 
 
-@pytest.mark.parametrize(("rows", "columns", "offset", "width"), [(2, 4, 0, 3), (5, 2, 2, 6), (40, 1024, 10, 50)])
-def test_multiply_and_its_derivative(rows, columns, offset, width):
-    """Against numpy.convolve: in blocks, in loops, written out; and the derivative."""
+def test_sorted_coins_are_even_enough():
+    """The promise that lets sorted coins go unchecked, for steps and slopes of every length."""
+    size, k = 2**12, 200
+    plan = rank_one.plan(size, k)
+    for hard in (3, 37, 130, 199):
+        for rest in (0.0, 1e-3):
+            b = np.where(np.arange(size) < hard, 1.0, rest)
+            b[hard:] += (k - b.sum()) * np.linspace(2, 0, size - hard) / (size - hard)
+            assert bool(counts.even(jnp.asarray(np.sort(b)[::-1], jnp.float32), plan.stages)), (hard, rest)
+
+
+@pytest.mark.parametrize(("rows", "terms", "start"), [(5, 3, 0), (12, 5, 2), (40, 33, -4)])
+def test_multiply(rows, terms, start):
+    """Against numpy.convolve, at offsets to both sides."""
     rng = np.random.default_rng(0)
-    laws = rng.random((2, rows, 2 * columns)).astype(np.float32)
-    out, mass = counts.merge(jnp.asarray(laws), offset, width)
-    for column in (0, columns - 1):
-        (p1, q1), (p2, q2) = laws[:, :, column], laws[:, :, column + columns]
-        p = np.convolve(p1, p2)[offset : offset + width]
-        q = (np.convolve(p1, q2) + np.convolve(q1, p2))[offset : offset + width]
-        np.testing.assert_allclose(out[0, :, column] * mass[column], p, rtol=2e-5)
-        np.testing.assert_allclose(out[1, :, column] * mass[column], q, rtol=2e-5)
-    weights = jnp.asarray(rng.random((2, width, columns)), jnp.float32)
-
-    def total(laws):
-        out, mass = counts.merge(laws, offset, width)
-        return jnp.sum(weights * out * jax.lax.stop_gradient(mass)[None, None, :])
-
-    gradient = jax.grad(total)(jnp.asarray(laws))
-    for index in [(0, 0, 0), (1, rows - 1, columns), (0, rows // 2, 2 * columns - 1)]:
-        # The product is linear in each factor, so a unit step is exact up to rounding.
-        column = index[2] % columns
-        alone = np.zeros_like(laws)
-        other = columns + column if index[2] < columns else column
-        alone[:, :, other] = laws[:, :, other]
-        alone[index] = 1
-        product = counts.multiply((jnp.asarray(alone), 0), (jnp.asarray(alone), columns), offset, width, columns)
-        np.testing.assert_allclose(gradient[index], jnp.sum((weights * product)[:, :, column]), rtol=2e-4)
+    laws, child = (rank_one.Dual(*jnp.asarray(rng.random((2, size, 3)), jnp.float32)) for size in (rows, terms))
+    product = rank_one.multiply(laws, child, start, terms - 1 + max(0, -start), max(0, start))
+    for node in range(3):
+        (p1, q1), (p2, q2) = ([np.asarray(x[:, node], np.float64) for x in law] for law in (laws, child))
+        p, q = np.convolve(p1, p2), np.convolve(p1, q2) + np.convolve(q1, p2)
+        at = np.arange(rows) + start
+        inside = (at >= 0) & (at < len(p))
+        for found, truth in ((product.p, p), (product.q, q)):
+            expected = np.where(inside, truth[at.clip(0, len(p) - 1)], 0)
+            np.testing.assert_allclose(found[:, node], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("exponent"), [-12, -9, -7, -5])

@@ -1,5 +1,8 @@
 """IPDPPUnderSampler: imbalanced-learn's own checks, and what it is for."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -57,3 +60,12 @@ def test_a_class_of_one_item():
     sampler = IPDPPUnderSampler(GaussianNB(), sampling_strategy={0: 30}, random_state=1)
     _, resampled = sampler.fit_resample(x[keep], y[keep])
     assert np.bincount(resampled)[0] == 30 and np.bincount(resampled)[2] == 1
+
+
+def test_every_snippet_of_the_documentation_runs():
+    text = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "ipdpp.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert len(snippets) == 2 and len(set(np.bincount(names["y_small"]))) == 1

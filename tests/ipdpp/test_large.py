@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lt_jax.ipdpp import inclusion_probabilities
+from lt_jax.ipdpp import inclusion_probabilities, sample
 
 N, K = 5000, 500
 
@@ -58,15 +58,30 @@ def test_wrong_laws_are_rejected(reference):
     assert counts_p_value(reference, log_p, uniform) < 1e-12
 
 
+def marginals_statistic(drawn, marginals):
+    """Sum of the squared z-scores of the frequencies of all items, less its mean, in standard deviations."""
+    frequency = np.bincount(drawn.ravel(), minlength=len(marginals)) / len(drawn)
+    z = (frequency - marginals) / np.sqrt(marginals * (1 - marginals) / len(drawn))
+    return ((z**2).sum() - len(z)) / np.sqrt(2 * len(z))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_marginals_of_draws(reference, seed):
-    """The frequencies of all items at once, sum of squared z-scores."""
-    n, k = 1000, 100
-    log_p = np.log(np.random.default_rng(seed).beta(1, 1, n))
-    keys = jax.random.split(jax.random.key(seed), 20_000)
-    drawn = np.asarray(reference.draw_rank_one(keys, log_p, k))
+@pytest.mark.parametrize(
+    ("method", "n", "k", "draws"),
+    [
+        ("rank_one", 300, 30, 20_000),
+        ("rank_one", 1000, 100, 20_000),
+        ("rank_one", 5000, 500, 4000),
+        ("eigen", 300, 30, 2000),
+        ("eigen", 1000, 100, 150),
+    ],
+)
+def test_marginals_of_draws(method, n, k, draws):
+    """Frequencies of all items at once; uniform draws fail the same statistic."""
+    log_p = np.log(np.random.default_rng(n).beta(1, 1, n)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(n), draws)
+    many = jax.jit(lambda keys: jax.lax.map(lambda key: sample(key, None, k, method, log_probabilities=log_p), keys))
     marginals = np.asarray(inclusion_probabilities(None, k, log_probabilities=log_p), np.float64)
-    frequency = np.bincount(drawn.ravel(), minlength=n) / len(keys)
-    z = (frequency - marginals) / np.sqrt(marginals * (1 - marginals) / len(keys))
-    assert abs((z**2).sum() - n) < 6 * np.sqrt(2 * n)
+    assert abs(marginals_statistic(np.asarray(many(keys)), marginals)) < 6
+    uniform = np.argsort(np.random.default_rng(0).random((draws, n)), axis=1)[:, :k]
+    assert marginals_statistic(uniform, marginals) > 6

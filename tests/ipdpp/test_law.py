@@ -1,13 +1,14 @@
 """The law of the draws against full enumeration, and proof that the same test rejects wrong samplers."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lt_jax.ipdpp import METHODS, rank_one, structure
+from lt_jax.ipdpp import METHODS, eigen, rank_one, structure
 
 ACCEPT, REJECT = 1e-6, 1e-12  # noise falls below ACCEPT once in a million runs, a wrong sampler below REJECT
 SIZES = [(8, 3), (7, 4)]
@@ -78,30 +79,57 @@ rank_one_coins = rank_one.coins
 FAULTS = [_without_rank_one_part, _diagonal_without_mean, _special_by_p_instead_of_its_square]
 
 
+def by_stages(chosen, order):
+    """Many draws through stages of one's own choice, compiled anew for every call of by_stages."""
+
+    @functools.partial(jax.jit, static_argnames="k")
+    def many(keys, log_p, n, k):
+        plan = rank_one.plan(log_p.shape[0], k, chosen, order)
+        return jax.vmap(lambda key: rank_one.draw(key, log_p, n, jnp.float32(1), plan))(keys)
+
+    def draw(keys, log_p, k):
+        padded = np.pad(np.asarray(log_p, np.float32), (0, math.prod(chosen) - len(log_p)), constant_values=-np.inf)
+        return many(keys, padded, np.int32(len(log_p)), k)
+
+    return draw
+
+
+@pytest.mark.parametrize(("chosen", "order"), [((8,), "given"), ((2, 4), "given"), ((2, 2, 2), "sorted")])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_rejected(reference, monkeypatch, fault):
+def test_planted_faults_are_rejected(reference, monkeypatch, fault, chosen, order):
+    """In one chain, in blocks of two, and in stages of depth three."""
     monkeypatch.setattr(rank_one, "coins", fault)
     cases = reference.random_cases(0, SIZES[:1], 4)
-    assert reference.enumeration_p_value(by_method("rank_one"), cases, draws=100_000) < REJECT
+    assert reference.enumeration_p_value(by_stages(chosen, order), cases, draws=100_000) < REJECT
 
 
-# Every way through the code: the descent follows nodes to the leaves (follow=9), items from the root (0), or
-# changes over between; items as they come, sorted, or sorted on demand; trees of depth 1 to 4; full leaves
-# (16 items in a tree of depth 4), leaves that are missing (5, 9), k = 1 and k = N - 1.
-PATHS = [
-    ((8, 3), {"follow": 0}),
-    ((8, 4), {"follow": 9, "order": "sorted"}),
-    ((10, 4), {"follow": 1, "order": "sorted"}),
-    ((9, 3), {"follow": 2}),
-    ((5, 4), {"follow": 1}),
-    ((5, 1), {"follow": 0, "order": "sorted"}),
-    ((2, 1), {"follow": 0}),
-    ((3, 2), {"follow": 9}),
-]
+def test_a_fault_in_eigen_is_rejected(reference, monkeypatch):
+    """Eigenvectors chosen by the squares of their eigenvalues."""
+    choose = eigen.choose_eigenvectors
+    monkeypatch.setattr(eigen, "choose_eigenvectors", lambda key, x, k, tilt: choose(key, x * x, k, tilt))
+    assert reference.enumeration_p_value(by_method("eigen"), reference.random_cases(0, SIZES[:1], 4)) < REJECT
 
 
-@pytest.mark.parametrize(("shape", "options"), PATHS)
-def test_every_path_has_the_law(reference, shape, options):
+# Every way through the code: one chain; two and three stages; stages whose nodes are fewer and more than k;
+# items as they come and sorted; full places (16 items) and missing ones (5, 9), k = 1 and k = N - 1.
+PATHS = {
+    "one chain": ((8, 3), {"chosen": (8,)}),
+    "blocks of two": ((8, 3), {"chosen": (2, 4)}),
+    "two stages, sorted": ((8, 4), {"chosen": (4, 2), "order": "sorted"}),
+    "depth three": ((8, 3), {"chosen": (2, 2, 2)}),
+    "depth three, sorted": ((10, 4), {"chosen": (2, 2, 4), "order": "sorted"}),
+    "empty places": ((9, 3), {"chosen": (4, 4)}),
+    "all but one": ((5, 4), {"chosen": (2, 2, 2)}),
+    "one of five": ((5, 1), {"chosen": (2, 4), "order": "sorted"}),
+    "one of two": ((2, 1), {"chosen": (2,)}),
+    "two of three": ((3, 2), {"chosen": (2, 2)}),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_has_the_law(reference, path):
+    shape, options = PATHS[path]
+
     def draw(keys, log_p, k):
         return reference.draw_rank_one(keys, log_p, k, **options)
 
@@ -110,11 +138,11 @@ def test_every_path_has_the_law(reference, shape, options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["given", "sorted"])
-@pytest.mark.parametrize("follow", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("chosen", [(16,), (2, 8), (8, 2), (4, 4), (2, 2, 4), (2, 4, 2), (2, 2, 2, 2)])
 @pytest.mark.parametrize("shape", [(10, 5), (6, 2), (10, 9)])
-def test_every_combination_has_the_law(reference, shape, follow, order):
+def test_every_combination_has_the_law(reference, shape, chosen, order):
     def draw(keys, log_p, k):
-        return reference.draw_rank_one(keys, log_p, k, follow=follow, order=order)
+        return reference.draw_rank_one(keys, log_p, k, chosen=chosen, order=order)
 
     assert reference.enumeration_p_value(draw, reference.random_cases(2, [shape], 12)) > ACCEPT
 

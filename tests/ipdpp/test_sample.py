@@ -1,6 +1,7 @@
 """Properties of a draw, bad input, and all classes at once."""
 
 import functools
+import math
 import sys
 
 import hypothesis
@@ -194,26 +195,21 @@ def test_select_balanced_does_not_depend_on_devices_or_other_classes(monkeypatch
 
 
 def test_padding_does_not_move_a_draw(reference):
-    """More empty places, another depth of the tree: the same items for the same key."""
-    from lt_jax.ipdpp import chain, rank_one
+    """More empty places at the bottom: the same items for the same key, in one chain and in stages."""
+    from lt_jax.ipdpp import rank_one
 
     log_p = np.log(np.random.default_rng(0).random(23)).astype(np.float32)
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def draw(keys, size):
+    @functools.partial(jax.jit, static_argnames="chosen")
+    def draw(keys, chosen):
+        size = math.prod(chosen)
         padded = jnp.pad(log_p, (0, size - 23), constant_values=-jnp.inf)
-        plan = rank_one.plan(size, 6)
+        plan = rank_one.plan(size, 6, chosen)
         return jax.vmap(lambda key: rank_one.draw(key, padded, jnp.int32(23), jnp.float32(1), plan))(keys)
 
     keys = jax.random.split(KEY, 200)
-    np.testing.assert_array_equal(draw(keys, 32), draw(keys, 64))
-
-    @functools.partial(jax.jit, static_argnames="size")
-    def draw_small(keys, size):
-        padded = jnp.pad(log_p, (0, size - 23), constant_values=-jnp.inf)
-        return jax.vmap(lambda key: chain.draw(key, padded, jnp.int32(23), jnp.float32(1), 6))(keys)
-
-    np.testing.assert_array_equal(draw_small(keys, 32), draw_small(keys, 64))
+    np.testing.assert_array_equal(draw(keys, (32,)), draw(keys, (64,)))
+    np.testing.assert_array_equal(draw(keys, (4, 2, 4)), draw(keys, (8, 2, 4)))
     bits = jax.random.bits(KEY, (64,))
     np.testing.assert_array_equal(bits[:23], jax.random.bits(KEY, (23,)))
 
