@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from lt_jax import config as config_lib
-from lt_jax import data, errors, files, log
+from lt_jax import errors, files, log
 
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
 _LEAVES = {
@@ -150,6 +150,8 @@ def _note_data(config, workdir):
     run = files.read_json(workdir / "run.json") or {}
     if "data" in run:
         return
+    from lt_jax import data  # here, so that --help does not wait for grain
+
     dataset = data.load(config.data)
     run["data"] = {
         "digest": dataset.digest,

@@ -3,6 +3,8 @@
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -147,3 +149,9 @@ def test_loss_that_explodes_ends_with_status_1(copied, run_main, tiny, capsys):
 def test_help_says_how(run_main, capsys):
     assert run_main("--help") == 0
     assert "--config=configs/NAME.py[:arg]" in capsys.readouterr().out
+
+
+def test_help_waits_for_no_heavy_library():
+    code = "import sys; from lt_jax import main; main.main(['x', '--help']); print({'jax', 'grain'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip().endswith("set()")
