@@ -79,8 +79,7 @@ def for_cpu(config):
     """
     config.pretrain.update(batch_size=128, base_learning_rate=4e-3, temperature=0.2)
     config.pretrain.augment.update(strength=0.5, crop_scale=0.25, blur=False)
-    config.baseline.update(batch_size=256, base_learning_rate=4e-3)
-    config.retrain.base_learning_rate = 8e-3
+    config.baseline.batch_size = 256
 
 
 def ten_times_smallest(data):
