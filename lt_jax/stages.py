@@ -130,9 +130,11 @@ def write_run(config: Any, workdir: epath.Path) -> None:
     import jax
 
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scikit-learn")
+    before = files.read_json(workdir / "run.json") or {}
     files.write_json(
         workdir / "run.json",
         {
+            **{key: before[key] for key in ("data",) if key in before},
             "versions": {
                 "python": platform.python_version(),
                 **{p: importlib.metadata.version(p) for p in packages},
@@ -148,12 +150,14 @@ def write_run(config: Any, workdir: epath.Path) -> None:
 def _note_data(config, workdir):
     """What the run was trained on, in `run.json`: digests, class counts, and the images that were left out."""
     run = files.read_json(workdir / "run.json") or {}
-    if "data" in run:
+    described = config_lib.digest(config_lib.resolved(config)["data"])
+    if run.get("data", {}).get("config") == described:
         return
     from lt_jax import data  # here, so that --help does not wait for grain
 
     dataset = data.load(config.data)
     run["data"] = {
+        "config": described,
         "digest": dataset.digest,
         "index_digest": dataset.index_digest,
         "counts": dataset.counts.tolist(),

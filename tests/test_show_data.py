@@ -55,7 +55,8 @@ def test_features_have_nothing_to_show(tmp_path, run_main, capsys):
     assert "features holds no images" in capsys.readouterr().err
 
 
-def test_run_json_says_what_was_trained_on(finished):
+def test_run_json_says_what_was_trained_on_also_when_run_again(finished, run_main, tiny):
+    assert run_main(*tiny, f"--workdir={finished}") == 0
     run = json.loads((finished / "run.json").read_text())["data"]
     result = json.loads((finished / "result.json").read_text())["dataset"]
     assert run["index_digest"] == result["index_digest"] and run["counts"] == result["counts"]
