@@ -6,7 +6,8 @@
 Hardware: two CPU cores, about two minutes. Nothing is downloaded. Expected numbers: see README.md.
 Classes hold 120, 83, 58, 41, 28, 20, 14, 9, 6, 4 training images. Digits are not mirrored and have no colour, so the
 augmentation crops, and changes brightness and contrast; the rest of the recipe is that of CIFAR, on a small ResNet.
-Rates and weight decays were chosen on the 914 scans that are in neither split, never on the test images.
+Weight decays and the rate of retraining were chosen on the 914 scans that are in neither split. Batch size and rate of
+pretraining (the same for cross-entropy) are older: they were set while looking at test accuracy of seeds 0 to 3.
 """
 
 import ml_collections
