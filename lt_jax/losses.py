@@ -29,8 +29,7 @@ def bns(queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.
     Returns:
       (B,) float32.
     """
-    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-    similarity = jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
+    similarity = _similarity(queries, keys, temperature)
     positive = jnp.take_along_axis(similarity, own_key[:, None, None], axis=2)[..., 0]
     negative = jnp.take_along_axis(similarity, jnp.maximum(negatives, 0)[:, None, :], axis=2)
     repelled = jnp.where((negatives >= 0)[:, None, :], jax.nn.log_sigmoid(-negative), 0.0)
@@ -102,7 +101,7 @@ def _send(tree, axis):
 
 def _visit(queries, keys, own_key, negatives, source, temperature):
     """What the keys of device `source` add to the loss of each anchor here, (b,)."""
-    similarity = jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
+    similarity = _similarity(queries, keys, temperature)
 
     def here(rows):
         local = rows - source * len(keys)
@@ -129,11 +128,16 @@ def bns_expected(
     Returns:
       (B,) float32.
     """
-    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-    similarity = jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
+    similarity = _similarity(queries, keys, temperature)
     positive = jnp.take_along_axis(similarity, own_key[:, None, None], axis=2)[..., 0]
     repelled = (weights[:, None, :] * jax.nn.log_sigmoid(-similarity)).sum(axis=2)
     return -(jax.nn.log_sigmoid(positive) + repelled).mean(axis=1)
+
+
+def _similarity(queries, keys, temperature):
+    """(B, m+1, d), (G, d) -> (B, m+1, G): the one product of each form of the BNS loss."""
+    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+    return jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
 
 
 def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:

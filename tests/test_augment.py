@@ -20,7 +20,7 @@ def images():
     return np.stack([np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BICUBIC)) for x in small])
 
 
-def close(ours, theirs, tolerance=1.01):
+def assert_close(ours, theirs, tolerance=1.01):
     """Within one grey level: Pillow rounds to whole ones."""
     np.testing.assert_allclose(np.asarray(ours) * 255, theirs, atol=tolerance)
 
@@ -31,7 +31,7 @@ def test_crop_and_resize_is_bilinear_with_clamped_edges(images):
     ours = augment.crop_and_resize(augment.to_float(jnp.asarray(images)), top, left, height, width)
     for image, (y, x, h, w), result in zip(images, boxes, ours, strict=True):
         theirs = Image.fromarray(image[y : y + h, x : x + w]).resize((32, 32), Image.Resampling.BILINEAR)
-        close(result, np.asarray(theirs, float))
+        assert_close(result, np.asarray(theirs, float))
 
 
 def test_crop_boxes_fit_and_have_the_right_area():
@@ -54,7 +54,7 @@ def test_color_operations_against_pillow(images, name, factor):
     }
     result = ours[name](augment.to_float(jnp.asarray(images)), jnp.full((1, 1, 1, 1), factor))
     for image, got in zip(images, result, strict=True):
-        close(got, np.asarray(getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor), float), 2.01)
+        assert_close(got, np.asarray(getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor), float), 2.01)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2, -0.37, 0.5])
@@ -74,10 +74,10 @@ def test_blur_against_pillow_kernel(images):
         line = np.exp(-0.5 * np.array([-1, 0, 1]) ** 2 / s**2)
         kernel = np.outer(line, line) / line.sum() ** 2
         theirs = Image.fromarray(image).filter(ImageFilter.Kernel((3, 3), kernel.ravel(), scale=1.0))
-        close(got[1:-1, 1:-1], np.asarray(theirs, float)[1:-1, 1:-1])
+        assert_close(got[1:-1, 1:-1], np.asarray(theirs, float)[1:-1, 1:-1])
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect").astype(float)
         corner = (padded[:3, :3] * kernel[:, :, None]).sum((0, 1))
-        close(got[0, 0], corner, 0.01)
+        assert_close(got[0, 0], corner, 0.01)
 
 
 def test_flip_and_grey_hit_the_right_share(images):
@@ -88,7 +88,7 @@ def test_flip_and_grey_hit_the_right_share(images):
     grey = np.asarray(augment.random_grey(jax.random.key(1), many, 0.2))
     is_grey = np.ptp(grey, axis=-1).max((1, 2)) == 0
     assert abs(is_grey.mean() - 0.2) < 0.05
-    close(grey[is_grey][0, ..., 0], np.asarray(Image.fromarray(images[0]).convert("L"), float))
+    assert_close(grey[is_grey][0, ..., 0], np.asarray(Image.fromarray(images[0]).convert("L"), float))
 
 
 def test_jitter_leaves_one_fifth_alone(images):
@@ -110,4 +110,4 @@ def test_whole_pipeline_is_pure_and_in_range(images):
 
 def test_options_that_are_off_change_nothing(images):
     options = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
-    close(augment.simclr(jax.random.key(0), jnp.asarray(images), options), images.astype(float), 1e-4)
+    assert_close(augment.simclr(jax.random.key(0), jnp.asarray(images), options), images.astype(float), 1e-4)

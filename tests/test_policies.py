@@ -18,7 +18,7 @@ def images():
     return np.stack([x[i : i + 128 : 4, i : i + 128 : 4] for x in (china, flower) for i in (0, 90, 180, 270)])
 
 
-def close(ours, theirs, tolerance):
+def assert_close(ours, theirs, tolerance):
     np.testing.assert_allclose(np.asarray(ours) * 255, np.stack(theirs).astype(float), atol=tolerance)
 
 
@@ -29,33 +29,33 @@ def scaled(images):
 @pytest.mark.parametrize("bits", [2, 5, 8])
 def test_posterize(images, bits):
     theirs = [np.asarray(ImageOps.posterize(Image.fromarray(x), bits)) for x in images]
-    close(policies.posterize(scaled(images), jnp.float32(bits)), theirs, 0.01)
+    assert_close(policies.posterize(scaled(images), jnp.float32(bits)), theirs, 0.01)
 
 
 @pytest.mark.parametrize("threshold", [0, 100, 255])
 def test_solarize(images, threshold):
     theirs = [np.asarray(ImageOps.solarize(Image.fromarray(x), threshold)) for x in images]
-    close(policies.solarize(scaled(images), jnp.float32((threshold - 0.5) / 255)), theirs, 0.01)
+    assert_close(policies.solarize(scaled(images), jnp.float32((threshold - 0.5) / 255)), theirs, 0.01)
 
 
 def test_autocontrast(images):
     theirs = [np.asarray(ImageOps.autocontrast(Image.fromarray(x))) for x in images]
-    close(policies.autocontrast(scaled(images)), theirs, 1.01)
+    assert_close(policies.autocontrast(scaled(images)), theirs, 1.01)
     flat = np.full((1, 8, 8, 3), 77, np.uint8)
-    close(policies.autocontrast(scaled(flat)), flat, 0.01)
+    assert_close(policies.autocontrast(scaled(flat)), flat, 0.01)
 
 
 def test_equalize(images):
     theirs = [np.asarray(ImageOps.equalize(Image.fromarray(x))) for x in images]
-    close(policies.equalize(scaled(images)), theirs, 0.01)
+    assert_close(policies.equalize(scaled(images)), theirs, 0.01)
     flat = np.full((1, 8, 8, 3), 77, np.uint8)
-    close(policies.equalize(scaled(flat)), flat, 0.01)
+    assert_close(policies.equalize(scaled(flat)), flat, 0.01)
 
 
 @pytest.mark.parametrize("factor", [0.01, 1.0, 1.99])
 def test_sharpness(images, factor):
     theirs = [np.asarray(ImageEnhance.Sharpness(Image.fromarray(x)).enhance(factor)) for x in images]
-    close(policies.sharpness(scaled(images), jnp.float32(factor)), theirs, 1.6)
+    assert_close(policies.sharpness(scaled(images), jnp.float32(factor)), theirs, 1.6)
 
 
 @pytest.mark.parametrize("name", policies.GEOMETRIC)

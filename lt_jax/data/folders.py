@@ -1,6 +1,6 @@
 """One's own images: one folder for each class.
 
-DIR/cat/1.jpg DIR/dog/2.jpg                       a test split is drawn (config.data.test_fraction)
+DIR/cat/1.jpg DIR/dog/2.jpg                       a test split is drawn (config.data.test_share)
 DIR/train/cat/1.jpg DIR/test/cat/2.jpg            the split is yours; DIR/val (or validation) may be there too
 """
 

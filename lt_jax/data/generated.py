@@ -48,9 +48,7 @@ def _places_lt(root, num_classes):
 
 
 def _write_lists(root, pattern, paths, num_classes):
-    for split, entries in _entries(paths, num_classes).items():
-        for path, label in entries:
-            _write(root / path, label)
+    for split, entries in _written(root, paths, num_classes).items():
         lines = "".join(f"{path} {label}\n" for path, label in entries)
         (root / pattern.format(split)).write_text(lines)
 
@@ -61,9 +59,7 @@ def _inat2018(root, num_classes):
         "val": lambda c, i: f"train_val2018/Aves/{c}/{4096 + i:032x}.jpg",
     }
     categories = [{"id": c, "name": str(c), "supercategory": "Aves"} for c in range(num_classes)]
-    for split, entries in _entries(paths, num_classes).items():
-        for path, label in entries:
-            _write(root / path, label)
+    for split, entries in _written(root, paths, num_classes).items():
         content = {
             "images": [{"id": i, "file_name": path} for i, (path, _) in enumerate(entries)],
             "annotations": [{"id": i, "image_id": i, "category_id": c} for i, (_, c) in enumerate(entries)],
@@ -77,19 +73,21 @@ def _folder(root, num_classes):
         "train": lambda c, i: f"train/class{c}/{i}.jpg",
         "test": lambda c, i: f"test/class{c}/{i}.jpg",
     }
-    for entries in _entries(paths, num_classes).values():
-        for path, label in entries:
-            _write(root / path, label)
+    _written(root, paths, num_classes)
 
 
-def _entries(paths, num_classes):
+def _written(root, paths, num_classes):
+    """Writes the images of every split: split -> (path, label) of each."""
     counts = longtail.exponential_counts(_LARGEST, num_classes, _LARGEST / 2)
-    return {
+    entries = {
         split: [
             (path(c, i), c) for c in range(num_classes) for i in range(counts[c] if split == "train" else _HELD_OUT)
         ]
         for split, path in paths.items()
     }
+    for path, label in (entry for found in entries.values() for entry in found):
+        _write(root / path, label)
+    return entries
 
 
 def _write(file, label):

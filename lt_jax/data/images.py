@@ -4,6 +4,7 @@
 worker processes, so they hold nothing but paths and can be pickled.
 """
 
+import abc
 import dataclasses
 import hashlib
 import os
@@ -85,7 +86,7 @@ class Arrays:
         return found.hexdigest()
 
 
-class Encoded:
+class Encoded(abc.ABC):
     """What image files and records share: they are bytes until somebody asks for a crop."""
 
     labels: np.ndarray
@@ -96,11 +97,13 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abc.abstractmethod
     def content(self, i: int) -> bytes:
-        raise NotImplementedError
+        """The bytes of the file."""
 
+    @abc.abstractmethod
     def name(self, i: int) -> str:
-        raise NotImplementedError
+        """What a message calls item i."""
 
     def image(self, i: int) -> np.ndarray:
         return decode.image(self.content(i), self.name(i), upright=self.upright)

@@ -72,11 +72,16 @@ class ClassAware:
 
     def __call__(self, step: int) -> np.ndarray:
         """-> (batch_size,) int32."""
-        by_class, start, count, _ = _class_table(self.labels)
         generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, step]))
-        chosen = generator.choice(np.flatnonzero(count), self.batch_size)
-        place = np.floor(generator.random(self.batch_size) * count[chosen]).astype(np.int64)
-        return by_class[start[chosen] + place].astype(np.int32)
+        chosen = generator.choice(np.unique(self.labels), self.batch_size)
+        return one_of_each(generator, chosen, self.labels).astype(np.int32)
+
+
+def one_of_each(generator: np.random.Generator, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Position of one item, uniform, of each of these classes (any shape); every one of them has an item."""
+    by_class, start, count, _ = _class_table(labels)
+    place = np.floor(generator.random(classes.shape) * count[classes]).astype(np.int64)
+    return by_class[start[classes] + place]
 
 
 class Subset:

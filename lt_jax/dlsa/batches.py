@@ -70,18 +70,6 @@ def check(features: Any, labels: Any, width: int | None = None) -> None:
         raise errors.BadInput("labels: expected whole numbers from 0 on")
 
 
-def class_positions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(present classes, positions sorted by class, first of each class, count of each class)."""
-    present, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(inverse, kind="stable")
-    return present, order, np.cumsum(counts) - counts, counts
-
-
-def within_classes(rng: np.random.Generator, chosen: np.ndarray, order: Any, first: Any, counts: Any) -> np.ndarray:
-    """One random position of each chosen class (an index into the present ones)."""
-    return order[first[chosen] + (rng.random(chosen.shape) * counts[chosen]).astype(np.int64)]
-
-
 def moments(features: np.ndarray, positions: np.ndarray, size: int = 4096) -> tuple[jax.Array, jax.Array]:
     """Mean and deviation (D,) of the features at `positions`, summed in float64; 1 for a feature that is constant."""
     total, squares = 0.0, 0.0

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors
+from lt_jax import errors, losses
+from lt_jax.data import pipeline
 from lt_jax.dlsa import batches
 
-PRECISION = jax.lax.Precision.HIGHEST
 _NEVER = -1e30  # log count of a class without items, and logit of a class that a classifier has never seen
 _COSINE_SCALE = 16.0  # at first; it is learnt
 
@@ -50,21 +50,24 @@ def raw_logits(params: dict[str, jax.Array], x: jax.Array, help: jax.Array | Non
     """A x + B [x ; help], each product a cosine times a learnt scale where `kind` is cosine."""
     wide = x if help is None else jnp.concatenate([x, help], axis=1)
     if kind == "linear":
-        products = jnp.dot(x, params["a"], precision=PRECISION) + jnp.dot(wide, params["b"], precision=PRECISION)
+        products = jnp.dot(x, params["a"], precision=losses.PRECISION) + jnp.dot(
+            wide, params["b"], precision=losses.PRECISION
+        )
         return products + params["bias"][None, :]
     return params["scale"] * (_cosine(x, params["a"]) + _cosine(wide, params["b"])) + params["bias"][None, :]
 
 
 def _cosine(x, kernel):
     unit = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-    return jnp.dot(unit, kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0), 1e-6)[None, :], precision=PRECISION)
+    return jnp.dot(
+        unit, kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0), 1e-6)[None, :], precision=losses.PRECISION
+    )
 
 
 def balanced_softmax(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> jax.Array:
     """-log softmax(logits + log counts)[label]: logits (B, C), counts (C,) items of each class -> (B,)."""
     prior = jnp.where(counts > 0, jnp.log(jnp.maximum(counts, 1.0)), _NEVER)
-    log_p = jax.nn.log_softmax(logits + prior[None, :], axis=1)
-    return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+    return losses.cross_entropy(logits + prior[None, :], labels)
 
 
 def fit(
@@ -139,8 +142,8 @@ def _order(rng, labels, config):
     size = min(config.batch_size, len(labels))
     shape = (math.ceil(len(labels) / size), size)
     if config.sampling == "class_aware":
-        present, order, first, counts = batches.class_positions(labels)
-        return batches.within_classes(rng, rng.integers(0, len(present), shape), order, first, counts)
+        present = np.unique(labels)
+        return pipeline.one_of_each(rng, present[rng.integers(0, len(present), shape)], labels)
     order = rng.permutation(len(labels))
     return np.resize(order, shape)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lt_jax import errors, log
+from lt_jax.data import pipeline
 from lt_jax.dlsa import batches
 from lt_jax.dlsa import flow as flows
 
@@ -133,12 +134,12 @@ def fit_flow_filter(
 
 def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int) -> np.ndarray:
     """Two different classes, uniform over those present, one item of each: (steps, B, 2) positions."""
-    present, order, first, counts = batches.class_positions(labels)
+    present = np.unique(labels)
     size = min(batch_size, len(labels))
     shape = (-(-len(labels) // size), size)
     one = rng.integers(0, len(present), shape)
     other = (one + rng.integers(1, len(present), shape)) % len(present)
-    return np.stack([batches.within_classes(rng, c, order, first, counts) for c in (one, other)], axis=-1)
+    return np.stack([pipeline.one_of_each(rng, present[c], labels) for c in (one, other)], axis=-1)
 
 
 def pure_clusters(counts: np.ndarray, min_purity: float, min_size: int, max_size: int) -> int:

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PRECISION = jax.lax.Precision.HIGHEST
+from lt_jax import losses
+
 _EPSILON = 1e-5  # added to a variance
 _MOMENTUM = 0.9  # share of the old running statistics that a batch leaves
 
@@ -88,7 +89,7 @@ def transform(params: Any, stats: Any, x: jax.Array, train: bool) -> tuple[jax.A
 
 def cluster_logits(z: jax.Array, centres: jax.Array) -> jax.Array:
     """z.m - |m|^2/2 for every centre m, (B, K): log N(z; m, I) but for what all clusters share."""
-    return jnp.dot(z, centres.T, precision=PRECISION) - 0.5 * (centres**2).sum(axis=1)[None, :]
+    return jnp.dot(z, centres.T, precision=losses.PRECISION) - 0.5 * (centres**2).sum(axis=1)[None, :]
 
 
 def base_log_prob(logits: jax.Array, z: jax.Array) -> jax.Array:
@@ -129,7 +130,7 @@ def _made_init(key, dimension):
 def _shift_and_log_scale(layers, x, flipped):
     for i, (layer, mask) in enumerate(zip(layers, masks(x.shape[1], flipped), strict=True)):
         x = jax.nn.relu(x) if i else x
-        x = jnp.dot(x, layer["kernel"] * mask, precision=PRECISION) + layer["bias"][None, :]
+        x = jnp.dot(x, layer["kernel"] * mask, precision=losses.PRECISION) + layer["bias"][None, :]
     return jnp.split(x, 2, axis=1)
 
 

@@ -63,9 +63,8 @@ def run_separability(config: Any, workdir: epath.Path) -> dict[str, Any]:
         (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
         _check_same_data(dataset, labels, folder)
         fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
-        found[folder.name] = separate.measures(
-            fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share
-        )
+        name = folder.name if folder.name not in found else str(folder)
+        found[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
     ranked = dict(sorted(found.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
     files.write_json(workdir / "separability.json", ranked)
     log.say("\n" + separate.table(ranked))
