@@ -38,6 +38,7 @@ def recipe(name, tokens, largest, many=100, few=20):
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.name = tokens.encoder  # a key of lt_jax.encoder.ENCODERS
     encoder.width = {"resnet_small": 16, "resnet32": 16}.get(tokens.encoder, 64)  # channels of the first stage
+    encoder.stem = "small"  # 3x3; "imagenet" is 7x7 with stride 2, then max-pool
     encoder.stem_stride = 2 if tokens.encoder == "resnet_small" else 1  # 2 halves the image at once
 
     warmup = min(20.0, tokens.epochs / 10)

@@ -23,6 +23,7 @@ def get_config(arg=""):
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.name = "resnet_small"  # a key of lt_jax.encoder.ENCODERS
     encoder.width = 16  # channels of the first stage
+    encoder.stem = "small"  # 3x3; "imagenet" is 7x7 with stride 2, then max-pool
     encoder.stem_stride = 1  # 2 halves the image at once
 
     config.pretrain = pretrain = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)

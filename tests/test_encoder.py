@@ -10,7 +10,7 @@ from lt_jax import encoder, errors
 
 
 def options(name, width=64, stem_stride=1):
-    return ml_collections.ConfigDict({"name": name, "width": width, "stem_stride": stem_stride})
+    return ml_collections.ConfigDict({"name": name, "width": width, "stem": "small", "stem_stride": stem_stride})
 
 
 def shapes(name, width):

@@ -30,8 +30,8 @@ def build(config: Any, dtype: str) -> nn.Module:
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
-    stem = config.stem if "stem" in config else "small"
-    return ENCODERS[config.name](width=config.width, stem_stride=config.stem_stride, stem=stem, dtype=DTYPES[dtype])
+    sizes = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem}
+    return ENCODERS[config.name](**sizes, dtype=DTYPES[dtype])
 
 
 def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> nn.Module:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax.ipdpp import checks, rank_one, structure
+from lt_jax.ipdpp import checks, rank_one, select, structure
 
 
 class Information(NamedTuple):
@@ -81,7 +81,7 @@ def _prepare(probabilities, log_probabilities, k, scale):
     n = log_p.shape[0]
     k = checks.subset_size(k, n)
     relative_scale = checks.relative_scale(scale, log_p)
-    size = 1 << max(n - 1, 1).bit_length()
+    size = select.padded_size(n, "rank_one")
     pad = jnp if checks.is_traced(log_p) else np
     padded = pad.pad(log_p, (0, size - n), constant_values=-np.inf)
     plan = rank_one.plan(size, k) if 0 < k < n else None
