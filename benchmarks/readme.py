@@ -1,9 +1,9 @@
-"""Writes the measured tables of README.md from benchmarks/results/*.json.
+"""Writes the measured tables of README.md and docs/dlsa.md from benchmarks/results/*.json.
 
     python benchmarks/readme.py
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; nothing else of the file is touched. A test fails when the
-README says anything but the results.
+A table stands between `<!-- NAME -->` and `<!-- end -->`; nothing else of the file is touched. A test fails when a
+page says anything but the results.
 """
 
 import json
@@ -12,16 +12,17 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "dlsa.md")
 GROUPS = ("overall", "many", "medium", "few")
 
 
 def main():
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text()))
+    for path in PAGES:
+        path.write_text(filled(path.read_text()))
 
 
 def filled(text):
-    """The README with every table that has its results; one without stays as it is."""
+    """The page with every table that has its results; one without stays as it is."""
     for name, table in TABLES.items():
         if (RESULTS / SOURCES[name]).exists():
             found = table(json.loads((RESULTS / SOURCES[name]).read_text()))
@@ -54,6 +55,15 @@ def dlsa(result):
     return _table(GROUPS, rows) + f"\nCommit {result['commit']}, {result['device']}. `{result['command']}`\n"
 
 
+def synthetic(result):
+    tables = []
+    for name, methods in result["accuracy"].items():
+        rows = [(method, [_spread(cells[g], "std") for g in GROUPS]) for method, cells in methods.items()]
+        tables.append(_table(GROUPS, rows, corner=name))
+    said = f"Mean and standard deviation over {result['seeds']} seeds, commit {result['commit']}, {result['device']}."
+    return "\n".join(tables) + f"\n{said} `{result['command']}`\n"
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
@@ -62,13 +72,17 @@ def _spread(cell, key):
     return f"{100 * cell['mean']:.1f} ± {100 * cell[key]:.1f}"
 
 
-def _table(columns, rows):
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+def _table(columns, rows, corner=""):
+    head = "| ".join(("", f"{corner} " if corner else "", *(f"{c} " for c in columns))).strip()
+    lines = [f"{head} |", "|---" * (len(columns) + 1) + "|"]
     return "\n".join(lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]) + "\n"
 
 
-TABLES = {"digits": digits, "cifar10": cifar, "dlsa": dlsa}
-SOURCES = {"digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json"}
+TABLES = {"digits": digits, "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic}
+SOURCES = {
+    "digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
+    "dlsa synthetic": "dlsa_synthetic.json",
+}  # fmt: skip
 
 
 if __name__ == "__main__":

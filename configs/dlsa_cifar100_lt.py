@@ -15,7 +15,7 @@ def get_config(arg=""):
     for name in ("baseline", "retrain"):
         del config[name]
     config.method = "dlsa"
-    config.stages = ("pretrain", "features", "dlsa", "evaluate", "report")
+    config.stages = ("pretrain", "features", "dlsa", "separability", "evaluate", "report")
     config.dlsa = dlsa_digits.settings(clusters=100, depth=3)
     config.dlsa.filter.update(batch_size=256, learning_rate=0.05)
     config.report.title = f"DLSA on {config.report.title}"

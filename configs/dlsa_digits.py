@@ -18,7 +18,7 @@ def get_config(arg=""):
     for name in ("baseline", "retrain"):
         del config[name]
     config.method = "dlsa"
-    config.stages = ("pretrain", "features", "dlsa", "evaluate", "report")
+    config.stages = ("pretrain", "features", "dlsa", "separability", "evaluate", "report")
     config.dlsa = settings(clusters=20, depth=2)
     config.dlsa.filter.update(epochs=40, batch_size=64, learning_rate=0.02, min_size=3)
     config.dlsa.min_items = 60

@@ -17,7 +17,7 @@ def get_config(arg=""):
     config.data = common.data("features", largest=0, imbalance_factor=1.0)
     config.data.profile = "all"
     config.method = "dlsa"
-    config.stages = ("features", "dlsa", "evaluate", "report")
+    config.stages = ("features", "dlsa", "separability", "evaluate", "report")
     config.dlsa = dlsa_digits.settings(clusters=500, depth=3)
     config.report.title = "DLSA on features"
     if tokens.smoke:

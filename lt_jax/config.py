@@ -29,6 +29,7 @@ DEPENDS = {
     "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages", "report"),
 }
 _NOT_DIGESTED = {("data", "dir"), ("data", "list"), ("data", "workers")}
+_ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),
@@ -175,7 +176,8 @@ def dependencies(config: ml_collections.ConfigDict, stage: str) -> dict[str, Any
     for top in DEPENDS[stage]:
         if top in tree:
             flat.update(_flatten(tree[top], (top,)))
-    return {".".join(path): value for path, value in flat.items() if path not in _NOT_DIGESTED}
+    kept = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
+    return {".".join(path): value for path, value in flat.items() if path in kept}
 
 
 def digest(values: Any) -> str:

@@ -9,6 +9,8 @@ import pytest
 
 import lt_jax
 from lt_jax import ipdpp, losses
+from lt_jax.dlsa import classifiers
+from lt_jax.dlsa import flow as flows
 
 PACKAGE = pathlib.Path(lt_jax.__file__).parent
 FLOORS = (
@@ -97,6 +99,14 @@ def _bns(q):
     return losses.bns(q, q[:, 0], jnp.arange(4), jnp.zeros((4, 2), int), 0.5)
 
 
+def _divided(x):
+    """Everything that DLSA computes for an item: the flow, its clusters and a classifier with their help."""
+    flow = flows.create(jax.random.key(0), 3, clusters=5)
+    params = {"a": jnp.zeros((3, 4)), "b": jnp.zeros((7, 4)), "bias": jnp.zeros(4), "scale": jnp.ones(())}
+    help = jnp.zeros((len(x), 4))
+    return flow.log_prob(x), *(classifiers.raw_logits(params, x, help, kind) for kind in classifiers.KINDS)
+
+
 @pytest.mark.parametrize(
     ("function", "argument"),
     [
@@ -106,8 +116,9 @@ def _bns(q):
         (lambda p: ipdpp.sample(jax.random.key(0), p, 3), jnp.full(64, 0.5)),
         (lambda p: ipdpp.sample(jax.random.key(0), p, 3, method="eigen"), jnp.full(64, 0.5)),
         (lambda p: ipdpp.inclusion_probabilities(p, 3), jnp.full(64, 0.5)),
+        (_divided, jnp.ones((2, 3))),
     ],
-    ids=["bns", "official", "distances", "rank_one", "eigen", "inclusion"],
+    ids=["bns", "official", "distances", "rank_one", "eigen", "inclusion", "dlsa"],
 )
 def test_every_product_is_of_highest_precision(function, argument):
     highest = jax.lax.Precision.HIGHEST
@@ -117,4 +128,5 @@ def test_every_product_is_of_highest_precision(function, argument):
 
 def test_the_walk_finds_products():
     assert len(list(dots(jax.make_jaxpr(_bns)(jnp.zeros((4, 2, 3))).jaxpr))) == 1
+    assert len(list(dots(jax.make_jaxpr(_divided)(jnp.ones((2, 3))).jaxpr))) == 11  # 6 of the flow, clusters, 2 x 2
     assert len(list(dots(jax.make_jaxpr(jax.jit(lambda x: jax.jit(jnp.dot)(x, x)))(jnp.zeros((2, 2))).jaxpr))) == 1

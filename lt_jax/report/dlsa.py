@@ -3,16 +3,34 @@
 from typing import Any
 
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lt_jax import files
 from lt_jax.report import figures
 
 GROUPS = figures.GROUPS
 
 
+def read(workdir: epath.Path) -> dict[str, Any] | None:
+    """`dlsa.json`, with `separability.json` under a key of its own where the stage has run."""
+    found = files.read_json(workdir / "dlsa.json")
+    ranked = files.read_json(workdir / "separability.json")
+    return {**found, "separability": ranked} if found and ranked else found
+
+
 def plan(found: dict[str, Any]) -> dict[str, Any]:
     """Name -> (title, text, theme -> figure)."""
+    ranked = found.get("separability")
+    compared = {
+        "dlsa_separability": (
+            "How well the features separate",
+            "The area under the curve of telling tail from head by likelihood (a half is chance), and the purity of "
+            "the clusters; one row a feature set, best first.",
+            lambda theme: separability(ranked, theme),
+        )
+    }
     return {
         "dlsa_depths": (
             "Who is classified where",
@@ -34,6 +52,7 @@ def plan(found: dict[str, Any]) -> dict[str, Any]:
             "Share of each group's test images that is given a class of each group: balanced softmax and DLSA.",
             lambda theme: confusion(found, theme),
         ),
+        **(compared if ranked else {}),
     }
 
 
@@ -109,6 +128,23 @@ def confusion(found: dict[str, Any], theme: str) -> Figure:
         axes.spines[:].set_visible(False)
         axes.set_xlabel("given a class of", color=colors["ink"], fontsize=9)
     figure.axes[0].set_ylabel("true class in", color=colors["ink"], fontsize=9)
+    return figure
+
+
+def separability(ranked: dict[str, dict[str, Any]], theme: str) -> Figure:
+    """Two dots a feature set, the best on top: head-tail AUC and purity. No AUC, no dot."""
+    figure, axes = figures._axes(theme)
+    rows = np.arange(len(ranked))[::-1]
+    names = {"head_tail_auc": "head-tail AUC", "purity": "purity of clusters"}
+    for number, (key, label) in enumerate(names.items()):
+        values = [np.nan if found[key] is None else found[key] for found in ranked.values()]
+        color = figures.THEMES[theme]["methods"][2 * number]
+        axes.plot(values, rows, figures.MARKERS[number], color=color, markersize=8, linestyle="none", label=label)
+    axes.axvline(0.5, color=figures.THEMES[theme]["quiet"], linewidth=1, linestyle=":")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.6, len(ranked) - 0.4)
+    axes.set_yticks(rows, list(ranked))
+    figures._legend(axes, theme, above=True)
     return figure
 
 

@@ -56,7 +56,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     if result is None:
         raise errors.BadInput(f"no {workdir / 'result.json'}: run --stage=evaluate first")
     sections = []
-    divided = files.read_json(workdir / "dlsa.json") if result["method"] == "dlsa" else None
+    divided = dlsa.read(workdir) if result["method"] == "dlsa" else None
     for name, (title, text, draw) in _plan(result, _lines(workdir), divided).items():
         images = {theme: _svg(draw(theme)) for theme in figures.THEMES}
         for theme, svg in images.items():

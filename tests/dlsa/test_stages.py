@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lt_jax import config as config_lib
 from lt_jax.dlsa import separate, stages
 
 ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
@@ -16,7 +17,6 @@ def divided(finished, run_main, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("dlsa") / "run"
     words = ("--config=configs/dlsa_digits.py:smoke", *ENCODER, f"--config.init_from={finished}")
     assert run_main(*words, f"--workdir={workdir}") == 0
-    assert run_main(*words, f"--workdir={workdir}", "--stage=separability") == 0
     return workdir
 
 
@@ -53,6 +53,14 @@ def test_separability_ranks_by_head_against_tail(divided):
     ranked = read(divided, "separability.json")
     assert set(ranked["run"]) == {"purity", "tail_share", "head_tail_auc", "mean_log_likelihood"}
     assert 0 < ranked["run"]["purity"] <= 1
+
+
+def test_feature_sets_to_compare_with_change_the_ranking_alone():
+    config, _, _ = config_lib.from_command_line(["lt_jax", "--config=configs/dlsa_digits.py:smoke"])
+    before = {stage: config_lib.dependencies(config, stage) for stage in ("dlsa", "separability", "evaluate", "report")}
+    config.dlsa.compare_with = ("runs/other",)
+    changed = {stage for stage in before if config_lib.dependencies(config, stage) != before[stage]}
+    assert changed == {"separability", "report"}
 
 
 def test_separability_of_a_known_likelihood(monkeypatch):
@@ -104,3 +112,16 @@ def test_figures_show_what_the_files_hold(divided):
     assert texts[0] == f"{100 * found['confusion']['dlsa'][0][0]:.1f}"
     accuracy = page.depth_accuracy(found, "light").axes[0].patches[0].get_height()
     assert accuracy == pytest.approx(found["depths"][0]["groups"]["many"]["accuracy"] or 0.0)
+
+
+def test_figure_of_separability_has_a_row_for_each_feature_set(divided):
+    from lt_jax.report import dlsa as page
+
+    found = page.read(divided)
+    assert "dlsa_separability" in page.plan(found) and (divided / "figures" / "dlsa_separability_dark.svg").exists()
+    ranked = {"best": {"head_tail_auc": 0.9, "purity": 0.4}, "no head": {"head_tail_auc": None, "purity": 0.7}}
+    axes = page.separability(ranked, "light").axes[0]
+    areas, purities = axes.lines[0].get_xydata(), axes.lines[1].get_xydata()
+    np.testing.assert_array_equal(areas, [[0.9, 1], [np.nan, 0]])
+    np.testing.assert_array_equal(purities, [[0.4, 1], [0.7, 0]])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["best", "no head"]
