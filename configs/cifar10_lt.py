@@ -10,8 +10,6 @@ Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What
 `configs/cifar10_lt.py:100,encoder=resnet_small,epochs=40` is a form that two CPU cores finish in less than an hour.
 """
 
-import ml_collections
-
 from configs import common
 from lt_jax.data import longtail
 
@@ -35,11 +33,8 @@ def recipe(name, tokens, largest, many=100, few=20):
     config = common.base()
     config.data = common.data(name, largest, tokens.imbalance_factor, many, few)
 
-    config.encoder = encoder = ml_collections.ConfigDict()
-    encoder.name = tokens.encoder  # a key of lt_jax.encoder.ENCODERS
-    encoder.width = {"resnet_small": 16, "resnet32": 16}.get(tokens.encoder, 64)  # channels of the first stage
-    encoder.stem = "small"  # 3x3; "imagenet" is 7x7 with stride 2, then max-pool
-    encoder.stem_stride = 2 if tokens.encoder == "resnet_small" else 1  # 2 halves the image at once
+    width = {"resnet_small": 16, "resnet32": 16}.get(tokens.encoder, 64)
+    config.encoder = common.encoder(tokens.encoder, width, stem_stride=2 if tokens.encoder == "resnet_small" else 1)
 
     warmup = min(20.0, tokens.epochs / 10)
     config.pretrain = pretrain = common.training(tokens.epochs, 1024, base_learning_rate=1e-3, warmup_epochs=warmup)

@@ -102,6 +102,20 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     return config
 
 
+def encoder(name, width, stem="small", stem_stride=1):
+    """The network that images go through."""
+    config = ml_collections.ConfigDict()
+    config.name = name  # a key of lt_jax.encoder.ENCODERS
+    config.width = width  # channels of the first stage; of a head, in a transformer
+    config.stem = stem  # "small": 3x3, patches of 4; "imagenet": 7x7 with stride 2 and max-pool, patches of 16
+    config.stem_stride = stem_stride  # 2 halves a small image at once
+    config.remat = False  # compute each block again in the backward pass: less memory, a third more time
+    config.weights = ""  # .safetensors or .npz with torchvision's (ResNets) or timm's names; "" = random
+    config.mean = (0.0,)  # taken from each channel of an image in [0, 1] ...
+    config.std = (1.0,)  # ... which is then divided by this: those that `weights` were trained with
+    return config
+
+
 def training(epochs, batch_size, base_learning_rate, warmup_epochs):
     """One training run: AdamW with betas (.9, .95), linear warm-up, cosine to zero, per step."""
     config = ml_collections.ConfigDict()

@@ -10,8 +10,6 @@ Weight decays and the rate of retraining were chosen on the 914 scans that are i
 pretraining (the same for cross-entropy) are older: they were set while looking at test accuracy of seeds 0 to 3.
 """
 
-import ml_collections
-
 from configs import common
 
 
@@ -20,11 +18,7 @@ def get_config(arg=""):
     config = common.base()
     config.data = common.data("digits", largest=120, imbalance_factor=tokens.imbalance_factor, many=60, few=20)
 
-    config.encoder = encoder = ml_collections.ConfigDict()
-    encoder.name = "resnet_small"  # a key of lt_jax.encoder.ENCODERS
-    encoder.width = 16  # channels of the first stage
-    encoder.stem = "small"  # 3x3; "imagenet" is 7x7 with stride 2, then max-pool
-    encoder.stem_stride = 1  # 2 halves the image at once
+    config.encoder = common.encoder("resnet_small", width=16)
 
     config.pretrain = pretrain = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
     pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's

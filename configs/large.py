@@ -1,8 +1,8 @@
 """The one place for our recipe of the large sets: ImageNet-LT, Places-LT, iNaturalist 2018, and one's own folder.
 
 No recipe was released for them. This one is OURS, not the authors':
-- encoder: a ResNet with the stem that ImageNet networks have, since every comparable number uses one; resnet34 is the
-  largest of ours.
+- encoder: a ResNet with the stem that ImageNet networks have, since every comparable number uses one; `encoder=resnet50`
+  or another name of lt_jax.encoder.ENCODERS takes its place.
 - pretraining: 200 epochs, not the 1000 of CIFAR: an epoch has 10 to 40 times as many images, and contrastive
   pretraining on ImageNet is commonly reported at 100 to 800. Batch 1024, AdamW at 1e-3 * batch / 256, warm-up a tenth
   (at most 10 epochs): as on CIFAR.
@@ -13,8 +13,6 @@ No recipe was released for them. This one is OURS, not the authors':
   rest on the device.
 - groups: many > 100, few < 20 training images, as everybody reports for these sets.
 """
-
-import ml_collections
 
 from configs import common
 
@@ -31,11 +29,7 @@ def recipe(name, arg, title):
     config.data = common.data(name, largest=0, imbalance_factor=1.0)
     config.data.profile = "all"
 
-    config.encoder = encoder = ml_collections.ConfigDict()
-    encoder.name = tokens.encoder  # a key of lt_jax.encoder.ENCODERS
-    encoder.width = 64  # channels of the first stage
-    encoder.stem = "imagenet"  # 7x7 with stride 2, then max-pool; "small" is 3x3 alone
-    encoder.stem_stride = 1  # of the small stem
+    config.encoder = common.encoder(tokens.encoder, width=64, stem="imagenet")
 
     warmup = min(10.0, tokens.epochs / 10)
     config.pretrain = pretrain = common.training(tokens.epochs, tokens.batch_size, 1e-3, warmup)

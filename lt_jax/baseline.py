@@ -40,5 +40,5 @@ def _parts(config, dataset):
     per_epoch = math.ceil(len(dataset.train.labels) / config.baseline.batch_size)
     tx = optim.adamw(config.baseline, per_epoch)
     shape = dataset.image_shape
-    variables = encoder.initialise(network, state.stream(config.seed, "baseline/init"), shape)
+    variables = encoder.initialise(network, state.stream(config.seed, "baseline/init"), shape, config.encoder.weights)
     return network, tx, state.create(variables, tx), per_epoch

@@ -55,7 +55,7 @@ def _parts(config, dataset):
     per_epoch = max(1, len(dataset.train.labels) // _batch_size(config.pretrain, dataset))
     tx = optim.adamw(config.pretrain, per_epoch)
     shape = dataset.image_shape
-    variables = encoder.initialise(network, state.stream(config.seed, "pretrain/init"), shape)
+    variables = encoder.initialise(network, state.stream(config.seed, "pretrain/init"), shape, config.encoder.weights)
     return network, tx, state.create(variables, tx), per_epoch
 
 

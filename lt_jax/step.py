@@ -135,7 +135,7 @@ def _forward(network, current, params, images, moving=True):
     if not moving:
         return network.apply(variables, images), current.batch_stats
     out, changed = network.apply(variables, images, train=True, mutable=["batch_stats"])
-    return out, changed["batch_stats"]
+    return out, changed.get("batch_stats", current.batch_stats)  # an encoder may have none
 
 
 def _update(current, tx, loss_of):

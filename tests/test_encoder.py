@@ -1,21 +1,24 @@
 """Encoders against their published definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
+from configs import common
 from lt_jax import encoder, errors
+from lt_jax.encoder import resnet, vit, weights
 
 
-def options(name, width=64, stem_stride=1):
-    return ml_collections.ConfigDict({"name": name, "width": width, "stem": "small", "stem_stride": stem_stride})
+def options(name, width=64, stem="small"):
+    return common.encoder(name, width, stem)
 
 
-def shapes(name, width):
-    network = encoder.build(options(name, width), "float32")
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+def shapes(config, side=32):
+    network = encoder.build(config, "float32")
+    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     return jax.eval_shape(network.init_with_output, jax.random.key(0), images)
 
 
@@ -29,7 +32,24 @@ def shapes(name, width):
     ],
 )
 def test_parameter_counts(name, width, parameters, features):
-    out, variables = shapes(name, width)
+    out, variables = shapes(options(name, width))
+    assert out.shape == (2, features)
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "features"),
+    [  # torchvision's and timm's counts, less the last layer of 1000 classes
+        ("resnet34", 21_797_672 - 513_000, 512),
+        ("resnet50", 25_557_032 - 2_049_000, 2048),
+        ("resnet152", 60_192_808 - 2_049_000, 2048),
+        ("resnext50", 25_028_904 - 2_049_000, 2048),
+        ("vit_small", 22_050_664 - 385_000, 384),
+        ("vit_base", 86_567_656 - 769_000, 768),
+    ],
+)
+def test_parameter_counts_of_large_encoders(name, parameters, features):
+    out, variables = shapes(options(name, stem="imagenet"), 224)
     assert out.shape == (2, features)
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == parameters
 
@@ -57,3 +77,167 @@ def test_initialise_is_what_flax_would_make():
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda x: x.shape, whole)
     features = network.apply(variables, jnp.ones((2, 8, 8, 3)), method="features")
     assert features.shape == (2, 16)
+
+
+# Blocks again in NumPy, by loops over what is defined, with random weights and running statistics.
+
+
+def scattered(module, *arguments):
+    """Random variables of a module, none of them at its initial value."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.uniform(0.3, 0.9, x.shape).astype(np.float32) * rng.choice([-1, 1]), shapes)
+
+
+def conv(x, kernel, stride=1, groups=1):
+    side = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
+    h, w = ((n - side) // stride + 1 for n in x.shape[1:3])
+    rows, each = x.shape[-1] // groups, kernel.shape[-1] // groups
+    out = np.zeros((len(x), h, w, kernel.shape[-1]))
+    for g in range(groups):
+        for i, j in np.ndindex(h, w):
+            patch = x[:, i * stride : i * stride + side, j * stride : j * stride + side, g * rows : (g + 1) * rows]
+            out[:, i, j, g * each : (g + 1) * each] = np.tensordot(patch, kernel[..., g * each : (g + 1) * each], 3)
+    return out
+
+
+def batch_norm(x, params, stats):
+    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_bottleneck_against_numpy(groups):
+    block = resnet.Bottleneck(2, 2, "project", jnp.float32, groups=groups, inner=2.0)
+    x = np.random.default_rng(1).normal(size=(2, 5, 5, 4)).astype(np.float32)
+    variables = scattered(block, x, False)
+    variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
+    p, s = variables["params"], variables["batch_stats"]
+    y = np.maximum(batch_norm(conv(x, p["conv1"]["kernel"]), p["norm1"], s["norm1"]), 0)
+    y = np.maximum(batch_norm(conv(y, p["conv2"]["kernel"], 2, groups), p["norm2"], s["norm2"]), 0)
+    y = batch_norm(conv(y, p["conv3"]["kernel"]), p["norm3"], s["norm3"])
+    short = batch_norm(conv(x, p["conv_shortcut"]["kernel"], 2), p["norm_shortcut"], s["norm_shortcut"])
+    np.testing.assert_allclose(block.apply(variables, x, False), np.maximum(y + short, 0), rtol=1e-4, atol=1e-4)
+
+
+def layer_norm(x, params):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-6) * params["scale"] + params["bias"]
+
+
+def dense(x, params):
+    return x @ params["kernel"] + params["bias"]
+
+
+def test_transformer_block_against_numpy():
+    from scipy import special
+
+    block, heads, d = vit.Block(2, jnp.float32), 2, 6
+    x = np.random.default_rng(1).normal(size=(2, 5, d)).astype(np.float32)
+    p = scattered(block, x)["params"]
+    q, k, v = (dense(layer_norm(x, p["norm1"]), p["qkv"])[..., i * d : (i + 1) * d] for i in range(3))
+    mixed = np.zeros_like(x)
+    for h in range(heads):
+        part = slice(h * d // heads, (h + 1) * d // heads)
+        scores = np.einsum("bnd,bmd->bnm", q[..., part], k[..., part]) / np.sqrt(d // heads)
+        mixed[..., part] = special.softmax(scores, axis=-1) @ v[..., part]
+    y = x + dense(mixed, p["proj"])
+    hidden = dense(layer_norm(y, p["norm2"]), p["fc1"])
+    y = y + dense(0.5 * hidden * (1 + special.erf(hidden / np.sqrt(2))), p["fc2"])
+    np.testing.assert_allclose(block.apply({"params": p}, x), y, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make", [functools.partial(resnet.ResNet, (1,), 2), functools.partial(vit.ViT, 1, 1, 2, "small")]
+)
+def test_remat_changes_memory_and_nothing_else(make):
+    grads = []
+    for remat in (False, True):
+        network = make(remat=remat)
+        x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+        variables = jax.jit(network.init)(jax.random.key(0), x)
+        stats = {name: value for name, value in variables.items() if name != "params"}
+
+        def loss(params, network=network, x=x, stats=stats):
+            return (network.apply({"params": params, **stats}, x) ** 2).sum()
+
+        assert ("remat" in str(jax.make_jaxpr(jax.grad(loss))(variables["params"]))) == remat
+        grads.append(jax.jit(jax.grad(loss))(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *grads)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("stem/kernel", "conv1.weight"),
+        ("stem_norm/var", "bn1.running_var"),
+        ("stage3_block2/norm1/bias", "layer3.1.bn1.bias"),
+        ("stage2_block1/conv_shortcut/kernel", "layer2.0.downsample.0.weight"),
+        ("stage2_block1/norm_shortcut/mean", "layer2.0.downsample.1.running_mean"),
+        ("token", "cls_token"),
+        ("patches/bias", "patch_embed.proj.bias"),
+        ("block12/qkv/kernel", "blocks.11.attn.qkv.weight"),
+        ("block1/norm2/scale", "blocks.0.norm2.weight"),
+        ("norm/scale", "norm.weight"),
+    ],
+)
+def test_names_of_torchvision_and_timm(ours, theirs):
+    assert weights.theirs(ours) == theirs
+
+
+def exported(variables):
+    """What torchvision or timm would call these variables, in their layout, and a last layer that is left over."""
+    found = {"fc.weight": np.zeros((10, 4), np.float32)}
+    for place, value in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        turn = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))
+        name = weights.theirs("/".join(str(key.key) for key in place[1:]))
+        found[name] = np.ascontiguousarray(np.transpose(value, tuple(turn)))
+    return found
+
+
+@pytest.mark.parametrize(("name", "ending"), [("resnet50", "safetensors"), ("resnext50", "npz"), ("vit_small", "npz")])
+def test_weights_of_a_file_are_used(name, ending, tmp_path):
+    from safetensors import numpy as safetensors
+
+    network = encoder.classifier(options(name, {"resnet50": 4, "resnext50": 16, "vit_small": 1}[name]), 3, "float32")
+    given = scattered(network.encoder, jnp.zeros((1, 8, 8, 3)))
+    path = str(tmp_path / f"w.{ending}")
+    safetensors.save_file(exported(given), path) if ending == "safetensors" else np.savez(path, **exported(given))
+    variables = jax.eval_shape(lambda: encoder.initialise(network, jax.random.key(0), (8, 8, 3)))
+    own = {kind: variables[kind]["encoder"] for kind in given}
+    jax.tree.map(np.testing.assert_array_equal, weights.load(path, own), given)
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    network = encoder.classifier(options("resnet_small", 4), 3, "float32")
+    given = exported(scattered(network.encoder, jnp.zeros((1, 8, 8, 3))))
+    start = functools.partial(encoder.initialise, network, jax.random.key(0), (8, 8, 3))
+
+    def said(**change):
+        np.savez(tmp_path / "w.npz", **{k: v for k, v in {**given, **change}.items() if v is not None})
+        with pytest.raises(errors.BadInput) as raised:
+            start(str(tmp_path / "w.npz"))
+        return str(raised.value)
+
+    assert "has no tensor 'conv1.weight', which stem/kernel needs" in said(**{"conv1.weight": None})
+    assert "'bn1.bias' in" in said(**{"bn1.bias": np.zeros(5)}) and "needs (4,)" in said(**{"bn1.bias": np.zeros(5)})
+    for name, content in (("none.npz", None), ("bad.npz", b"nothing"), ("bad.safetensors", b"x" * 20), ("w.pth", b"")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(errors.BadInput, match=f"config.encoder.weights: .*{name}"):
+            start(str(tmp_path / name))
+
+
+def test_images_are_normalised_as_the_weights_want():
+    config = options("resnet_small", 4)
+    variables = encoder.initialise(encoder.classifier(config, 3, "float32"), jax.random.key(0), (8, 8, 3))
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    config.update(mean=mean, std=std)
+    ours = encoder.classifier(config, 3, "float32").apply(variables, images)
+    plain = encoder.classifier(options("resnet_small", 4), 3, "float32")
+    np.testing.assert_allclose(
+        ours,
+        plain.apply(variables, (np.asarray(images) - np.array(mean, np.float32)) / np.array(std, np.float32)),
+        rtol=1e-4,
+    )

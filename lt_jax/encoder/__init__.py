@@ -11,13 +11,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax import errors
-from lt_jax.encoder import head, resnet
+from lt_jax.encoder import head, resnet, vit, weights
 
 ENCODERS = {
     "resnet_small": functools.partial(resnet.ResNet, stages=(1, 1, 1)),
     "resnet18": functools.partial(resnet.ResNet, stages=(2, 2, 2, 2)),
     "resnet34": functools.partial(resnet.ResNet, stages=(3, 4, 6, 3)),
     "resnet32": functools.partial(resnet.ResNet, stages=(5, 5, 5), shortcut="pad"),
+    "resnet50": functools.partial(resnet.ResNet, stages=(3, 4, 6, 3), block=resnet.Bottleneck),
+    "resnet152": functools.partial(resnet.ResNet, stages=(3, 8, 36, 3), block=resnet.Bottleneck),
+    "resnext50": functools.partial(
+        resnet.ResNet, stages=(3, 4, 6, 3), block=functools.partial(resnet.Bottleneck, groups=32, inner=2.0)
+    ),
+    "vit_small": functools.partial(vit.ViT, heads=6),  # and DeiT-S
+    "vit_base": functools.partial(vit.ViT, heads=12),  # and DeiT-B
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -30,27 +37,37 @@ def build(config: Any, dtype: str) -> nn.Module:
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
-    sizes = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem}
-    return ENCODERS[config.name](**sizes, dtype=DTYPES[dtype])
+    options = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem, "remat": config.remat}
+    return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
 
 
 def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> nn.Module:
     """Encoder with projector: images -> l2-normalised embeddings (b, widths[-1])."""
-    return head.Network(build(config, dtype), head.Projector(tuple(widths), DTYPES[dtype]))
+    return _network(config, dtype, head.Projector(tuple(widths), DTYPES[dtype]))
 
 
 def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
     """Encoder with a linear head: images -> logits (b, num_classes)."""
-    return head.Network(build(config, dtype), head.Linear(num_classes))
+    return _network(config, dtype, head.Linear(num_classes))
 
 
-def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Fresh variables of encoder and head."""
+def _network(config, dtype, top):
+    return head.Network(build(config, dtype), top, tuple(config.mean), tuple(config.std))
+
+
+def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...], file: str = "") -> dict[str, Any]:
+    """Fresh variables of encoder and head; those of the encoder come from `file` where one is given.
+
+    Raises:
+      BadInput: the file does not hold this encoder's weights.
+    """
     k_encoder, k_head = jax.random.split(key)
     encoder = _initialise(network.encoder, k_encoder, (1, *image_shape))
+    if file and not isinstance(key, jax.core.Tracer):
+        encoder = weights.load(file, encoder)
     return {
         "params": {"encoder": encoder["params"], "head": initialise_head(network, k_head, image_shape)},
-        "batch_stats": {"encoder": encoder["batch_stats"]},
+        "batch_stats": {"encoder": encoder.get("batch_stats", {})},  # a transformer has none
     }
 
 

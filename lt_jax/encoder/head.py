@@ -31,14 +31,21 @@ class Projector(nn.Module):
 
 
 class Network(nn.Module):
-    """An encoder with a head. Their parameters are params["encoder"] and params["head"]."""
+    """An encoder with a head. Their parameters are params["encoder"] and params["head"].
+
+    The encoder sees (images - mean) / std, channel by channel.
+    """
 
     encoder: nn.Module
     head: nn.Module
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        return self.head(self.encoder(images, train=train))
+        return self.head(self.features(images, train=train))
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """(b, d) float32: what the head sees."""
+        if any(self.mean) or set(self.std) != {1.0}:
+            images = (images - jnp.array(self.mean)[None, None, None]) / jnp.array(self.std)[None, None, None]
         return self.encoder(images, train=train)

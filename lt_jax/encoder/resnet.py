@@ -1,6 +1,7 @@
 """Residual networks (He et al., CVPR 2016): for small images a 3x3 stem and no max-pool, for large ones 7x7 and one."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +34,44 @@ class BasicBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
-    """Stages of basic blocks, each twice as wide and half as large as the one before; global average pooling.
+class Bottleneck(nn.Module):
+    """1x1, 3x3 with the stride (as torchvision has it), 1x1 to four times the width; the 3x3 may be in groups."""
 
-    (2, 2, 2, 2) and (3, 4, 6, 3) at width 64 are ResNet-18 and -34; (5, 5, 5) at width 16 with padded shortcuts is the
-    ResNet-32 of the CIFAR experiments.
+    width: int
+    stride: int
+    shortcut: str
+    dtype: jnp.dtype
+    groups: int = 1
+    inner: float = 1.0  # channels of the 3x3, as a multiple of the width
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv = functools.partial(nn.Conv, use_bias=False, kernel_init=_kernel_init, dtype=self.dtype)
+        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=self.dtype)
+        inner, strides = round(self.width * self.inner), (self.stride, self.stride)
+        middle = functools.partial(conv, feature_group_count=self.groups, padding=1)
+        y = nn.relu(norm(name="norm1")(conv(inner, (1, 1), name="conv1")(x)))
+        y = nn.relu(norm(name="norm2")(middle(inner, (3, 3), strides, name="conv2")(y)))
+        y = norm(name="norm3")(conv(4 * self.width, (1, 1), name="conv3")(y))
+        if x.shape != y.shape:
+            x = norm(name="norm_shortcut")(conv(4 * self.width, (1, 1), strides, padding=0, name="conv_shortcut")(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Stages of blocks, each twice as wide and half as large as the one before; global average pooling.
+
+    At width 64 (2, 2, 2, 2) and (3, 4, 6, 3) are ResNet-18 and -34, with bottlenecks (3, 4, 6, 3) and (3, 8, 36, 3) are
+    ResNet-50 and -152; (5, 5, 5) at width 16 with padded shortcuts is the ResNet-32 of the CIFAR experiments.
     """
 
     stages: tuple[int, ...]
     width: int = 64
+    block: Callable[..., nn.Module] = BasicBlock
     shortcut: str = "project"
     stem_stride: int = 1  # of the small stem
     stem: str = "small"  # or "imagenet": 7x7 with stride 2, then max-pool
+    remat: bool = False  # compute a block again in the backward pass instead of keeping it
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -57,9 +84,14 @@ class ResNet(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="stem_norm")(x))
         if is_large:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        run = nn.remat(_run, static_argnums=(2,)) if self.remat else _run
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"stage{i + 1}_block{j + 1}"
-                x = BasicBlock(self.width * 2**i, stride, self.shortcut, self.dtype, name=name)(x, train)
+                x = run(self.block(self.width * 2**i, stride, self.shortcut, self.dtype, name=name), x, train)
         return x.astype(jnp.float32).mean(axis=(1, 2))
+
+
+def _run(block, x, train):
+    return block(x, train)

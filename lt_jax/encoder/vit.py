@@ -1,0 +1,55 @@
+"""Vision transformers (Dosovitskiy et al., ICLR 2021), of which DeiT (Touvron et al., ICML 2021) has the same shape."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+_init = nn.initializers.truncated_normal(0.02)
+
+
+class Block(nn.Module):
+    """Attention and a network of two layers, each after a LayerNorm and beside a shortcut."""
+
+    heads: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, n, d = x.shape
+        dense = functools.partial(nn.Dense, kernel_init=_init, dtype=self.dtype)
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
+        parts = dense(3 * d, name="qkv")(norm(name="norm1")(x)).reshape(b, n, 3, self.heads, d // self.heads)
+        mixed = jax.nn.dot_product_attention(*(parts[:, :, i] for i in range(3)))
+        x = x + dense(d, name="proj")(mixed.reshape(b, n, d))
+        y = nn.gelu(dense(4 * d, name="fc1")(norm(name="norm2")(x)), approximate=False)
+        return x + dense(d, name="fc2")(y)
+
+
+class ViT(nn.Module):
+    """Patches, a class token, learnt positions, `depth` blocks; the features are the class token's.
+
+    With heads of 64 channels, 6 of them are ViT-S and DeiT-S, 12 are ViT-B and DeiT-B.
+    """
+
+    heads: int
+    depth: int = 12
+    width: int = 64  # channels of a head
+    stem: str = "imagenet"  # patches of 16 pixels; "small": of 4
+    stem_stride: int = 1  # a ViT has none; times the side of a patch
+    remat: bool = False  # compute a block again in the backward pass instead of keeping it
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        side, d = (16 if self.stem == "imagenet" else 4) * self.stem_stride, self.heads * self.width
+        embed = nn.Conv(d, (side, side), (side, side), padding=0, kernel_init=_init, dtype=self.dtype, name="patches")
+        x = embed(images.astype(self.dtype)).reshape(images.shape[0], -1, d)
+        token = self.param("token", nn.initializers.zeros_init(), (1, 1, d)).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, d)), x], axis=1)
+        x = x + self.param("positions", _init, (1, x.shape[1], d)).astype(self.dtype)
+        block = nn.remat(Block) if self.remat else Block
+        for i in range(self.depth):
+            x = block(self.heads, self.dtype, name=f"block{i + 1}")(x)
+        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x[:, 0]).astype(jnp.float32)

@@ -1,0 +1,87 @@
+"""Weights from a local file, under the names of torchvision (residual networks) and timm (these and transformers).
+
+A tensor that an encoder needs and the file lacks, or that has another shape, is named; what is left over (the last
+layer, counters) is left alone.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from lt_jax import errors
+
+_RESNET = (
+    (r"stem/kernel", "conv1.weight"),
+    (r"stem_norm/(\w+)", r"bn1.\1"),
+    (r"stage(\d+)_block(\d+)/conv_shortcut/kernel", r"layer\1.{\2}.downsample.0.weight"),
+    (r"stage(\d+)_block(\d+)/norm_shortcut/(\w+)", r"layer\1.{\2}.downsample.1.\3"),
+    (r"stage(\d+)_block(\d+)/conv(\d)/kernel", r"layer\1.{\2}.conv\3.weight"),
+    (r"stage(\d+)_block(\d+)/norm(\d)/(\w+)", r"layer\1.{\2}.bn\3.\4"),
+)
+_VIT = (
+    (r"token", "cls_token"),
+    (r"positions", "pos_embed"),
+    (r"patches/(\w+)", r"patch_embed.proj.\1"),
+    (r"norm/(\w+)", r"norm.\1"),
+    (r"block(\d+)/(norm\d)/(\w+)", r"blocks.{\1}.\2.\3"),
+    (r"block(\d+)/(qkv|proj)/(\w+)", r"blocks.{\1}.attn.\2.\3"),
+    (r"block(\d+)/(fc\d)/(\w+)", r"blocks.{\1}.mlp.\2.\3"),
+)
+_LAST = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def load(path: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """`variables` of an encoder ({"params", "batch_stats"}) with the values of a .safetensors or .npz file.
+
+    Raises:
+      BadInput: no such file, of no known kind, or a tensor that is missing or has another shape.
+    """
+    tensors = _read(pathlib.Path(path).expanduser())
+
+    def value(place, like):
+        ours = "/".join(str(key.key) for key in place[1:])
+        name = theirs(ours)
+        if name not in tensors:
+            raise errors.BadInput(f"config.encoder.weights: {path} has no tensor {name!r}, which {ours} needs")
+        found = _turned(tensors[name])
+        if found.shape != like.shape:
+            raise errors.BadInput(
+                f"config.encoder.weights: {name!r} in {path} has shape {tensors[name].shape}, "
+                f"which gives {found.shape}; {ours} needs {like.shape}"
+            )
+        return found.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(value, variables)
+
+
+def theirs(ours: str) -> str:
+    """stage1_block2/norm1/scale -> layer1.1.bn1.weight. Counting starts from 0 there."""
+    for pattern, name in (*_RESNET, *_VIT):
+        match = re.fullmatch(pattern, ours)
+        if match:
+            *front, last = re.sub(r"\{(\d+)\}", lambda m: str(int(m[1]) - 1), match.expand(name)).split(".")
+            return ".".join([*front, _LAST.get(last, last)])
+    raise errors.BadInput(f"config.encoder.weights: {ours} has no counterpart under the names of torchvision or timm")
+
+
+def _turned(tensor):
+    """Convolutions (out, in, h, w) -> (h, w, in, out), matrices (out, in) -> (in, out)."""
+    return {4: lambda x: x.transpose(2, 3, 1, 0), 2: lambda x: x.T}.get(tensor.ndim, lambda x: x)(tensor)
+
+
+def _read(path):
+    if not path.is_file():
+        raise errors.BadInput(f"config.encoder.weights: no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import numpy as safetensors
+
+            return safetensors.load_file(path)
+        if path.suffix == ".npz":
+            return dict(np.load(path, allow_pickle=False))
+    except Exception as error:  # both readers raise types of their own
+        raise errors.BadInput(f"config.encoder.weights: {path} cannot be read ({error})") from error
+    raise errors.BadInput(f"config.encoder.weights: expected a .safetensors or .npz file, found {path}")
