@@ -1,0 +1,261 @@
+"""One training step, taken apart: what is the network's own work and what we add; beside PyTorch in the same run.
+
+    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=7] [--torch-python=PY]
+
+`network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds
+one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
+(three views an anchor: its rows are compared with a network of three times the batch). Rows are measured in turn,
+round by round, and the median is over the rounds. `official loss` is bns_official, compiled, against the form of the
+released code: anchor by anchor, in PyTorch with its gradient where there is one, else in NumPy without. --torch-
+python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the compiler's count of
+floating-point operations over the best rate that a matrix product of 2048 reached here in the same run. Writes
+benchmarks/results/step.json.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import digits
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import common
+from lt_jax import encoder, losses, negatives, optim, policies, sharding, state, step
+
+HERE = pathlib.Path(__file__).resolve().parent
+N, CLASSES, TEMPERATURE = 16, 10, 0.5
+
+
+def main():
+    options = parse()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4 * options.batch, options.side, options.side, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, len(images)).astype(np.int32)
+    rows = {**supervised(options, images, labels), **contrastive(options, images, labels)}
+    peak, seconds = matmul_peak(), timed(rows, options.repeats)
+    table = {name: {"ms": 1e3 * seconds[name], **about(name, *rows[name], seconds[name], peak)} for name in rows}
+    report = {"step": table, "added": added(seconds), "official_loss": official(options)}
+    if options.torch_python:
+        sizes = [options.batch, options.side, options.repeats, options.loss_batch]
+        words = [options.torch_python, str(HERE / "step_torch.py"), *map(str, sizes)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        report["torch"] = json.loads(done.stdout.strip().splitlines()[-1])
+        report["official_loss"]["torch_loop_ms"] = report["torch"].pop("official loss, anchor by anchor")
+    show(report, options)
+    if not options.no_write:
+        sizes = {"encoder": options.encoder, "batch": options.batch, "side": options.side, "peak_flops": peak}
+        device = {"jax_device": str(jax.devices()[0].device_kind)}
+        digits.write({**device, **sizes, **report}, options.name, "python benchmarks/step.py " + words_of(sys.argv[1:]))
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="resnet32")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--loss-batch", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--torch-python", help="a Python that has PyTorch")
+    parser.add_argument("--name", default="step.json", help="of the file in benchmarks/results")
+    parser.add_argument("--no-write", action="store_true")
+    return parser.parse_args()
+
+
+def supervised(options, images, labels):
+    """Name -> (compiled, arguments without the state, state): the whole step, then the network alone."""
+    config = common.encoder(options.encoder, options.width)
+    network = encoder.classifier(config, CLASSES, options.dtype)
+    training = common.training(100, options.batch, 1e-3, 5)
+    variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
+    tx = optim.adamw(training, 100)
+    current = state.create(variables, tx)
+    augment = common.augment(strength=0.4, grey=0.0, blur=False)
+    whole = step.classify(network, tx, augment, 0, "baseline")
+    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
+    batch = jnp.arange(options.batch, dtype=jnp.int32)
+    floats = jnp.asarray(images[: options.batch], jnp.float32) / 255
+    y = jnp.asarray(labels[: options.batch])
+
+    def alone(params, x, y):
+        def loss_of(params):
+            out, stats = network.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return losses.cross_entropy(out, y).mean(), stats
+
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    def of_augmentation(key, x):
+        return policies.apply(key, x, augment)
+
+    def of_optimiser(gradients, current):
+        updates, opt_state = tx.update(gradients, current.opt_state, current.params)
+        return jax.tree.map(jnp.add, current.params, updates), opt_state
+
+    return {
+        "network, forward and backward": compiled(alone, current.params, floats, y),
+        "supervised step, whole": compiled(whole, current, data, batch),
+        "  augmentation": compiled(of_augmentation, jax.random.key(1), data["images"][: options.batch]),
+        "  AdamW": compiled(of_optimiser, current.params, current),
+    }
+
+
+def contrastive(options, images, labels):
+    config = common.encoder(options.encoder, options.width)
+    network = encoder.contrastive(config, (2048, 128), options.dtype)
+    training = common.training(100, options.batch, 1e-3, 5)
+    pretrain = training.copy_and_resolve_references()
+    pretrain.update(
+        {"loss": "paper", "temperature": TEMPERATURE, "m": 1, "n": N, "negatives": "sampled", "ring": False}
+    )
+    pretrain.augment = common.augment(strength=1.0)
+    variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
+    tx = optim.adamw(training, 100)
+    current = state.create(variables, tx)
+    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
+    b = options.batch
+    batch = jnp.stack([jnp.arange(b), jnp.arange(b) + b], axis=1).astype(jnp.int32)
+    views = jnp.asarray(images[: 3 * b], jnp.float32) / 255
+    unit = jax.random.normal(jax.random.key(2), (b, 3, 128))
+    unit = unit / jnp.linalg.norm(unit, axis=2, keepdims=True)
+    y = data["labels"][:b]
+
+    def alone(params, x):
+        def loss_of(params):
+            out, stats = network.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return (out * views[0, 0, 0, 0]).sum(), stats
+
+        return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+    def of_loss(key, embeddings):
+        def loss_of(embeddings):
+            drawn = negatives.sample(key, y, y, N)
+            own = jnp.arange(b)
+            return losses.bns(embeddings[:, :2], embeddings[:, 2], own, drawn, TEMPERATURE).mean()
+
+        return jax.value_and_grad(loss_of)(embeddings)
+
+    def of_augmentation(key, x):
+        return policies.apply(key, x, pretrain.augment)
+
+    pixels = jnp.asarray(images[: 3 * b])
+    return {
+        "network and projector, 3 views": compiled(alone, current.params, views),
+        "BNS step, whole": compiled(step.pretrain(network, tx, pretrain, 0), current, data, batch),
+        "  augmentation of 3 views": compiled(of_augmentation, jax.random.key(1), pixels),
+        "  negatives and loss": compiled(of_loss, jax.random.key(3), unit),
+    }
+
+
+def compiled(function, *arguments):
+    """(executable, arguments on the mesh)."""
+    mesh = sharding.mesh(1)
+    arguments = sharding.put_replicated(arguments, mesh)
+    return jax.jit(function).lower(*arguments).compile(), arguments
+
+
+def timed(rows, repeats):
+    """Median seconds of each row; the rows take turns."""
+    found = {name: [] for name in rows}
+    for _ in range(repeats + 1):
+        for name, (run, arguments) in rows.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run(*arguments))
+            found[name].append(time.perf_counter() - began)
+    return {name: float(np.median(values[1:])) for name, values in found.items()}
+
+
+def about(name, run, arguments, seconds, peak):
+    """Floating-point operations, their share of the peak, and memory, as the compiler counts them."""
+    analysis = run.cost_analysis() or {}
+    memory = run.memory_analysis()
+    flops = analysis.get("flops") if isinstance(analysis, dict) else None
+    temporary = getattr(memory, "temp_size_in_bytes", None)
+    return {
+        "mfu": flops / seconds / peak if flops else None,
+        "temporary_mib": temporary / 2**20 if temporary is not None else None,
+    }
+
+
+def matmul_peak():
+    """Operations per second of a float32 matrix product of 2048: what this machine can do."""
+    x = jnp.ones((2048, 2048))
+    run = jax.jit(jnp.dot)
+    jax.block_until_ready(run(x, x))
+    best = min(_once(run, x) for _ in range(8))
+    return 2 * 2048**3 / best
+
+
+def _once(run, x):
+    began = time.perf_counter()
+    jax.block_until_ready(run(x, x))
+    return time.perf_counter() - began
+
+
+def added(seconds):
+    """What the whole step adds to the network's own work, as a share of it."""
+    pairs = {
+        "supervised": ("supervised step, whole", "network, forward and backward"),
+        "BNS": ("BNS step, whole", "network and projector, 3 views"),
+    }
+    return {name: seconds[whole] / seconds[alone] - 1 for name, (whole, alone) in pairs.items()}
+
+
+def official(options):
+    """Loss and gradient of the official form: ours, compiled, and the released code's loops over the batch."""
+    b = options.loss_batch
+    labels = jax.random.randint(jax.random.key(0), (b,), 0, CLASSES)
+    labels = jnp.concatenate([labels, labels])
+    z = jax.random.normal(jax.random.key(1), (2 * b, 128))
+    z = z / jnp.linalg.norm(z, axis=1, keepdims=True)
+    ours = jax.jit(jax.value_and_grad(lambda z: losses.bns_official(z, labels, TEMPERATURE).mean()))
+    jax.block_until_ready(ours(z))
+    fast = np.median([_once(lambda z, _: ours(z), z) for _ in range(options.repeats)])
+    began = time.perf_counter()
+    value = looped(np.asarray(z), np.asarray(labels), TEMPERATURE)
+    assert abs(value / float(ours(z)[0]) - 1) < 1e-4
+    return {"batch": b, "ours_ms": 1e3 * float(fast), "numpy_loop_ms": 1e3 * (time.perf_counter() - began)}
+
+
+def looped(z, labels, temperature):
+    """The same value, anchor by anchor; in NumPy and without a gradient, which flatters it."""
+    scores, total = np.exp(z @ z.T / temperature), 0.0
+    for i in range(len(z)):
+        same = labels == labels[i]
+        negative = scores[i][~same].sum() / len(z)
+        same[i] = False
+        positive = scores[i][same].mean()
+        total += np.log1p(np.exp(-positive)) + np.log1p(np.exp(negative))
+    return total / len(z)
+
+
+def show(report, options):
+    print(f"{options.encoder}, width {options.width}, batch {options.batch}, {options.side} x {options.side}")
+    print(f"{'':34}{'ms':>10}{'MFU':>8}{'temporary MiB':>16}")
+    for name, row in report["step"].items():
+        mfu = f"{row['mfu']:.2f}" if row["mfu"] else "-"
+        print(f"{name:34}{row['ms']:>10.2f}{mfu:>8}{row['temporary_mib'] or 0:>16.0f}")
+    for name, share in report["added"].items():
+        print(f"the {name} step adds {100 * share:.1f} % to its network's own forward and backward")
+    loss = report["official_loss"]
+    for name in ("numpy_loop_ms", "torch_loop_ms"):
+        if name in loss:
+            what = f"official loss, batch {loss['batch']}: {loss['ours_ms']:.1f} ms with its gradient"
+            print(f"{what}, {loss[name]:.0f} ms as {name[:-3]}: {loss[name] / loss['ours_ms']:.0f} times")
+    for name, ms in report.get("torch", {}).items():
+        print(f"PyTorch, {name:34}{ms:>10.2f} ms")
+
+
+def words_of(words):
+    return " ".join("--torch-python=PY" if word.startswith("--torch-python") else word for word in words)
+
+
+sys.path.insert(0, str(HERE.parent))
+
+if __name__ == "__main__":
+    main()
