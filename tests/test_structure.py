@@ -12,7 +12,7 @@ from lt_jax import ipdpp, losses
 
 PACKAGE = pathlib.Path(lt_jax.__file__).parent
 FLOORS = (
-    ("config", "log", "files", "errors", "interrupt"),
+    ("config", "log", "files", "errors", "interrupt", "distributed"),
     ("data", "augment", "policies"),
     ("encoder", "losses", "negatives", "metrics"),
     ("optim", "sharding", "state", "step"),
