@@ -78,21 +78,24 @@ def free_port():
         return found.getsockname()[1]
 
 
+def start(setting, words):
+    """One process; its output, both streams in one, is text."""
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env={**os.environ, **setting, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
 def run(settings, words):
     """Starts all, waits for all; the status of the first one that failed, else 0."""
-    started = []
-    for setting in settings:
-        process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env={**os.environ, **setting, "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        threading.Thread(target=prefix, args=(len(started), process.stdout), daemon=True).start()
-        started.append(process)
+    started = [start(setting, words) for setting in settings]
+    for number, process in enumerate(started):
+        threading.Thread(target=prefix, args=(number, process.stdout), daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: [process.terminate() for process in started])
     return watch(started)
@@ -106,7 +109,7 @@ def prefix(number, lines):
 
 def watch(started):
     first, deadline = 0, None
-    while any(process.poll() is None for process in started):
+    while None in [process.poll() for process in started]:
         failed = [process.returncode for process in started if process.returncode]
         if failed and deadline is None:
             first, deadline = failed[0], time.monotonic() + GRACE

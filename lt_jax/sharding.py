@@ -56,9 +56,8 @@ def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, place)
     # device_put would gather every array from all processes, to compare them.
-    return jax.tree.map(
-        lambda x: jax.make_array_from_callback(np.shape(x), place, lambda i, x=np.asarray(x): x[i]), tree
-    )
+    whole = jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), whole)
 
 
 def fetch(array: jax.Array) -> np.ndarray:
