@@ -1,7 +1,6 @@
 """Several real processes on this machine: they train one model, are killed, stopped, lost, and resume on any number."""
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import shutil
@@ -14,21 +13,11 @@ import numpy as np
 import pytest
 
 from configs import digits_lt
+from launch import local
 from lt_jax import data, distributed, errors, ipdpp
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGES = ("--config.stages=('pretrain','retrain','evaluate','report')",)
 LONGER = ("--config.pretrain.epochs=4", "--config.checkpoint.every_steps=2", "--config.host.heartbeat_seconds=10")
-
-
-def from_launch(name):
-    spec = importlib.util.spec_from_file_location(f"launch_{name}", ROOT / "launch" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-local = from_launch("local")
 
 
 def start(count, words, workdir):
