@@ -14,6 +14,13 @@ from etils import epath
 from lt_jax import distributed, errors, log, state
 
 
+class _Manager(ocp.CheckpointManager):
+    """JAX agrees on a step to stop at by counting who has asked how often: only `interrupt` may ask, not orbax too."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Saver:
     """Saves and restores one stage's state under `folder`."""
 
@@ -23,7 +30,7 @@ class Saver:
             _clean(folder)
         distributed.wait(f"{folder} is clean")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(os.path.abspath(folder) if _is_local(folder) else folder, options=options)
+        self._manager = _Manager(os.path.abspath(folder) if _is_local(folder) else folder, options=options)
 
     def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, with its progress; None where there is none.
