@@ -37,6 +37,7 @@ def start(options: Any) -> None:
     arguments = _from_environment() if given else {}
     import jax
 
+    _say_before_abort()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -49,7 +50,6 @@ def start(options: Any) -> None:
         raise errors.BadInput(f"config.host.distributed={options.distributed}: {_first_line(error)}") from error
     except RuntimeError as error:
         raise errors.RunFailed(f"the processes of this run did not find each other: {_first_line(error)}") from error
-    _say_before_abort()
 
 
 def _in_cluster():
@@ -89,9 +89,9 @@ def _say_before_abort():
 
 
 def several() -> bool:
-    """Whether this is one process of several. Never starts JAX by itself."""
+    """Whether this was started as one of several processes, be they one. Never starts JAX by itself."""
     jax = sys.modules.get("jax")
-    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def is_main() -> bool:

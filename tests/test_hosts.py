@@ -137,6 +137,26 @@ def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(two, tmp_path,
 
 
 @pytest.mark.slow
+def test_one_process_that_could_be_several_stops_too(tmp_path, tiny):
+    processes = start(1, tiny, tmp_path)
+    until_step(processes, tmp_path, 2)
+    processes[0].terminate()
+    ((status, said),) = finish(processes)
+    assert status == 75 and "and saved; run the same command again" in said, said
+
+
+@pytest.mark.slow
+def test_one_that_nobody_joins_ends_with_one_line(tmp_path, tiny):
+    options = argparse.Namespace(processes=2, devices=1, port=None)
+    settings = [local.environment(options, i, 0) for i in range(2)]
+    words = local.command([*tiny, "--config.host.start_seconds=5", f"--workdir={tmp_path}"])
+    for setting in settings:
+        ((status, said),) = finish([local.start(setting, words)])
+        lines = [line for line in said.splitlines() if line.startswith("lt_jax: ")]
+        assert status == 1 and len(lines) == 1 and "process" in lines[0], said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_that_hangs_ends_the_other(tmp_path, tiny, number):
     """A machine that vanishes closes no connection; heartbeats tell."""
