@@ -11,7 +11,14 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lt_jax import errors, log, state
+from lt_jax import distributed, errors, log, state
+
+
+class _Manager(ocp.CheckpointManager):
+    """JAX agrees on a step to stop at by counting who has asked how often: only `interrupt` may ask, not orbax too."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Saver:
@@ -19,10 +26,11 @@ class Saver:
 
     def __init__(self, folder: epath.Path, keep: int):
         self._folder = folder
-        if log.is_main():
+        if distributed.is_main():
             _clean(folder)
+        distributed.wait(f"{folder} is clean")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(os.path.abspath(folder) if _is_local(folder) else folder, options=options)
+        self._manager = _Manager(os.path.abspath(folder) if _is_local(folder) else folder, options=options)
 
     def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, with its progress; None where there is none.
@@ -74,8 +82,9 @@ class Saver:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Lets a save that is under way finish, also when the run has failed."""
-        self._manager.close()
+        """Lets a save that is under way finish, also when the run has failed; without a peer it never would."""
+        if not any(isinstance(x, BaseException) and distributed.is_lost_peer(x) for x in exception):
+            self._manager.close()
 
     def _refused(self, step, error) -> errors.RunFailed:
         full = "No space left" in str(error)

@@ -38,6 +38,7 @@ CHOICES = {
     "pretrain.negatives": ("sampled", "expected"),
     "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),
+    "host.distributed": ("auto", "on", "off"),
     "dtype": ("float32", "bfloat16"),
 }
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
@@ -46,6 +47,7 @@ for _stage in ("pretrain", "baseline", "probe", "retrain"):
 _AT_LEAST = {
     "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.redraw_every": 1,
     "pretrain.batch_size": 2, "retrain.batch_size": 1, "baseline.batch_size": 1, "probe.batch_size": 1,
+    "host.heartbeat_seconds": 1, "host.start_seconds": 1,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from flax import linen as nn
 
-from lt_jax import data, files, sharding, step
+from lt_jax import data, files, interrupt, sharding, step
 from lt_jax.data import pipeline
 
 
@@ -21,17 +21,19 @@ class Extractor:
     """Called for each split and each state of a network; compiled once a program."""
 
     def __init__(self, network: nn.Module, batch_size: int):
-        self._batch_size = batch_size
-        self._mesh = sharding.mesh(batch_size)
+        self._batch_size = sharding.divisible(batch_size)
+        self._mesh = sharding.mesh(self._batch_size)
         self._infer = _compiled(network)
 
     def __call__(self, variables: dict[str, Any], images: Any) -> tuple[np.ndarray, np.ndarray]:
         """Images of a split, in memory or not -> features (n, d) and logits (n, C), float32."""
         variables = sharding.put_replicated(variables, self._mesh)
         parts = []
-        for batch, mask in pipeline.clean_batches(images, self._batch_size):
-            batch = sharding.put_batch(batch, self._mesh)
-            parts.append([np.asarray(x)[mask] for x in self._infer(variables, batch)])
+        is_local = not isinstance(images, np.ndarray)
+        for batch, mask in pipeline.clean_batches(images, self._batch_size, **sharding.host()):
+            interrupt.stop_if_requested()
+            batch = sharding.put_batch(batch, self._mesh, is_local)
+            parts.append([sharding.fetch(x)[mask] for x in self._infer(variables, batch)])
         features, logits = zip(*parts, strict=True)
         return np.concatenate(features), np.concatenate(logits)
 

@@ -2,6 +2,7 @@
 
 A local file is written beside its place and then moved there, so that a killed run leaves the old one or the new
 one, never half of either. An object store commits an object as a whole by itself; nothing here appends.
+Of several processes the first one writes; `distributed.wait` comes before the others read it.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import errors
+from lt_jax import distributed, errors
 
 
 @contextlib.contextmanager
@@ -30,7 +31,10 @@ def clear_errors(path):
         raise errors.RunFailed(f"cannot write {path}: {error}") from error
 
 
-def write_bytes(path: epath.PathLike, content: bytes) -> None:
+def write_bytes(path: epath.PathLike, content: bytes, by_all: bool = False) -> None:
+    """Of several processes only the first one writes, unless it is a file that each machine has of its own."""
+    if not (by_all or distributed.is_main()):
+        return
     path = epath.Path(path)
     with clear_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,5 +87,6 @@ def prepare_folder(path: epath.PathLike) -> epath.Path:
     path = epath.Path(os.path.expanduser(os.fspath(path)))
     probe = path / ".writable"
     write_bytes(probe, b"")
-    probe.unlink()
+    if distributed.is_main():
+        probe.unlink()
     return path

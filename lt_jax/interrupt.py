@@ -1,13 +1,19 @@
-"""SIGTERM: a training loop saves first, everything else stops at once; both end with status 75."""
+"""SIGTERM: a training loop saves first, everything else stops at once; both end with status 75.
+
+Several processes stop together: JAX tells all of them of a SIGTERM that one had, and which of the questions below is
+the first that all can answer with yes. So they all ask at the same places of the program.
+"""
 
 import contextlib
 import signal
 import threading
 
-from lt_jax import errors
+from lt_jax import distributed, errors
 
 _deferred = False
 _requested = False
+_asked = 0
+_LINE = "stopped by SIGTERM; run the same command again to resume"
 
 
 def install() -> None:
@@ -28,11 +34,26 @@ def deferred():
 
 
 def requested() -> bool:
-    return _requested
+    """Whether to save and stop. All processes ask equally often."""
+    global _asked
+    if not distributed.several():
+        return _requested
+    _asked += 1
+    return distributed.agreed_to_stop(_asked)
+
+
+def stop_if_requested() -> None:
+    """Between two pieces of work of several processes that need no save. Inside `deferred` the loop asks by itself.
+
+    Raises:
+      Stopped: there was a SIGTERM.
+    """
+    if distributed.several() and not _deferred and requested():
+        raise errors.Stopped(_LINE)
 
 
 def _on_signal(number, frame):
     global _requested
     _requested = True
     if not _deferred:
-        raise errors.Stopped("stopped by SIGTERM; run the same command again to resume")
+        raise errors.Stopped(_LINE)

@@ -9,21 +9,15 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from lt_jax import files
+from lt_jax import distributed, files
 
 _FLUSH_SECONDS = 10.0
 
 
 def say(line: str) -> None:
     """One line, above any progress bar."""
-    if is_main():
+    if distributed.is_main():
         tqdm.write(f"[lt_jax] {line}", file=sys.stderr)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes. Never starts JAX by itself."""
-    jax = sys.modules.get("jax")
-    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 class Progress:
@@ -31,7 +25,7 @@ class Progress:
 
     def __init__(self, stage: str, total: int, start: int, images_per_step: int):
         self._stage, self._total, self._images = stage, total, images_per_step
-        self._terminal = sys.stderr.isatty() and is_main()
+        self._terminal = sys.stderr.isatty() and distributed.is_main()
         self._bar = tqdm(total=total, initial=start, desc=stage, unit="step", disable=not self._terminal)
         self._step, self._start, self._began = start, start, time.monotonic()
         self._next_line = self._began + 15.0
@@ -71,8 +65,7 @@ class Metrics:
             self.flush()
 
     def flush(self) -> None:
-        if is_main():
-            files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
+        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
         self._flushed = time.monotonic()
 
 

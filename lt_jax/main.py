@@ -8,7 +8,7 @@
   --stage    all (default), pretrain, baseline, probe, retrain, evaluate, report or show_data;
              features, dlsa or separability with a DLSA config.
 
-The same command again resumes, or says that all is complete.
+The same command again resumes, or says that all is complete. launch/README.md has several processes and hosts.
 Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM after saving.
 """
 
@@ -19,16 +19,16 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from lt_jax import config as config_lib
-from lt_jax import errors, files, interrupt, log, stages
+from lt_jax import distributed, errors, files, interrupt, log, stages
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line; every error that the user can mend is one line, not a traceback."""
     interrupt.install()
     try:
-        parsed = _parse(argv)
-        if parsed is not None:
-            _run(*parsed)
+        if (parsed := _parse(argv)) is not None:
+            with distributed.joined(parsed[0].host):
+                _run(*parsed)
         return 0
     except tuple(errors.EXIT_STATUS) as error:
         print(f"lt_jax: {error}", file=sys.stderr)

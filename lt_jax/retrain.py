@@ -16,6 +16,7 @@ from etils import epath
 from lt_jax import (
     checkpoint,
     data,
+    distributed,
     encoder,
     errors,
     features,
@@ -91,7 +92,9 @@ class Rounds:
         self.seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:
             log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
-            self._draw(number, log_p)
+            if distributed.is_main():
+                self._draw(number, log_p)
+            distributed.wait(f"subset {number}")
         if number != self._number:
             use(files.read_npz(self._file(number))["indices"])
             self._number = number

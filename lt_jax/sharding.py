@@ -5,21 +5,34 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lt_jax import errors
 
 AXIS = "data"
 
 
 def mesh(batch_size: int) -> jax.sharding.Mesh:
-    """As many devices as divide the global batch, of all there are.
+    """As many devices of each process as divide the global batch; each process holds contiguous rows.
 
-    Raises nothing: a batch of 12 on 8 devices runs on 6 of them when there is one process.
+    A batch of 12 on 8 devices runs on 6 of them when there is one process.
+
+    Raises:
+      BadInput: the batch cannot be split over the processes.
     """
-    count = len(jax.devices())
-    if jax.process_count() == 1:
-        count = next(d for d in range(count, 0, -1) if batch_size % d == 0)
-    devices = np.array(jax.devices()[:count])
+    hosts = jax.process_count()
+    if batch_size % hosts:
+        raise errors.BadInput(f"a global batch of {batch_size} cannot be split over {hosts} processes")
+    each = next(d for d in range(jax.local_device_count(), 0, -1) if batch_size % (hosts * d) == 0)
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = np.array(ordered).reshape(hosts, -1)[:, :each].reshape(-1)
     return jax.sharding.Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def divisible(batch_size: int) -> int:
+    """The batch size, or the next one that can be split over the processes: for passes that mask what is too much."""
+    return -(-batch_size // jax.process_count()) * jax.process_count()
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -38,7 +51,20 @@ def per_device(function: Callable[..., Any], mesh: jax.sharding.Mesh) -> Callabl
 
 
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    return jax.device_put(tree, replicated(mesh))
+    """Every device gets all of it; every process holds the same."""
+    place = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, place)
+    # device_put would gather every array from all processes, to compare them.
+    whole = jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), whole)
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """All rows of an array that is split over the devices, in every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def host() -> dict[str, int]:

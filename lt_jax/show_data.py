@@ -1,6 +1,7 @@
 """A look at the data before anything is trained: counts, groups, splits, digests, duplicates, and a contact sheet."""
 
 import functools
+import io
 from typing import Any
 
 import jax
@@ -29,10 +30,9 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     log.say("\n" + summary(dataset))
     picture = sheet(config, dataset)
     file = workdir / "figures" / "contact_sheet.png"
-    with files.clear_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as out:
-            picture.save(out, "PNG")
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    files.write_bytes(file, content.getvalue())
     log.say(f"the contact sheet is {file}")
     return {}
 

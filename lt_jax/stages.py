@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from lt_jax import config as config_lib
-from lt_jax import errors, files, log
+from lt_jax import distributed, errors, files, interrupt, log
 
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
 _LEAVES = {
@@ -49,10 +49,13 @@ def _run_one(config, workdir, name, function):
     depends = _depends(config, name)
     before = files.read_json(file)
     digest = config_lib.digest(depends)
+    distributed.wait(f"{name}: all have read what was there")
+    interrupt.stop_if_requested()
     if before and before["digest"] != digest:
         changed = _difference(before["depends"], depends)
         log.say(f"{name}: {changed} changed, so it is run anew")
-        _remove(workdir, name)
+        if distributed.is_main():
+            _remove(workdir, name)
     elif before and before["status"] == "complete":
         log.say(f"{name}: complete")
         return
@@ -60,8 +63,10 @@ def _run_one(config, workdir, name, function):
         _note_data(config, workdir)
     entry = {"status": "running", "digest": digest, "depends": depends}
     files.write_json(file, entry)
-    found = function(config, workdir)
+    distributed.wait(f"{name} begins")
+    found = function(config, workdir) if name != "report" or distributed.is_main() else {}
     files.write_json(file, {**entry, **found, "status": "complete"})
+    distributed.wait(f"{name} is complete")
 
 
 def _depends(config, name):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import checkpoint, errors, interrupt, log, sharding, state, step
+from lt_jax import checkpoint, distributed, errors, interrupt, log, sharding, state, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +53,16 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
         start = int(current.step)
         advance = jax.jit(job.step, donate_argnums=0)
         writer = _Writer(job, workdir, start, config.log.every_steps)
-        clock = _Clock(progress["seconds"], config.checkpoint)
+        clock = _Clock(progress["seconds"], config)
         for number in range(start, job.steps):
-            changed = False
+            changed, stop = False, interrupt.requested()
             if job.at_epoch is not None and (number == start or number % job.steps_per_epoch == 0):
                 before, progress = progress, job.at_epoch(current, number // job.steps_per_epoch, progress)
                 changed = progress != before
-            if changed or interrupt.requested() or clock.is_due(number, start):
+            if changed or stop or clock.is_due(number, start):
                 _save(job, saver, writer, current, progress, clock)
-                _stop_if_asked(job, saver, writer, number)
+            if stop:
+                _stop(job, saver, writer, number)
             batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
             current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
@@ -71,11 +72,10 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
     return current, clock.seconds()
 
 
-def _stop_if_asked(job, saver, writer, number):
-    if interrupt.requested():
-        saver.wait()
-        writer.close()
-        raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run the same command again to resume")
+def _stop(job, saver, writer, number):
+    saver.wait()
+    writer.close()
+    raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run the same command again to resume")
 
 
 def _resume(job, saver, fresh):
@@ -106,8 +106,8 @@ def _check_finite(job, current):
 class _Clock:
     """Seconds trained, and when the next save is due."""
 
-    def __init__(self, seconds, options):
-        self._before, self._options = seconds, options
+    def __init__(self, seconds, config):
+        self._before, self._options, self._ask_every = seconds, config.checkpoint, config.log.every_steps
         self._began = self._saved = time.monotonic()
 
     def seconds(self):
@@ -116,7 +116,10 @@ class _Clock:
     def is_due(self, number, start):
         every = self._options.every_steps
         by_step = every > 0 and number > start and number % every == 0
-        return by_step or time.monotonic() - self._saved > self._options.every_seconds
+        by_time = time.monotonic() - self._saved > self._options.every_seconds
+        if distributed.several():  # clocks differ; asking process 0 costs a collective, so not at every step
+            by_time = number % self._ask_every == 0 and distributed.agree(by_time)
+        return by_step or by_time
 
     def saved(self):
         self._saved = time.monotonic()

@@ -172,10 +172,13 @@ def padded_batches(n: int, batch_size: int):
         yield np.where(mask, positions, 0).astype(np.int32), mask
 
 
-def clean_batches(images: Any, batch_size: int):
-    """Yields (images (batch_size, h, w, c), mask (batch_size,)) over a split once, in order, without augmentation."""
+def clean_batches(images: Any, batch_size: int, host: int = 0, hosts: int = 1):
+    """Yields (images (batch_size, h, w, c), mask (batch_size,)) over a split once, in order, without augmentation.
+
+    Of images that are decoded for it, each host has its own rows; the mask is that of the global batch.
+    """
     if not isinstance(images, np.ndarray):
-        yield from stream.clean_batches(images, batch_size, images.workers)
+        yield from stream.clean_batches(images, batch_size, images.workers, host, hosts)
         return
     for positions, mask in padded_batches(len(images), batch_size):
         yield images[positions], mask

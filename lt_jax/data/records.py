@@ -51,7 +51,7 @@ def _local(folder: epath.Path, name: str) -> str:
     key = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:16]
     copy = epath.Path(tempfile.gettempdir()) / f"lt_jax-shards-{os.getuid()}" / key / name
     if not copy.exists():
-        files.write_bytes(copy, (folder / name).read_bytes())
+        files.write_bytes(copy, (folder / name).read_bytes(), by_all=True)
     return os.fspath(copy)
 
 

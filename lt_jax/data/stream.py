@@ -163,9 +163,11 @@ class Stream:
         self._iterator = iter(found)
 
 
-def clean_batches(images: Any, batch_size: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (images (batch_size, s, s, 3), mask (batch_size,)) over a split once, in order, for evaluation."""
-    stream = Stream(Clean(images), batch_size, workers if len(images) > batch_size else 0)
+def clean_batches(
+    images: Any, batch_size: int, workers: int, host: int = 0, hosts: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (this host's rows (batch_size / hosts, s, s, 3), mask (batch_size,)) over a split once, in order."""
+    stream = Stream(Clean(images), batch_size, workers if len(images) > batch_size else 0, host, hosts)
     try:
         for step in range(-(-len(images) // batch_size)):
             mask = np.arange(step * batch_size, (step + 1) * batch_size) < len(images)

@@ -1,0 +1,251 @@
+"""Several real processes on this machine: they train one model, are killed, stopped, lost, and resume on any number."""
+
+import argparse
+import json
+import pathlib
+import shutil
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits_lt
+from launch import local
+from lt_jax import data, distributed, errors, ipdpp
+
+STAGES = ("--config.stages=('pretrain','retrain','evaluate','report')",)
+LONGER = ("--config.pretrain.epochs=4", "--config.checkpoint.every_steps=2", "--config.host.heartbeat_seconds=10")
+
+
+def start(count, words, workdir):
+    options = argparse.Namespace(processes=count, devices=1, port=None)
+    command = local.command([*words, *STAGES, *LONGER, f"--workdir={workdir}"])
+    return [local.start(local.environment(options, i, 0), command) for i in range(count)]
+
+
+def finish(processes, seconds=400):
+    """(status, output) of each."""
+    said = [process.communicate(timeout=seconds)[0] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def until_step(processes, workdir, step):
+    """Waits for a checkpoint of pretraining of `step` or later."""
+    folder, deadline = workdir / "checkpoints/pretrain", time.monotonic() + 300
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        if folder.exists() and any(path.name.isdigit() and int(path.name) >= step for path in folder.iterdir()):
+            return
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+    raise AssertionError(finish(processes))
+
+
+def losses(workdir, stage="pretrain"):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["loss"] for line in lines if line["stage"] == stage}
+    assert list(found) == list(range(1, len(found) + 1))
+    return list(found.values())
+
+
+def result(workdir):
+    return json.loads((workdir / "result.json").read_text())["test"]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny):
+    """The work directory of an unbroken run on two processes."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    for status, said in finish(start(2, tiny, workdir)):
+        assert status == 0, said
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, tiny):
+    """A run on two processes, all of them killed in pretraining."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    processes = start(2, tiny, workdir)
+    until_step(processes, workdir, 4)
+    for process in processes:
+        process.kill()
+    finish(processes)
+    return workdir
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(two, tmp_path, run_main, tiny):
+    assert run_main(*tiny, *STAGES, *LONGER, "--stage=pretrain", f"--workdir={tmp_path}") == 0
+    assert len(losses(two)) == 20
+    np.testing.assert_allclose(losses(two), losses(tmp_path), rtol=1e-4)
+    assert json.loads((two / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_the_subset_of_two_processes_is_that_of_one_for_the_same_log_p(two):
+    labels = data.load(digits_lt.get_config("smoke").data).train.labels
+    assert len(list((two / "subsets").iterdir())) == 2
+    for path in (two / "subsets").iterdir():
+        found = dict(np.load(path))
+        key = jax.random.wrap_key_data(found["key"])
+        again = ipdpp.select_balanced(key, None, labels, int(found["k"]), log_probabilities=found["log_p"])
+        np.testing.assert_array_equal(found["indices"], again)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_on_as_many_is_bit_equal(two, killed, tmp_path, tiny):
+    workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
+    ended = finish(start(2, tiny, workdir))
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert "pretrain: resuming from step" in ended[0][1] and "resuming" not in ended[1][1]
+    assert losses(workdir) == losses(two) and losses(workdir, "retrain") == losses(two, "retrain")
+    assert result(workdir) == result(two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+def test_killed_and_resumed_on_another_number(two, killed, tmp_path, tiny, count):
+    workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
+    for status, said in finish(start(count, (*tiny, "--stage=pretrain"), workdir)):
+        assert status == 0, said
+    np.testing.assert_allclose(losses(workdir), losses(two), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(two, tmp_path, tiny):
+    processes = start(2, tiny, tmp_path)
+    until_step(processes, tmp_path, 2)
+    processes[1].terminate()
+    ended = finish(processes)
+    assert [status for status, _ in ended] == [75, 75], ended
+    lines = [[line for line in said.splitlines() if line.startswith("lt_jax: ")] for _, said in ended]
+    assert lines[0] == lines[1] and "and saved; run the same command again" in lines[0][0]
+
+    processes = start(2, tiny, tmp_path)
+    until_step(processes, tmp_path, 12)
+    processes[1].kill()
+    ended = finish(processes, seconds=60)
+    assert ended[0][0] == 1, ended
+    assert ended[0][1].count(f"lt_jax: {distributed.LOST}") == 1, ended
+
+    ended = finish(start(2, tiny, tmp_path))
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert losses(tmp_path) == losses(two) and result(tmp_path) == result(two)
+
+
+@pytest.mark.slow
+def test_one_process_that_could_be_several_stops_too(tmp_path, tiny):
+    processes = start(1, tiny, tmp_path)
+    until_step(processes, tmp_path, 2)
+    processes[0].terminate()
+    ((status, said),) = finish(processes)
+    assert status == 75 and "and saved; run the same command again" in said, said
+
+
+@pytest.mark.slow
+def test_one_that_nobody_joins_ends_with_one_line(tmp_path, tiny):
+    options = argparse.Namespace(processes=2, devices=1, port=None)
+    settings = [local.environment(options, i, 0) for i in range(2)]
+    words = local.command([*tiny, "--config.host.start_seconds=5", f"--workdir={tmp_path}"])
+    for setting in settings:
+        ((status, said),) = finish([local.start(setting, words)])
+        lines = [line for line in said.splitlines() if line.startswith("lt_jax: ")]
+        assert status == 1 and len(lines) == 1 and "process" in lines[0], said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_that_hangs_ends_the_other(tmp_path, tiny, number):
+    """A machine that vanishes closes no connection; heartbeats tell."""
+    processes = start(2, tiny, tmp_path)
+    until_step(processes, tmp_path, 2)
+    processes[number].send_signal(signal.SIGSTOP)
+    status, said = finish([processes[1 - number]], seconds=60)[0]
+    processes[number].kill()
+    finish([processes[number]])
+    assert status == 1 and said.count(f"lt_jax: {distributed.LOST}") == 1, said
+
+
+BAD = {
+    "no number": ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES: expected a number"),
+    "number missing": ({"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID: expected a number"),
+    "too large": ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID: expected less than"),
+    "no address": ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS: expected host:port"),
+}
+
+
+@pytest.mark.parametrize(("environment", "message"), BAD.values(), ids=BAD)
+def test_bad_environment_is_one_clear_line(environment, message, monkeypatch, run_main, tmp_path, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run_main(f"--workdir={tmp_path}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"lt_jax: {message}") and len(said.splitlines()) == 1
+
+
+def test_one_process_of_a_cluster_starts_nothing(monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert not distributed._in_cluster()  # a batch script, or a shell in an allocation: no srun
+    monkeypatch.setenv("SLURM_LOCALID", "0")
+    assert distributed._in_cluster()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert not distributed._in_cluster()
+
+
+def test_only_known_failures_are_a_lost_peer(monkeypatch):
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    assert distributed.is_lost_peer(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"))
+    assert not distributed.is_lost_peer(ValueError("shapes (3,) and (4,) differ"))
+    monkeypatch.setattr(distributed, "several", lambda: False)
+    assert not distributed.is_lost_peer(ValueError("Gloo"))
+
+
+def test_others_than_the_first_write_nothing(monkeypatch, tmp_path):
+    from lt_jax import files
+
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    files.write_json(tmp_path / "x.json", {})
+    assert not (tmp_path / "x.json").exists()
+    files.write_bytes(tmp_path / "shard", b"x", by_all=True)
+    assert (tmp_path / "shard").exists()
+
+
+def test_a_batch_that_cannot_be_split_is_refused(monkeypatch):
+    from lt_jax import sharding
+
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(errors.BadInput, match="a global batch of 64 cannot be split over 3 processes"):
+        sharding.mesh(64)
+    assert sharding.divisible(64) == 66
+
+
+def test_local_dry_run_prints_each_process(capsys, monkeypatch):
+    monkeypatch.setattr(local, "count_gpus", lambda: 0)
+    assert local.main(["2", "--devices=3", "--port=1234", "--dry-run", "--", "--stage=pretrain"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for number, line in enumerate(lines):
+        assert f"JAX_PROCESS_ID={number} " in line and "JAX_NUM_PROCESSES=2" in line
+        assert "JAX_COORDINATOR_ADDRESS=localhost:1234" in line and "device_count=3" in line
+        assert line.endswith(f"{sys.executable} -m lt_jax.main --stage=pretrain")
+    assert local.main(["2", "--gpus=8", "--port=1234", "--dry-run"]) == 0
+    assert "JAX_LOCAL_DEVICE_IDS=4,5,6,7" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_local_ends_all_when_one_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "GRACE", 0.2)
+    monkeypatch.setattr(local, "ROOT", tmp_path)
+    code = (
+        f"import os, time; time.sleep(30 * int(os.environ['N'])); open('{tmp_path}/' + os.environ['N'], 'w'); exit(3)"
+    )
+    words = [sys.executable, "-c", code]
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert local.run([{"N": "1"}, {"N": "0"}], words) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
