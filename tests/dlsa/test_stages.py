@@ -96,11 +96,11 @@ def test_figures_show_what_the_files_hold(divided):
     shares = page.shares(found)
     np.testing.assert_allclose(shares.sum(axis=0), 1.0)
     assert shares[0, 2] == pytest.approx((test["depth"][few] == 1).mean())
-    bars = [bar.get_height() for bar in page.depth_shares(found, "light").axes[0].patches]
+    bars = [bar.get_height() for bar in page.depth_shares(found).axes[0].patches]
     assert bars[2] == pytest.approx(shares[0, 2])
-    dots = page.clusters(found, "dark").axes[0].lines[0].get_xydata()
+    dots = page.clusters(found).axes[0].lines[0].get_xydata()
     np.testing.assert_allclose(dots[:, 0], found["depths"][0]["clusters"]["size"])
-    texts = [t.get_text() for t in page.confusion(found, "light").axes[1].texts]
+    texts = [t.get_text() for t in page.confusion(found["confusion"]["dlsa"]).axes[0].texts]
     assert texts[0] == f"{100 * found['confusion']['dlsa'][0][0]:.1f}"
-    accuracy = page.depth_accuracy(found, "light").axes[0].patches[0].get_height()
+    accuracy = page.depth_accuracy(found).axes[0].patches[0].get_height()
     assert accuracy == pytest.approx(found["depths"][0]["groups"]["many"]["accuracy"] or 0.0)
