@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from lt_jax.report import figures, svg
 
@@ -85,6 +85,7 @@ def clusters(found: dict[str, Any]) -> Figure:
         x, y = row["clusters"]["size"], row["clusters"]["purity"]
         axes.plot(x, y, figures.MARKERS[number % 3], markersize=6, label=_name(found, number), **_shade(found, number))
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("training images in the cluster")
     axes.set_ylabel("share of its largest class")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -94,7 +95,7 @@ def clusters(found: dict[str, Any]) -> Figure:
 
 def confusion(table: list[list[float]]) -> Figure:
     """Three by three, rows the true group, columns the given one; what is off the diagonal is tinted."""
-    figure, axes = svg.axes((3.4, 3.0), grid="")
+    figure, axes = svg.axes((4.4, 3.0), grid="")
     for (row, column), value in np.ndenumerate(np.array(table)):
         if row != column:
             tint = {"color": svg.LIGHT["few"], "alpha": min(0.7, 2.5 * value), "linewidth": 0}

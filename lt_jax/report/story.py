@@ -17,6 +17,7 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
     """(title, lead, exhibits) in the order of the page."""
     lines, predictions = _lines(workdir), _npz(workdir / "predictions.npz")
     divided = files.read_json(workdir / "dlsa.json") if result["method"] == "dlsa" else None
+    is_compared = len(figures.methods(result)) > 1
     return [
         (
             "Few classes hold most of the images",
@@ -25,8 +26,8 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
             _loss(result),
         ),
         (
-            "How much came back",
-            "The same test images, asked before and after balancing.",
+            "How much came back" if is_compared else "Who is recognised",
+            "The same test images, asked before and after balancing." if is_compared else "Answers on the test images.",
             _return(result, predictions, divided),
         ),
         (

@@ -77,7 +77,9 @@ def inline(content: str, alt: str) -> str:
         body = re.sub(rf"{light}\b", f"var(--{name})", body, flags=re.I)
     size = re.search(r'viewBox="([^"]*)"', body)[1]  # type: ignore[index]
     inside = body[body.index(">") + 1 :]
-    return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(alt, quote=True)}">{inside}'.strip()
+    width = 1.6 * float(size.split()[2])  # pixels: the text has the same size in every figure
+    said = html.escape(alt, quote=True)
+    return f'<svg viewBox="{size}" style="max-width: {width:.0f}px" role="img" aria-label="{said}">{inside}'.strip()
 
 
 def variables(theme: int) -> str:
