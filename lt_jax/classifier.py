@@ -41,7 +41,7 @@ class Classifier:
         pixels = self.pixels(images)
         if not len(pixels):
             return np.zeros((0, len(self.class_names)), np.float32)
-        size = min(self.batch_size, len(pixels))
+        size = min(self.batch_size, 1 << (len(pixels) - 1).bit_length())  # each size compiles once, so there are few
         _, logits = features.Extractor(self.network, size)(self.variables, pixels)
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 

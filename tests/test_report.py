@@ -32,6 +32,16 @@ def test_class_counts(result):
     assert [bar.get_height() for bar in axes.patches] == [120, 83, 58, 41, 28, 20, 14, 9, 6, 4]
 
 
+def test_many_classes_are_an_outline(result):
+    counts = list(range(200, 0, -1))
+    groups = {"many": list(range(100)), "medium": list(range(100, 181)), "few": list(range(181, 200))}
+    many = {"dataset": {**result["dataset"], "counts": counts, "num_classes": 200, "groups": groups}}
+    axes = axes_of(figures.class_counts(many))
+    assert len(axes.patches) == 0 and len(axes.collections) == 3
+    ends = [collection.get_paths()[0].get_extents() for collection in axes.collections]
+    assert [end.y1 for end in ends] == [200, 100, 19] and ends[2].x1 == 200
+
+
 def test_accuracy_by_class_size(result):
     axes = axes_of(figures.accuracy_by_class_size(result))
     final = {line.get_label(): line for line in axes.lines}["BNS + IP-DPP"]
@@ -124,6 +134,7 @@ def test_inclusion_is_that_of_the_sampler(finished, result):
     assert (found["inclusion"][found["labels"] == 9] == 1).all()
     axes = axes_of(selection.inclusion_figure(found, result))
     plotted = axes.lines[0].get_xydata()
+    assert len(plotted) == 120  # under the most that a figure shows
     np.testing.assert_allclose(np.sort(plotted[:, 1]), np.sort(expected), rtol=1e-5)
     assert "0: 10 of 120" in [text.get_text() for text in axes.texts]
 

@@ -14,6 +14,7 @@ from PIL import Image
 from lt_jax.report import figures, svg
 
 _LEAST_BITS = 1e-4  # of information that a logarithmic axis shows
+_DOTS = 150  # images of a class in one figure, evenly spaced by p
 ROUNDS = 10  # draws that the histogram is taken over
 
 
@@ -91,6 +92,8 @@ def inclusion_figure(found: dict[str, np.ndarray], result: dict[str, Any]) -> Fi
     classes = [c for c in classes if np.isfinite(found["inclusion"][found["labels"] == c]).any()]
     for c in classes:
         members = np.flatnonzero(found["labels"] == c)
+        members = members[np.argsort(found["log_p"][members], kind="stable")]
+        members = members[np.unique(np.linspace(0, len(members) - 1, _DOTS).round().astype(int))]
         p = np.clip(np.exp(found["log_p"][members].astype(float)), 1e-4, 1 - 1e-6)
         axes.plot(p, found["inclusion"][members], ".", markersize=4, color=svg.LIGHT[of[c]])
     axes.set_xscale("logit")
@@ -163,10 +166,6 @@ def _strip(found, mask, kind, name):
 
 def _source(pixels):
     picture, buffer = Image.fromarray(pixels), io.BytesIO()
-    if max(picture.size) > 32:
-        picture.save(buffer, "JPEG", quality=80)
-        kind = "jpeg"
-    else:
-        picture.save(buffer, "PNG", optimize=True)
-        kind = "png"
+    kind = "webp" if max(picture.size) > 16 else "png"  # of a few pixels, each one counts
+    picture.save(buffer, kind.upper(), **({"quality": 80} if kind == "webp" else {"optimize": True}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
