@@ -12,8 +12,10 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import baseline, data, encoder, errors, features, files, retrain, step
+from lt_jax import baseline, data, encoder, errors, features, files, pretrain, probe, retrain, step
 from lt_jax.data import decode
+from lt_jax.dlsa import divide
+from lt_jax.dlsa import stages as dlsa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Classifier:
     network: nn.Module
     variables: Any
     batch_size: int
+    divided: divide.Model | None = None  # of a DLSA run: it answers, from the network's features
 
     def predict(self, images: Any) -> np.ndarray:
         """Probabilities of the classes, (n, C) float32; rows sum to one.
@@ -42,7 +45,9 @@ class Classifier:
         if not len(pixels):
             return np.zeros((0, len(self.class_names)), np.float32)
         size = min(self.batch_size, 1 << (len(pixels) - 1).bit_length())  # each size compiles once, so there are few
-        _, logits = features.Extractor(self.network, size)(self.variables, pixels)
+        found, logits = features.Extractor(self.network, size)(self.variables, pixels)
+        if self.divided is not None:
+            logits = divide.scores(self.divided, found)[0]
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
     def pixels(self, images: Any) -> np.ndarray:
@@ -55,7 +60,8 @@ class Classifier:
 
     def probabilities(self, images: jax.Array) -> jax.Array:
         """uint8 (n, h, w, c) -> (n, C), pure: what is exported."""
-        return jax.nn.softmax(step.infer(self.network)(self.variables, images)[1], axis=-1)
+        found, logits = step.infer(self.network)(self.variables, images)
+        return jax.nn.softmax(logits if self.divided is None else self.divided(found)[0], axis=-1)
 
     def _checked(self, array):
         if array.dtype != np.uint8 or array.shape[1:] != self.image_shape:
@@ -93,11 +99,8 @@ def load(workdir: epath.PathLike) -> Classifier:
     config, result = (files.read_json(workdir / name) for name in ("config.json", "result.json"))
     if config is None or result is None:
         raise errors.BadInput(f"no finished run in {workdir}: expected its config.json and result.json")
-    if result["method"] == "dlsa":
-        raise errors.BadInput(f"{workdir} holds a DLSA run, which classifies features and not images")
     dataset = _described(workdir, result["dataset"])
     config = ml_collections.ConfigDict(config)
-    found = retrain.load if "retrain" in config.stages else baseline.load
     about = result["dataset"]["images"]
     return Classifier(
         dataset.class_names,
@@ -105,15 +108,25 @@ def load(workdir: epath.PathLike) -> Classifier:
         about["view"],
         about["upright"],
         encoder.classifier(config.encoder, dataset.num_classes, config.dtype),
-        found(config, workdir, dataset),
+        _variables(config, workdir, dataset),
         config.evaluate.batch_size,
+        dlsa.load(workdir, config.dlsa.classifier.kind) if "dlsa" in config.stages else None,
     )
+
+
+def _variables(config, workdir, dataset):
+    """Of the network whose logits, or for DLSA whose features, the answer is made from."""
+    if "dlsa" in config.stages:
+        return probe.with_new_head(config, dataset, pretrain.load(config, workdir, dataset), "probe/blank")
+    return (retrain if "retrain" in config.stages else baseline).load(config, workdir, dataset)
 
 
 def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
     """The data set of a run by its counts and sizes alone: as many images as there were, none of them there."""
-    if not about.get("images"):
+    if "images" not in about:
         raise errors.BadInput(f"{workdir / 'result.json'} says nothing of its images: run --stage=evaluate anew")
+    if about["images"] is None:
+        raise errors.BadInput(f"{workdir} holds a run on features, not on images")
     counts = np.array(about["counts"])
     labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     images = np.broadcast_to(np.uint8(0), (len(labels), *about["images"]["shape"]))

@@ -54,8 +54,8 @@ def class_counts(result: dict[str, Any]) -> Figure:
     if len(counts) <= 20:
         axes.bar_label(axes.containers[0], padding=2, fontsize=9, color=svg.LIGHT["quiet"])
         names = [str(result["dataset"].get("class_names", range(len(counts)))[c]) for c in order]
-        if max(map(len, names)) <= 4:
-            axes.set_xticks(np.arange(len(counts)), names)
+        turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 4 else {}
+        axes.set_xticks(np.arange(len(counts)), [name[:14] for name in names], **turned)
     sizes = result["dataset"]["groups"]
     shown = [Patch(color=svg.LIGHT[name], label=f"{name}-shot: {len(sizes[name])}") for name in GROUPS if sizes[name]]
     svg.legend(axes, handles=shown, loc="upper right")

@@ -80,7 +80,7 @@ def histogram_figure(found: dict[str, np.ndarray]) -> Figure:
 
 
 def _bits(value):
-    return f"{value:.2g} bits"
+    return f"{value:.3g} bits"
 
 
 def inclusion_figure(found: dict[str, np.ndarray], result: dict[str, Any]) -> Figure:

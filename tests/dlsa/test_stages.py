@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+import lt_jax
+from lt_jax import errors
 from lt_jax.dlsa import separate, stages
 
 ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
@@ -31,6 +33,19 @@ def test_result_holds_dlsa_and_every_baseline(divided):
     found = np.load(divided / "predictions.npz")
     assert result["test"]["overall"] == pytest.approx((found["logits"].argmax(axis=1) == found["labels"]).mean())
     assert (divided / "report.html").exists()
+
+
+def test_loaded_classifier_answers_as_the_run_did(divided, run_main):
+    import jax
+
+    from lt_jax import config, data, export
+
+    words = ["lt_jax", "--config=configs/dlsa_digits.py:smoke", *ENCODER]
+    images = data.load(config.from_command_line(words)[0].data).test.images
+    model, logits = lt_jax.load(divided), np.load(divided / "predictions.npz")["logits"]
+    np.testing.assert_allclose(model.predict(images), jax.nn.softmax(logits, axis=-1), atol=1e-4)
+    if export.importlib.util.find_spec("flatbuffers"):
+        assert export.difference(model, export.serialised(model)) < 1e-4
 
 
 def test_depths_account_for_every_test_item(divided):
@@ -78,6 +93,9 @@ def test_own_features_from_a_file(gaussians, run_main, tmp_path):
     result = read(tmp_path / "run", "result.json")
     assert result["dataset"]["counts"] == [120, 40, 20, 8] and result["probe"] is None
     assert result["test"]["overall"] > 0.7 and result["timing"]["pretrain_s"] is None
+    assert (tmp_path / "run" / "report.html").exists()
+    with pytest.raises(errors.BadInput, match="a run on features, not on images"):
+        lt_jax.load(tmp_path / "run")
 
 
 def test_bad_share_is_one_line(gaussians, run_main, tmp_path, capsys):
