@@ -124,7 +124,10 @@ def _variables(config, workdir, dataset):
 def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
     """The data set of a run by its counts and sizes alone: as many images as there were, none of them there."""
     if "images" not in about:
-        raise errors.BadInput(f"{workdir / 'result.json'} says nothing of its images: run --stage=evaluate anew")
+        raise errors.BadInput(
+            f"{workdir / 'result.json'} says nothing of its images, an older version wrote it: "
+            "delete stages/evaluate.json there and run --stage=evaluate again"
+        )
     if about["images"] is None:
         raise errors.BadInput(f"{workdir} holds a run on features, not on images")
     counts = np.array(about["counts"])

@@ -165,3 +165,11 @@ def test_export_says_what_is_missing(copied, run_main, monkeypatch, capsys):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     assert run_main(f"--workdir={copied}", "--stage=export") == 2
     assert "flatbuffers" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_says_what_to_do(copied):
+    result = json.loads((copied / "result.json").read_text())
+    del result["dataset"]["images"]
+    (copied / "result.json").write_text(json.dumps(result))
+    with pytest.raises(errors.BadInput, match="delete stages/evaluate.json there"):
+        lt_jax.load(copied)
