@@ -5,9 +5,10 @@ Headline numbers are those of the last epoch: the test set chooses nothing.
 
 from typing import Any
 
+import numpy as np
 from etils import epath
 
-from lt_jax import baseline, data, encoder, errors, features, files, log, metrics, retrain
+from lt_jax import baseline, data, encoder, errors, exhibits, features, files, log, metrics, retrain
 
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
@@ -15,8 +16,9 @@ GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = data.load(config.data)
     find = _from_dlsa if "dlsa" in config.stages else _from_checkpoints
-    logits, test, baselines = find(config, workdir, dataset)
-    files.write_npz(workdir / "predictions.npz", labels=dataset.test.labels, logits=logits)
+    predictions, test, baselines, final = find(config, workdir, dataset)
+    files.write_npz(workdir / "predictions.npz", labels=dataset.test.labels, **predictions)
+    exhibits.write(config, workdir, dataset, final)
     result = _result(config, workdir, dataset, test, baselines)
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
@@ -24,26 +26,37 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 
 def _from_checkpoints(config, workdir, dataset):
-    """(test logits, their measures, measures of the baselines or None)."""
+    """(what predictions.npz holds, measures, measures of the baselines or None, variables of the final network)."""
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
     extract = features.Extractor(network, config.evaluate.batch_size)
-    logits, measured = {}, {}
+    logits, measured, variables = {}, {}, {}
     for stage, load in (("baseline", baseline.load), ("retrain", retrain.load)):
         if stage in config.stages:
-            logits[stage] = extract(load(config, workdir, dataset), dataset.test.images)[1]
+            variables = load(config, workdir, dataset)
+            logits[stage] = extract(variables, dataset.test.images)[1]
             measured[stage] = metrics.measures(
                 dataset.test.labels, logits[stage], dataset.groups, config.evaluate.ece_bins
             )
     final = "retrain" if "retrain" in logits else "baseline"
-    has_baseline = final == "retrain" and "baseline" in measured
-    return logits[final], measured[final], {"cross_entropy": measured["baseline"]} if has_baseline else None
+    if final == "baseline" or "baseline" not in measured:
+        return {"logits": logits[final]}, measured[final], None, variables
+    predictions = {"logits": logits[final], **_answers(logits["baseline"])}
+    return predictions, measured[final], {"cross_entropy": measured["baseline"]}, variables
+
+
+def _answers(logits):
+    """All that the page asks of the yardstick: its answers (n,) and how sure it is of them."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    confidence = (1.0 / np.exp(shifted).sum(axis=1)).astype(np.float32)
+    return {"baseline_predicted": logits.argmax(axis=1).astype(np.int32), "baseline_confidence": confidence}
 
 
 def _from_dlsa(config, workdir, dataset):
     found = files.read_json(workdir / "dlsa.json")
     if found is None:
         raise errors.BadInput(f"no {workdir / 'dlsa.json'}: run --stage=dlsa first")
-    return files.read_npz(workdir / "dlsa" / "test.npz")["logits"], found["test"], found["baselines"]
+    logits = files.read_npz(workdir / "dlsa" / "test.npz")["logits"]
+    return {"logits": logits}, found["test"], found["baselines"], None
 
 
 def _result(config, workdir, dataset, test, baselines):
@@ -59,6 +72,7 @@ def _result(config, workdir, dataset, test, baselines):
             "counts": dataset.counts.tolist(),
             "groups": {name: [int(c) for c in mask.nonzero()[0]] for name, mask in dataset.groups.items()},
             "index_digest": dataset.index_digest,
+            "images": _images(dataset),
         },
         "test": test,
         "probe": files.read_json(workdir / "probe.json"),
@@ -66,6 +80,16 @@ def _result(config, workdir, dataset, test, baselines):
         "epoch_rule": "last",
         "timing": _timing(config, workdir),
     }
+
+
+def _images(dataset):
+    """What a classifier must know of the images that it was made for; None where the data are features."""
+    if len(dataset.image_shape) != 3:
+        return None
+    split = dataset.train
+    view = "whole" if split.in_memory else "centre"  # evaluation looks at the middle of an image file
+    upright = not split.in_memory and split.images.upright
+    return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": upright}
 
 
 def _timing(config, workdir):

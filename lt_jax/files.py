@@ -78,13 +78,18 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
         return dict(content)
 
 
+def folder(path: epath.PathLike) -> epath.Path:
+    """The folder that a person has named, with `~` resolved."""
+    return epath.Path(os.path.expanduser(os.fspath(path)))
+
+
 def prepare_folder(path: epath.PathLike) -> epath.Path:
     """Makes the folder and proves that it can be written to.
 
     Raises:
       BadInput: it cannot.
     """
-    path = epath.Path(os.path.expanduser(os.fspath(path)))
+    path = folder(path)
     probe = path / ".writable"
     write_bytes(probe, b"")
     if distributed.is_main():

@@ -20,7 +20,7 @@ _LEAVES = {
     "features": ("features",),
     "dlsa": ("dlsa", "dlsa.json"),
     "separability": ("separability.json",),
-    "evaluate": ("result.json", "predictions.npz"),
+    "evaluate": ("result.json", "predictions.npz", "thumbnails.npz", "inclusion.npz", "features/shown.npz"),
     "report": ("report.html", "figures"),
 }
 

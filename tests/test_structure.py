@@ -24,9 +24,11 @@ FLOORS = (
     ("pretrain", "baseline"),
     ("probe",),
     ("retrain", "dlsa"),
+    ("exhibits",),
     ("evaluate",),
-    ("report", "show_data"),
-    ("stages",),
+    ("report", "show_data", "classifier"),
+    ("predict", "export"),
+    ("stages", "command"),
     ("main",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}

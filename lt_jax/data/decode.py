@@ -71,6 +71,31 @@ def centre_box(whole: tuple[int, int]) -> list[Box]:
     return [((h - side) // 2, (w - side) // 2, side, side)]
 
 
+def from_pillow(opened: Any, upright: bool = False) -> np.ndarray:
+    """A PIL image as `image` gives a file: uint8 (h, w, 3)."""
+    with _errors("image", b"pixels"):
+        return _by_pillow(opened, upright)
+
+
+def sized(pixels: np.ndarray, shape: tuple[int, int], centre: bool) -> np.ndarray:
+    """The middle of an image, in the proportions of `shape`, resized to it; pixels of that shape stay as they are.
+
+    Args:
+      pixels: uint8 (h, w, 3).
+      centre: the part that `centre_box` leaves, else as much as there is. A `centre` shape is a square.
+    """
+    h, w = pixels.shape[:2]
+    if centre:
+        return _crop(pixels, centre_box((h, w))[0], (1.0, 1.0), shape[0])
+    if (h, w) == tuple(shape):
+        return pixels
+    factor = min(h / shape[0], w / shape[1])
+    height, width = max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+    top, left = (h - height) // 2, (w - width) // 2
+    kind = cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR  # the area mean: nothing is skipped where it shrinks
+    return cv2.resize(pixels[top : top + height, left : left + width], (shape[1], shape[0]), interpolation=kind)
+
+
 def _random_box(generator, whole, smallest):
     h, w = whole
     for _ in range(_TRIES):

@@ -44,8 +44,8 @@ class Model:
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x (B, D) -> logits (B, C), depth (B,) from 1 on, log-likelihood (B,) under the flow of that depth."""
         logits = self.rest(x)
-        depth = jnp.full(len(x), len(self.depths) + 1)
-        likelihood = jnp.full(len(x), jnp.nan)
+        depth = jnp.full(x.shape[0], len(self.depths) + 1)  # not len(x), which an exported model does not know
+        likelihood = jnp.full(x.shape[0], jnp.nan)
         for number in reversed(range(len(self.depths))):
             here, found = self.depths[number](x)
             is_last = number == len(self.depths) - 1

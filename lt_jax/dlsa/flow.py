@@ -77,7 +77,7 @@ def transform(params: Any, stats: Any, x: jax.Array, train: bool) -> tuple[jax.A
     With `train` a block normalises by the statistics of the batch. The determinant is that of the map with these
     statistics held constant; through them the map of a whole batch is singular.
     """
-    log_det, after = jnp.zeros(len(x)), []
+    log_det, after = jnp.zeros(x.shape[0]), []
     for number, (block, running) in enumerate(zip(params, stats, strict=True)):
         x, gained = _made_forward(block["made"], x, number % 2 == 1)
         used, kept = _statistics(x, running) if train else (running, running)

@@ -1,5 +1,6 @@
 """The stages of a DLSA run: `features`, `dlsa`, `separability`. They meet through files, like all stages."""
 
+import re
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from etils import epath
 from lt_jax import data, errors, files, log, metrics, pretrain, probe, state
 from lt_jax.dlsa import batches, classifiers, divide, separate
 from lt_jax.dlsa import filter as filters
+from lt_jax.dlsa import flow as flows
 
 GROUPS = ("many", "medium", "few")
 
@@ -115,6 +117,43 @@ def save(workdir: epath.Path, model: divide.Model) -> None:
     """`dlsa/model.npz`: every leaf under its path in the pytree."""
     leaves = jax.tree_util.tree_flatten_with_path(model)[0]
     files.write_npz(workdir / "dlsa" / "model.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def load(workdir: epath.Path, kind: str) -> divide.Model:
+    """The model that `save` has written.
+
+    Args:
+      kind: of its classifiers, config.dlsa.classifier.kind.
+
+    Raises:
+      BadInput: there is none.
+    """
+    file = workdir / "dlsa" / "model.npz"
+    if not file.exists():
+        raise errors.BadInput(f"no {file}: run --stage=dlsa first")
+    tree: dict[str, Any] = {}
+    for path, leaf in files.read_npz(file).items():
+        *above, last = re.findall(r"\w+", path)  # `.depths[0].filter.mean` and the like
+        at = tree
+        for name in above:
+            at = at.setdefault(name, {})
+        at[last] = leaf
+    depths = [
+        divide.Depth(_filter(one["filter"]), one["threshold"], classifiers.Classifier(**one["classifier"], kind=kind))
+        for one in _listed(tree.get("depths", {}))
+    ]
+    return divide.Model(tuple(depths), classifiers.Classifier(**tree["rest"], kind=kind))
+
+
+def _filter(found):
+    flow = found["flow"]
+    params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
+    made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
+    return filters.FlowFilter(made, found["mean"], found["deviation"], found["counts"])
+
+
+def _listed(numbered):
+    return [numbered[str(place)] for place in range(len(numbered))]
 
 
 def group_confusion(labels: np.ndarray, predicted: np.ndarray, groups: dict[str, np.ndarray]) -> list[list[float]]:

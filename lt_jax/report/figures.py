@@ -7,26 +7,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-GROUPS = ("many", "medium", "few")
+from lt_jax.report import svg
 
-# One categorical slot per method, the same in every figure; a light and a dark step of each.
-THEMES: dict[str, dict[str, Any]] = {
-    "light": {
-        "ink": "#1a1a19",
-        "quiet": "#6b6a65",
-        "grid": "#e4e3dd",
-        "methods": ("#8a8984", "#eda100", "#2a78d6"),
-    },
-    "dark": {
-        "ink": "#f2f1ec",
-        "quiet": "#a3a29b",
-        "grid": "#3a3936",
-        "methods": ("#a3a29b", "#c98500", "#5598e7"),
-    },
-}
+GROUPS = ("many", "medium", "few")
+SLOTS = ("plain", "probe", "final")  # one colour and one marker for each method, the same in every figure
 MARKERS = ("o", "^", "s")
+_BARS, _POINTS = 60, 300  # most bars of a figure, and most points of an outline
 _NAMES = {"cross_entropy": "cross-entropy", "bns_ipdpp": "BNS + IP-DPP", "dlsa": "DLSA"}
 
 
@@ -35,40 +24,82 @@ def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {_NAMES.get(name, name.replace("_", " ")): x for name, x in (result["baseline"] or {}).items()}
     if result["probe"]:
         found["linear probe"] = result["probe"]["plain"]
-    found[_NAMES.get(result["method"], result["method"])] = result["test"]
+    found[final_name(result)] = result["test"]
     return found
 
 
-def class_counts(result: dict[str, Any], theme: str) -> Figure:
+def final_name(result: dict[str, Any]) -> str:
+    return _NAMES.get(result["method"], result["method"])
+
+
+def group_of(result: dict[str, Any]) -> list[str]:
+    """The group of each class."""
+    of = {c: name for name, classes in result["dataset"]["groups"].items() for c in classes}
+    return [of[c] for c in range(result["dataset"]["num_classes"])]
+
+
+def class_counts(result: dict[str, Any]) -> Figure:
     """Training images of each class, largest first."""
-    counts = np.sort(result["dataset"]["counts"])[::-1]
-    figure, axes = _axes(theme)
-    axes.bar(np.arange(len(counts)), counts, width=0.8, color=THEMES[theme]["methods"][-1])
+    counts = np.array(result["dataset"]["counts"])
+    order = np.argsort(-counts, kind="stable")
+    of = group_of(result)
+    figure, axes = svg.axes()
+    if len(counts) <= _BARS:
+        axes.bar(np.arange(len(counts)), counts[order], width=0.8, color=[svg.LIGHT[of[c]] for c in order])
+    else:
+        _outline(axes, counts[order], [of[c] for c in order])
     axes.set_xlabel("class, largest first")
     axes.set_ylabel("training images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(counts) <= 20:
-        axes.bar_label(axes.containers[0], padding=2, fontsize=8, color=THEMES[theme]["quiet"])
+        axes.bar_label(axes.containers[0], padding=2, fontsize=9, color=svg.LIGHT["quiet"])
+        names = [str(result["dataset"].get("class_names", range(len(counts)))[c]) for c in order]
+        turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 4 else {}
+        axes.set_xticks(np.arange(len(counts)), [name[:14] for name in names], **turned)
+    sizes = result["dataset"]["groups"]
+    shown = [Patch(color=svg.LIGHT[name], label=f"{name}-shot: {len(sizes[name])}") for name in GROUPS if sizes[name]]
+    svg.legend(axes, handles=shown, loc="upper right")
     return figure
 
 
-def accuracy_by_class_size(result: dict[str, Any], theme: str) -> Figure:
+def _outline(axes, heights, groups):
+    """A filled outline in place of bars: thousands of them would be thousands of shapes on the page."""
+    at = np.unique(np.linspace(0, len(heights) - 1, _POINTS).round().astype(int))
+    for name in GROUPS:
+        mine = at[np.array([groups[x] == name for x in at])]
+        if len(mine):
+            axes.fill_between(
+                [*mine, mine[-1] + 1],
+                [*heights[mine], heights[mine[-1]]],
+                step="post",
+                color=svg.LIGHT[name],
+                linewidth=0,
+            )
+
+
+def accuracy_by_class_size(result: dict[str, Any]) -> Figure:
     """Test accuracy of each class against its number of training images; many classes are averaged in bins of ten."""
-    figure, axes = _axes(theme)
-    for slot, (name, found) in _slots(result):
+    figure, axes = svg.axes()
+    for slot, (name, found) in slots(result):
         x, y = by_class_size(result["dataset"]["counts"], found["per_class"])
-        axes.plot(x, y, marker=MARKERS[slot], markersize=5, color=THEMES[theme]["methods"][slot], label=name)
+        color = svg.LIGHT[SLOTS[slot]]
+        axes.plot(x, y, marker=MARKERS[slot], markersize=4.5, linewidth=1.6, color=color, label=name)
+    by_size_axis(axes)
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(top=1.02)
+    svg.legend(axes, above=True)
+    return figure
+
+
+def by_size_axis(axes: Any) -> None:
+    """Images of a class on a logarithmic axis, from the head on the left to the tail on the right."""
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("training images of the class")
-    axes.set_ylabel("test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylim(top=1.02)
-    _legend(axes, theme)
-    return figure
 
 
 def by_class_size(counts: list[int], per_class: list[float | None]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,35 +111,40 @@ def by_class_size(counts: list[int], per_class: list[float | None]) -> tuple[np.
     return means[:, 0], means[:, 1]
 
 
-def group_bars(result: dict[str, Any], theme: str) -> Figure:
+def group_bars(result: dict[str, Any]) -> Figure:
     """Accuracy of the many-, medium- and few-shot classes, side by side; a group without classes says n/a."""
-    figure, axes = _axes(theme)
-    found = _slots(result)
-    width = 0.8 / len(found)
+    figure, axes = svg.axes()
+    found = slots(result)
+    width = 0.84 / len(found)
     for place, (slot, (name, values)) in enumerate(found):
         offset = (place - (len(found) - 1) / 2) * width
         heights = [values[group] or 0.0 for group in GROUPS]
-        bars = axes.bar(np.arange(3) + offset, heights, width * 0.92, label=name, color=THEMES[theme]["methods"][slot])
-        texts = ["n/a" if values[group] is None else f"{100 * values[group]:.1f}" for group in GROUPS]
-        axes.bar_label(bars, labels=texts, padding=2, fontsize=8, color=THEMES[theme]["ink"])
+        bars = axes.bar(np.arange(3) + offset, heights, width * 0.92, label=name, color=svg.LIGHT[SLOTS[slot]])
+        texts = ["n/a" if values[group] is None else f"{100 * values[group]:.0f}" for group in GROUPS]
+        axes.bar_label(bars, labels=texts, padding=2, fontsize=9, color=svg.LIGHT["ink"])
     sizes = result["dataset"]["groups"]
-    axes.set_xticks(np.arange(3), [f"{group}\n{len(sizes[group])} classes" for group in GROUPS])
+    axes.set_xticks(np.arange(3), [f"{g}-shot\n{_classes(len(sizes[g]))}" for g in GROUPS])
     axes.set_ylabel("test accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylim(0, 1.12)
-    _legend(axes, theme, above=True)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+    axes.set_ylim(0, 1.1)
+    svg.legend(axes, above=True)
     return figure
 
 
-def training_curve(lines: list[dict[str, Any]], stage: str, keys: dict[str, str], theme: str) -> Figure:
+def _classes(number):
+    return "1 class" if number == 1 else f"{number} classes"
+
+
+def training_curve(lines: list[dict[str, Any]], stage: str, keys: dict[str, str]) -> Figure:
     """Values of one stage's lines in metrics.jsonl over epochs; `keys` maps a key to its label."""
-    figure, axes = _axes(theme)
-    for slot, (key, label) in zip((2, 1, 0), keys.items(), strict=False):
+    figure, axes = svg.axes()
+    for color, (key, label) in zip(("final", "ink"), keys.items(), strict=False):
         x, y = curve(lines, stage, key)
-        axes.plot(x, y, color=THEMES[theme]["methods"][slot], label=label, linewidth=1.5)
+        axes.plot(x, y, color=svg.LIGHT[color], label=label, linewidth=1.5)
     axes.set_xlabel("epoch")
     if len(keys) > 1:
-        _legend(axes, theme)
+        svg.legend(axes, above=True)
     else:
         axes.set_ylabel(next(iter(keys.values())))
     return figure
@@ -120,30 +156,9 @@ def curve(lines: list[dict[str, Any]], stage: str, key: str) -> tuple[list[float
     return [p[0] for p in pairs], [p[1] for p in pairs]
 
 
-def _slots(result):
+def slots(result: dict[str, Any]) -> list[tuple[int, tuple[str, dict[str, Any]]]]:
     """(slot, (name, measures)) of at most three methods: plain, in between, and always last the final one."""
     found = methods(result)
     final = list(found)[-1]
     second = "balanced softmax" if "balanced softmax" in found else "linear probe"
     return [(slot, (n, found[n])) for slot, n in enumerate(("cross-entropy", second, final)) if n in found]
-
-
-def _axes(theme):
-    colors = THEMES[theme]
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0.0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(colors["quiet"])
-    axes.tick_params(colors=colors["quiet"], labelsize=9)
-    axes.xaxis.label.set_color(colors["ink"])
-    axes.yaxis.label.set_color(colors["ink"])
-    axes.grid(axis="y", color=colors["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _legend(axes, theme, above=False):
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3} if above else {"loc": "best"}
-    axes.legend(frameon=False, fontsize=9, labelcolor=THEMES[theme]["ink"], **place)

@@ -1,49 +1,36 @@
-"""`report.html`: one self-contained file, light and dark, without an address of any other site."""
+"""`report.html`: one self-contained file, light and dark, without an address of any other site.
 
-import base64
+The page is a story: what there was to learn from, where the rare classes were lost, what gave them room, what was
+chosen to train on, and how they came back.
+"""
+
+import dataclasses
 import html
-import io
-import json
+import pathlib
 from typing import Any
 
-import matplotlib
 from etils import epath
 from matplotlib.figure import Figure
 
 from lt_jax import errors, files, log
-from lt_jax.report import dlsa, figures
+from lt_jax.report import figures, story, svg
 
-_COLUMNS = {
+COLUMNS = {
     "overall": "overall", "many": "many", "medium": "medium", "few": "few", "balanced": "balanced",
     "worst_class": "worst class", "macro_f1": "macro F1", "mcc": "MCC", "nmi": "NMI", "ece": "ECE",
 }  # fmt: skip
-_NO_PERCENT = ("mcc", "nmi", "macro_f1", "ece")
+NO_PERCENT = ("mcc", "nmi", "macro_f1", "ece")
 
-# Name -> stage, title, text, key of metrics.jsonl -> label.
-_CURVES = {
-    "distances": (
-        "pretrain",
-        "Classes draw together",
-        "Mean distance between embeddings of one class and of two, in pretraining.",
-        {"intra_class_distance": "within a class", "inter_class_distance": "between classes"},
-    ),
-    "pretrain_loss": (
-        "pretrain",
-        "Pretraining loss",
-        "Balanced Negative Sampling, mean over anchors.",
-        {"loss": "loss"},
-    ),
-    "retrain_loss": (
-        "retrain",
-        "Retraining loss",
-        "Cross-entropy on the balanced subset; it may jump where the subset is redrawn.",
-        {"loss": "loss"},
-    ),
-    "baseline_loss": ("baseline", "Cross-entropy baseline", "Training loss of the plain yardstick.", {"loss": "loss"}),
-}
 
-# Fixed names of glyphs and no date: the same files give the same page.
-matplotlib.rcParams["svg.hashsalt"] = "lt_jax"
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One exhibit of the page: a title, a plain sentence, and pictures or ready HTML under it."""
+
+    name: str
+    title: str
+    text: str
+    panels: dict[str, Figure]
+    body: str = ""
 
 
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
@@ -55,147 +42,122 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     result = files.read_json(workdir / "result.json")
     if result is None:
         raise errors.BadInput(f"no {workdir / 'result.json'}: run --stage=evaluate first")
-    sections = []
-    divided = dlsa.read(workdir) if result["method"] == "dlsa" else None
-    for name, (title, text, draw) in _plan(result, _lines(workdir), divided).items():
-        images = {theme: _svg(draw(theme)) for theme in figures.THEMES}
-        for theme, svg in images.items():
-            files.write_bytes(workdir / "figures" / f"{name}_{theme}.svg", svg)
-        sections.append(_section(title, text, images))
-    page = _PAGE.format(
-        title=html.escape(config.report.title), summary=_summary(result), table=_table(result),
-        sections="\n".join(sections), details=_details(result),
-    )  # fmt: skip
-    files.write_text(workdir / "report.html", page)
+    chapters = []
+    for title, lead, exhibits in story.chapters(workdir, result):
+        drawn = [_exhibit(Shown(*exhibit), workdir / "figures") for exhibit in exhibits]
+        if drawn:
+            chapters.append(chapter(f"{len(chapters) + 1}. {title}", lead, drawn))
+    content = summary(result) + "\n".join(chapters) + _numbers(result) + _details(result)
+    files.write_text(workdir / "report.html", page(config.report.title, content))
     log.say(f"the report is {workdir / 'report.html'}")
     return {}
 
 
-def _lines(workdir):
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _plan(result, lines, divided):
-    """Name -> (title, text, theme -> figure)."""
-    plan = {
-        "group_bars": (
-            "Many, medium and few",
-            "Mean accuracy of the classes of each group on the balanced test set.",
-            lambda theme: figures.group_bars(result, theme),
-        ),
-        "accuracy_by_class_size": (
-            "Accuracy against class size",
-            "From the largest class on the left to the smallest on the right.",
-            lambda theme: figures.accuracy_by_class_size(result, theme),
-        ),
-        "class_counts": (
-            "What there was to learn from",
-            "Training images of each class.",
-            lambda theme: figures.class_counts(result, theme),
-        ),
-    }
-    plan |= dlsa.plan(divided) if divided else {}
-    for name, (stage, title, text, keys) in _CURVES.items():
-        if any(line.get("stage") == stage and next(iter(keys)) in line for line in lines):
-            plan[name] = (
-                title,
-                text,
-                lambda theme, s=stage, k=keys: figures.training_curve(lines, s, k, theme),
-            )
-    return plan
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def _section(title, text, images):
-    light, dark = (f"data:image/svg+xml;base64,{base64.b64encode(images[t]).decode()}" for t in ("light", "dark"))
+def page(title: str, content: str) -> str:
+    """A whole HTML document around the content."""
+    css = pathlib.Path(__file__).with_name("page.css").read_text()
+    css = css.replace("/* light */", svg.variables(0)).replace("/* dark */", svg.variables(1))
     return (
-        f"<figure><figcaption><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></figcaption><picture>"
-        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img alt="{html.escape(title)}: {html.escape(text)}" src="{light}"></picture></figure>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title>\n<style>\n{css}</style></head>\n<body><main>\n"
+        f"<h1>{html.escape(title)}</h1>\n{content}\n</main></body></html>\n"
     )
 
 
-def _summary(result):
-    found = figures.methods(result)
-    data = result["dataset"]
+def chapter(title: str, lead: str, drawn: list[str]) -> str:
+    head = f'<h2>{html.escape(title)}</h2><p class="lead">{html.escape(lead)}</p>'
+    body = "\n".join(drawn)
+    return f'<section>{head}\n<div class="figures">\n{body}\n</div></section>\n'
+
+
+def _exhibit(shown, folder):
+    pictures = []
+    for number, (caption, figure) in enumerate(shown.panels.items()):
+        content = svg.text(figure)
+        name = shown.name if len(shown.panels) == 1 else f"{shown.name}_{number}"
+        files.write_text(folder / f"{name}.svg", content)
+        pictures.append((caption, svg.inline(content, alternative(shown.title, caption, shown.text))))
+    return exhibit(shown.title, shown.text, pictures, shown.body)
+
+
+def alternative(title: str, caption: str, text: str) -> str:
+    """What is read out in place of a picture."""
+    return f"{title}{', ' + caption if caption else ''}. {text}"
+
+
+def exhibit(title: str, text: str, pictures: list[tuple[str, str]], body: str = "") -> str:
+    """A `<figure>` of ready pictures with their captions."""
+    kind = "wide" if body else f"panels-{len(pictures)}"
+    parts = "".join(
+        f'<div class="panel">{f"<h4>{html.escape(caption)}</h4>" if caption else ""}{picture}</div>'
+        for caption, picture in pictures
+    )
+    return (
+        f'<figure class="{kind}"><figcaption><h3>{html.escape(title)}</h3><p>{html.escape(text)}</p></figcaption>'
+        f'<div class="panels">{parts}{body}</div></figure>'
+    )
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What a newcomer must know, and the two numbers that matter."""
+    found, data = figures.methods(result), result["dataset"]
+    names = list(found)
     text = (
-        f"{data['name']}: {data['train_size']} training images in {data['num_classes']} classes, "
-        f"{max(data['counts'])} in the largest and {min(data['counts'])} in the smallest; the test set is balanced."
+        f"{data['name']}: {data['train_size']:,} training images in {data['num_classes']} classes, "
+        f"{max(data['counts']):,} in the largest and {min(data['counts']):,} in the smallest. "
     )
-    if "cross-entropy" in found and result["test"]["few"] is not None:
-        few = f"{100 * found['cross-entropy']['few']:.1f} %", f"{100 * result['test']['few']:.1f} %"
-        text += f" On the few-shot classes plain cross-entropy is right in {few[0]} of the cases, "
-        text += f"the balanced classifier in {few[1]}."
-    return html.escape(text)
+    first, last = names[0], names[-1]
+    cards = []
+    if len(names) > 1:
+        text += f"{first[0].upper()}{first[1:]} trains on them as they are; {last} is what this run is about."
+        for key, label in (("few", "on the rarest classes"), ("overall", "on all test images")):
+            before, after = found[first][key], found[last][key]
+            if before is not None and after is not None:
+                cards.append(_card(label, before, after, first, last))
+    return f'<p class="lead">{html.escape(text)}</p><div class="cards">{"".join(cards)}</div>'
 
 
-def _table(result):
-    head = "".join(f"<th>{title}</th>" for title in _COLUMNS.values())
+def _card(label, before, after, first, last):
+    return (
+        f'<div class="card"><p>{html.escape(label)}</p><p class="figure"><span>{100 * before:.1f} %</span>'
+        f'<i aria-hidden="true">→</i><b>{100 * after:.1f} %</b></p>'
+        f"<p>{html.escape(first)} → {html.escape(last)}, test accuracy</p></div>"
+    )
+
+
+def _numbers(result):
+    """The table of all measures."""
+    head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS.values())
     rows = []
     for name, values in figures.methods(result).items():
-        cells = "".join(f"<td>{_cell(key, values[key])}</td>" for key in _COLUMNS)
-        rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        cells = "".join(f"<td>{cell(key, values[key])}</td>" for key in COLUMNS)
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    return (
+        '<section><h2>All numbers</h2><p class="lead">Accuracies in per cent on the test set, of the last epoch; '
+        "the test set chooses nothing.</p>"
+        f'<div class="scroll" tabindex="0"><table class="numbers"><thead><tr><th scope="col">method</th>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
 
 
-def _cell(key, value):
+def cell(key: str, value: float | None) -> str:
+    """A measure as the tables show it."""
     if value is None:
         return "n/a"
-    return f"{value:.3f}" if key in _NO_PERCENT else f"{100 * value:.1f}"
+    return f"{value:.3f}" if key in NO_PERCENT else f"{100 * value:.1f}"
 
 
 def _details(result):
-    timing = {name: value for name, value in result["timing"].items() if value is not None}
+    titles = {
+        "pretrain_s": "seconds of pretraining", "select_s": "seconds of drawing subsets",
+        "retrain_s": "seconds of retraining", "pretrain_images_per_s": "images a second in pretraining",
+    }  # fmt: skip
+    timing = {titles.get(name, name): f"{value:.4g}" for name, value in result["timing"].items() if value is not None}
     facts = {
         "seed": result["seed"],
-        "epoch": f"{result['epoch_rule']} (the test set chooses nothing)",
         "digest of the training images": result["dataset"]["index_digest"],
-        **{name: f"{value:.4g}" for name, value in timing.items()},
+        **timing,
     }
     rows = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items())
     return f"<dl>{rows}</dl>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --page: #fcfcfa; --ink: #1a1a19; --quiet: #6b6a65; --line: #e4e3dd; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --page: #1a1a19; --ink: #f2f1ec; --quiet: #a3a29b; --line: #3a3936; }}
-}}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }}
-main {{ max-width: 72rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }}
-h1 {{ font-size: 1.75rem; line-height: 1.2; margin: 0 0 .5rem; }}
-h2 {{ font-size: 1.05rem; margin: 0; }}
-p {{ margin: .25rem 0 1rem; max-width: 46rem; }}
-figcaption p, dt {{ color: var(--quiet); }}
-.scroll {{ overflow-x: auto; margin: 1.5rem 0 2rem; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 44rem; width: 100%; }}
-th, td {{ padding: .45rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }}
-thead th {{ color: var(--quiet); font-weight: 500; }}
-tbody th {{ text-align: left; font-weight: 600; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 2rem; }}
-figure {{ margin: 0; }}
-img {{ width: 100%; height: auto; display: block; }}
-dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 2.5rem 0 0; font-size: .85rem; }}
-dd {{ margin: 0; overflow-wrap: anywhere; }}
-@media (max-width: 40rem) {{ dl {{ grid-template-columns: 1fr; }} dd {{ margin-bottom: .4rem; }} }}
-</style></head>
-<body><main>
-<h1>{title}</h1>
-<p>{summary}</p>
-<div class="scroll">{table}</div>
-<div class="figures">
-{sections}
-</div>
-{details}
-</main></body></html>
-"""

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+import lt_jax
 from lt_jax import config as config_lib
+from lt_jax import errors
 from lt_jax.dlsa import separate, stages
 
 ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
@@ -31,6 +33,19 @@ def test_result_holds_dlsa_and_every_baseline(divided):
     found = np.load(divided / "predictions.npz")
     assert result["test"]["overall"] == pytest.approx((found["logits"].argmax(axis=1) == found["labels"]).mean())
     assert (divided / "report.html").exists()
+
+
+def test_loaded_classifier_answers_as_the_run_did(divided, run_main):
+    import jax
+
+    from lt_jax import config, data, export
+
+    words = ["lt_jax", "--config=configs/dlsa_digits.py:smoke", *ENCODER]
+    images = data.load(config.from_command_line(words)[0].data).test.images
+    model, logits = lt_jax.load(divided), np.load(divided / "predictions.npz")["logits"]
+    np.testing.assert_allclose(model.predict(images), jax.nn.softmax(logits, axis=-1), atol=1e-4)
+    if export.importlib.util.find_spec("flatbuffers"):
+        assert export.difference(model, export.serialised(model)) < 1e-4
 
 
 def test_depths_account_for_every_test_item(divided):
@@ -86,6 +101,9 @@ def test_own_features_from_a_file(gaussians, run_main, tmp_path):
     result = read(tmp_path / "run", "result.json")
     assert result["dataset"]["counts"] == [120, 40, 20, 8] and result["probe"] is None
     assert result["test"]["overall"] > 0.7 and result["timing"]["pretrain_s"] is None
+    assert (tmp_path / "run" / "report.html").exists()
+    with pytest.raises(errors.BadInput, match="a run on features, not on images"):
+        lt_jax.load(tmp_path / "run")
 
 
 def test_bad_share_is_one_line(gaussians, run_main, tmp_path, capsys):
@@ -104,13 +122,13 @@ def test_figures_show_what_the_files_hold(divided):
     shares = page.shares(found)
     np.testing.assert_allclose(shares.sum(axis=0), 1.0)
     assert shares[0, 2] == pytest.approx((test["depth"][few] == 1).mean())
-    bars = [bar.get_height() for bar in page.depth_shares(found, "light").axes[0].patches]
+    bars = [bar.get_height() for bar in page.depth_shares(found).axes[0].patches]
     assert bars[2] == pytest.approx(shares[0, 2])
-    dots = page.clusters(found, "dark").axes[0].lines[0].get_xydata()
+    dots = page.clusters(found).axes[0].lines[0].get_xydata()
     np.testing.assert_allclose(dots[:, 0], found["depths"][0]["clusters"]["size"])
-    texts = [t.get_text() for t in page.confusion(found, "light").axes[1].texts]
+    texts = [t.get_text() for t in page.confusion(found["confusion"]["dlsa"]).axes[0].texts]
     assert texts[0] == f"{100 * found['confusion']['dlsa'][0][0]:.1f}"
-    accuracy = page.depth_accuracy(found, "light").axes[0].patches[0].get_height()
+    accuracy = page.depth_accuracy(found).axes[0].patches[0].get_height()
     assert accuracy == pytest.approx(found["depths"][0]["groups"]["many"]["accuracy"] or 0.0)
 
 
@@ -118,9 +136,9 @@ def test_figure_of_separability_has_a_row_for_each_feature_set(divided):
     from lt_jax.report import dlsa as page
 
     found = page.read(divided)
-    assert "dlsa_separability" in page.plan(found) and (divided / "figures" / "dlsa_separability_dark.svg").exists()
+    assert "dlsa_separability" in page.plan(found) and list((divided / "figures").glob("dlsa_separability*"))
     ranked = {"best": {"head_tail_auc": 0.9, "purity": 0.4}, "no head": {"head_tail_auc": None, "purity": 0.7}}
-    axes = page.separability(ranked, "light").axes[0]
+    axes = page.separability(ranked).axes[0]
     areas, purities = axes.lines[0].get_xydata(), axes.lines[1].get_xydata()
     np.testing.assert_array_equal(areas, [[0.9, 1], [np.nan, 0]])
     np.testing.assert_array_equal(purities, [[0.4, 1], [0.7, 0]])

@@ -1,0 +1,227 @@
+"""A page over several work directories: what differs between them, and mean and spread over seeds.
+
+Runs whose configs differ by the seed alone are one row. Paths, devices and logging make no difference.
+"""
+
+import dataclasses
+import html
+import json
+import math
+from typing import Any
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lt_jax import errors, files, log
+from lt_jax.report import figures, page, svg
+
+# What makes no other experiment of a run.
+_IGNORED = ("seed", "init_from", "stages", "report.", "host.", "log.", "checkpoint.", "data.dir", "data.workers")
+_COLORS = ("final", "probe", "medium", "few", "many", "plain", "ink")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Runs of one experiment, by seed, and what sets it apart from the others."""
+
+    label: str
+    results: list[dict[str, Any]]
+
+    def values(self, key: str, of: str = "test") -> np.ndarray:
+        """The measure in every run; NaN where it has none."""
+        found = [result[of][key] for result in self.results]
+        return np.array([np.nan if value is None else value for value in found], float)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [result["seed"] for result in self.results]
+
+
+def write(folders: list[str], out: str) -> None:
+    """Writes the page.
+
+    Raises:
+      BadInput: a folder without a finished run, or runs on other test images.
+    """
+    rows = grouped([_read(folder) for folder in folders])
+    text = document(rows, folders)
+    files.write_text(epath.Path(out).expanduser(), text)
+    log.say(f"the comparison is {out}")
+
+
+def _read(folder):
+    workdir = epath.Path(folder).expanduser()
+    config, result = (files.read_json(workdir / name) for name in ("config.json", "result.json"))
+    if config is None or result is None:
+        raise errors.BadInput(f"no finished run in {folder}: expected its config.json and result.json")
+    return _flat(config), result
+
+
+def _flat(tree, path=()):
+    if not isinstance(tree, dict):
+        return {".".join(path): tree}
+    return {key: value for name, branch in tree.items() for key, value in _flat(branch, (*path, name)).items()}
+
+
+def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
+    """(flat config, result) of every run -> rows, in the order in which they first appear.
+
+    A row is called by the keys in which it differs from others. The same seed twice in a row is refused.
+
+    Raises:
+      BadInput: runs on other data, or a run given twice.
+    """
+    data = {(result["dataset"]["name"], result["dataset"]["num_classes"]) for _, result in runs}
+    if len(data) > 1:
+        raise errors.BadInput(f"runs on other data cannot stand beside each other: {', '.join(n for n, _ in data)}")
+    kept = [{key: value for key, value in config.items() if not key.startswith(_IGNORED)} for config, _ in runs]
+    # A key that not all have belongs to another method, which `method` says, or to a younger version of the config.
+    common = sorted(set.intersection(*(set(config) for config in kept)))
+    differing = [key for key in common if len({json.dumps(config[key]) for config in kept}) > 1]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for config, (_, result) in zip(kept, runs, strict=True):
+        if any(result["seed"] == other["seed"] for other in rows.get(_label(config, differing), [])):
+            raise errors.BadInput(f"two runs of {_label(config, differing)} have the seed {result['seed']}")
+        rows.setdefault(_label(config, differing), []).append(result)
+    return [Row(label, results) for label, results in rows.items()]
+
+
+def _label(config, differing):
+    pairs = [f"{key}={config[key]}" for key in differing]
+    return ", ".join(pairs) or "this experiment"
+
+
+def spread(values: np.ndarray) -> tuple[float, float] | None:
+    """Mean and standard deviation over runs (0 where there is one), None where no run has the measure."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def difference(first: Row, other: Row, key: str) -> tuple[float, float, int] | None:
+    """(mean, half width of its 95 % interval, pairs) of other - first over the seeds that both have; None under two."""
+    ours = dict(zip(first.seeds, first.values(key), strict=True))
+    theirs = dict(zip(other.seeds, other.values(key), strict=True))
+    pairs = np.array([theirs[seed] - ours[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    pairs = pairs[~np.isnan(pairs)]
+    if len(pairs) < 2:
+        return None
+    from scipy import stats
+
+    half = stats.t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / math.sqrt(len(pairs))
+    return float(pairs.mean()), float(half), len(pairs)
+
+
+def document(rows: list[Row], folders: list[str]) -> str:
+    """The page."""
+    name = rows[0].results[0]["dataset"]["name"]
+    lead = (
+        f"{name}: {len(folders)} runs, {len(rows)} experiment{'s' if len(rows) > 1 else ''}. "
+        "Runs that differ by the seed alone share a row: mean ± standard deviation over seeds."
+    )
+    drawn = [
+        _exhibit(
+            "By group",
+            "Test accuracy: each seed, and their mean with one standard deviation up and down.",
+            by_group(rows),
+        ),
+        _exhibit("By class size", "Mean over seeds, from the largest classes to the smallest.", by_class_size(rows)),
+    ]
+    content = f'<p class="lead">{html.escape(lead)}</p>{_table(rows)}{_differences(rows)}'
+    return page.page(f"{name}: comparison", content + page.chapter("In pictures", "", drawn))
+
+
+def _exhibit(title, text, figure):
+    return page.exhibit(title, text, [("", svg.inline(svg.text(figure), page.alternative(title, "", text)))])
+
+
+def _table(rows):
+    head = "".join(f'<th scope="col">{title}</th>' for title in page.COLUMNS.values())
+    body = []
+    for number, row in enumerate(rows):
+        cells = "".join(f"<td>{_cell(key, spread(row.values(key)))}</td>" for key in page.COLUMNS)
+        seeds = f"seed{'s' if len(row.seeds) > 1 else ''} {', '.join(map(str, sorted(row.seeds)))}"
+        dot = f'<span class="dot" style="background: var(--{_COLORS[number % len(_COLORS)]})"></span>'
+        body.append(
+            f'<tr><th scope="row">{dot}{html.escape(row.label)}<small>{html.escape(seeds)}</small></th>{cells}</tr>'
+        )
+    return (
+        '<div class="scroll" tabindex="0"><table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
+        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell(key, found):
+    if found is None:
+        return "n/a"
+    mean, deviation = (page.cell(key, value) for value in found)
+    return f"{mean} <small>± {deviation}</small>" if found[1] > 0 else mean
+
+
+def _differences(rows):
+    """Against the first row, over the seeds that both have."""
+    found = []
+    for row in rows[1:]:
+        cells = [difference(rows[0], row, key) for key in ("overall", "few", "worst_class")]
+        if cells[0] is not None:
+            said = "".join(f"<td>{_gap(cell)}</td>" for cell in cells)
+            found.append(f'<tr><th scope="row">{html.escape(row.label)}</th><td>{cells[0][2]}</td>{said}</tr>')
+    if not found:
+        return ""
+    return (
+        f"<section><h2>Against {html.escape(rows[0].label)}</h2>"
+        '<p class="lead">Mean difference over the seeds that both have, in points, with its 95 % interval.</p>'
+        '<div class="scroll" tabindex="0"><table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
+        '<th scope="col">seeds</th><th scope="col">overall</th><th scope="col">few</th><th scope="col">worst class</th>'
+        f"</tr></thead><tbody>{''.join(found)}</tbody></table></div></section>"
+    )
+
+
+def _gap(cell):
+    return "n/a" if cell is None else f"{100 * cell[0]:+.1f} <small>± {100 * cell[1]:.1f}</small>"
+
+
+def by_group(rows: list[Row]) -> Figure:
+    """Overall, many, medium and few; one colour a row, pale dots the seeds, the bar one standard deviation."""
+    keys = [key for key in ("overall", *figures.GROUPS) if any(spread(row.values(key)) for row in rows)]
+    figure, axes = svg.axes((4.4, 3.0 + 0.2 * len(rows)))
+    for number, row in enumerate(rows):
+        color = svg.LIGHT[_COLORS[number % len(_COLORS)]]
+        place = np.arange(len(keys)) + (number - (len(rows) - 1) / 2) * min(0.2, 0.8 / len(rows))
+        for x, key in zip(place, keys, strict=True):
+            axes.plot(np.full(len(row.seeds), x), row.values(key), "o", markersize=3, color=color, alpha=0.4)
+        found = [spread(row.values(key)) or (np.nan, np.nan) for key in keys]
+        axes.errorbar(
+            place, [x[0] for x in found], yerr=[x[1] for x in found], linestyle="none", capsize=3, linewidth=1.6,
+            marker=figures.MARKERS[number % 3], markersize=6, color=color, label=_short(row.label),
+        )  # fmt: skip
+    axes.set_xticks(np.arange(len(keys)), keys)
+    axes.set_xlim(-0.5, len(keys) - 0.5)
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    svg.legend(axes, above=True, columns=1)
+    return figure
+
+
+def by_class_size(rows: list[Row]) -> Figure:
+    """Accuracy of each class, averaged over seeds, against its training images."""
+    figure, axes = svg.axes((4.4, 3.0 + 0.2 * len(rows)))
+    for number, row in enumerate(rows):
+        lines = [figures.by_class_size(r["dataset"]["counts"], r["test"]["per_class"]) for r in row.results]
+        color = svg.LIGHT[_COLORS[number % len(_COLORS)]]
+        axes.plot(
+            lines[0][0], np.mean([y for _, y in lines], axis=0), marker=figures.MARKERS[number % 3], markersize=4,
+            linewidth=1.4, color=color, label=_short(row.label),
+        )  # fmt: skip
+    figures.by_size_axis(axes)
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    svg.legend(axes, above=True, columns=1)
+    return figure
+
+
+def _short(label):
+    return label if len(label) <= 52 else label[:51] + "…"

@@ -1,0 +1,199 @@
+"""The order of the page: chapters, their exhibits, what each says. An exhibit without its file is left out."""
+
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lt_jax import files
+from lt_jax.report import answers, dlsa, embedding, figures, selection
+
+# Name, title, text, panels, HTML.
+Exhibit = tuple[str, str, str, dict[str, Any], str]
+
+
+def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str, list[Exhibit]]]:
+    """(title, lead, exhibits) in the order of the page."""
+    lines, predictions = _lines(workdir), _npz(workdir / "predictions.npz")
+    divided = dlsa.read(workdir) if result["method"] == "dlsa" else None
+    is_compared = len(figures.methods(result)) > 1
+    return [
+        (
+            "Few classes hold most of the images",
+            "A classifier that counts every image alike learns the large classes, and pays little for forgetting the "
+            "rest: its accuracy falls towards the tail.",
+            _loss(result),
+        ),
+        (
+            "How much came back" if is_compared else "Who is recognised",
+            "The same test images, asked before and after balancing." if is_compared else "Answers on the test images.",
+            _return(result, predictions, divided),
+        ),
+        (
+            "Features that keep classes apart",
+            "Balanced Negative Sampling pretrains the encoder: every class pushes the others away as often as any "
+            "other class does, however few images it has.",
+            _features(workdir, result, lines),
+        ),
+        (
+            "A balanced set to train on",
+            "At most k images of each class, drawn anew every few epochs; the network is then retrained on them. "
+            "IP-DPP makes images that the classifier finds hard, which carry more information, likelier to stay.",
+            _selection(workdir, result),
+        ),
+        (
+            "Division by likelihood",
+            "DLSA divides the images until each part is balanced enough to be classified on its own.",
+            [(name, *rest, "") for name, rest in (dlsa.plan(divided) if divided else {}).items()],
+        ),
+        (
+            "How it was trained",
+            "Losses over epochs; a run that went wrong shows here.",
+            _training(lines),
+        ),
+    ]
+
+
+def _loss(result):
+    counts = sorted(result["dataset"]["counts"], reverse=True)
+    text = f"Training images of each class: {counts[0]:,} in the largest, {counts[-1]:,} in the smallest."
+    return [
+        ("class_counts", "The long tail", text, {"": figures.class_counts(result)}, ""),
+        (
+            "accuracy_by_class_size",
+            "Accuracy against class size",
+            "From the largest classes on the left to the smallest on the right.",
+            {"": figures.accuracy_by_class_size(result)},
+            "",
+        ),
+    ]
+
+
+def _return(result, predictions, divided):
+    text = "Mean test accuracy of the classes of each group, in per cent."
+    found = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
+    if predictions is None:
+        return found
+    said, labels = answers.answers(predictions, result), predictions["labels"]
+    text = "Points on the dashed line mean what they say; below it the classifier is too sure of itself."
+    drawn = {"": answers.reliability_figure(labels, said)}
+    found.append(("reliability", "Can its confidence be trusted?", text, drawn, ""))
+    if divided is None:
+        found.append(_confusion(result, said, labels))
+    return found
+
+
+def _confusion(result, said, labels):
+    which, names = answers.bins_of_classes(result["dataset"]["counts"])
+    last = list(said)[-1]
+    panels = {
+        name: answers.confusion_figure(answers.confusion(labels, x, which), names, "final" if name == last else "plain")
+        for name, (x, _) in said.items()
+    }
+    text = (
+        "Of the test images of each class size (rows), the per cent given a class of each size (columns). What "
+        "lies left of the diagonal are rare images taken for common ones."
+    )
+    return "confusion", "Who is taken for whom", text, panels, ""
+
+
+def _features(workdir, result, lines):
+    found = []
+    shown = _npz(workdir / "features" / "shown.npz")
+    if shown is not None and len(shown["labels"]) >= 10:
+        found += _planes(shown, result)
+    keys = {"intra_class_distance": "within a class", "inter_class_distance": "between classes"}
+    if _has(lines, "pretrain", "intra_class_distance"):
+        text = "Mean distance between the embeddings of two images in pretraining: one class draws together, two part."
+        drawn = {"": figures.training_curve(lines, "pretrain", keys)}
+        found.append(("distances", "Classes draw together", text, drawn, ""))
+    return found + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
+
+
+def _planes(shown, result):
+    panels = {}
+    for name, title in embedding.STAGES.items():
+        if name in shown:
+            share = embedding.separation(shown[name], shown["labels"])
+            drawn = embedding.figure(embedding.plane(shown[name]), shown["labels"], result)
+            panels[f"{title}: {100 * share:.0f} % beside their own class"] = drawn
+    text = (
+        f"{len(shown['labels']):,} test images, laid out so that like features lie close (t-SNE). The number counts "
+        "images whose nearest neighbour, in all dimensions, is of their own class. Colours are the groups."
+    )
+    return [("tsne", "What the encoder sees", text, panels, "")] if panels else []
+
+
+def _selection(workdir, result):
+    chances, thumbnails = _npz(workdir / "inclusion.npz"), _npz(workdir / "thumbnails.npz")
+    if chances is None or thumbnails is None:
+        return []
+    labels, k, method = chances["labels"], int(chances["k"]), str(chances["method"])
+    kept = np.bincount(labels[chances["chosen"]], minlength=result["dataset"]["num_classes"])
+    found = [
+        (
+            "gallery",
+            "What was kept and what was left",
+            "Images of the last draw, the hardest first; at most ten of a kind. Small classes are kept whole.",
+            {},
+            selection.gallery(thumbnails, kept, result),
+        )
+    ]
+    if (np.bincount(labels) <= k).all():
+        return found
+    rounds = _rounds(workdir)
+    text = (
+        f"Information (-log p) of the images kept (method: {method}) and left, over {len(rounds)} draws, in classes "
+        f"of more than {k} images. Where kept lies right of the dashed line, the choice favours hard images."
+    )
+    drawn = selection.histogram_figure(selection.histogram(rounds, labels))
+    found.append(("information", "How much information stays", text, {"": drawn}, ""))
+    cut = chances["inclusion"][(np.bincount(labels) > k)[labels]]
+    if np.isfinite(cut).any():
+        text = (
+            "Each dot is a training image in the last draw; the dashed line is the chance that a uniform choice gives. "
+            "Labels say how many of the class are kept."
+        )
+        found.append(
+            (
+                "inclusion",
+                "The chance of an image to be kept",
+                text,
+                {"": selection.inclusion_figure(chances, result)},
+                "",
+            )
+        )
+    return found
+
+
+def _rounds(workdir):
+    """At most ten draws, evenly spaced, the first and the last among them."""
+    paths = sorted((workdir / "subsets").glob("*.npz"), key=lambda path: int(path.stem))
+    places = np.unique(np.linspace(0, len(paths) - 1, selection.ROUNDS).round().astype(int))
+    return [files.read_npz(paths[place]) for place in places]
+
+
+def _training(lines):
+    text = "Cross-entropy on the balanced subset; it may jump where the subset is drawn anew."
+    found = _curves(lines, "retrain", "Retraining loss", text)
+    return found + _curves(lines, "baseline", "Cross-entropy baseline", "Training loss of the plain yardstick.")
+
+
+def _curves(lines, stage, title, text):
+    if not _has(lines, stage, "loss"):
+        return []
+    return [(f"{stage}_loss", title, text, {"": figures.training_curve(lines, stage, {"loss": "loss"})}, "")]
+
+
+def _has(lines, stage, key):
+    return any(line.get("stage") == stage and line.get(key) is not None for line in lines)
+
+
+def _lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _npz(path):
+    return files.read_npz(path) if path.exists() else None
