@@ -125,6 +125,7 @@ def training(epochs, batch_size, base_learning_rate, warmup_epochs):
     config.epochs = float(epochs)  # passes over the training set
     config.steps = 0  # durations in steps instead of epochs, where above 0
     config.batch_size = batch_size  # images, over all devices and hosts
+    config.accumulate = 1  # parts of a batch that go through the network in turn: less memory; 1 in pretraining
     config.base_learning_rate = base_learning_rate  # for 256 images; the rate itself is this * batch_size / 256
     config.warmup_epochs = float(warmup_epochs)  # the rate rises linearly over them
     config.weight_decay = 0.05  # on weights only: not on biases, not on norms

@@ -18,7 +18,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     crops, smallest = state.number(config.seed, "baseline/crops"), options.augment.crop_scale
     job = train.Job(
         stage="baseline",
-        step=step.classify(network, tx, options.augment, config.seed, "baseline"),
+        step=step.classify(network, tx, options.augment, config.seed, "baseline", accumulate=options.accumulate),
         feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,

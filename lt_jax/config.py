@@ -46,6 +46,7 @@ for _stage in ("pretrain", "baseline", "probe", "retrain"):
     CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
 _AT_LEAST = {
     "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.redraw_every": 1,
+    "baseline.accumulate": 1, "retrain.accumulate": 1, "probe.accumulate": 1,
     "pretrain.batch_size": 2, "retrain.batch_size": 1, "baseline.batch_size": 1, "probe.batch_size": 1,
     "host.heartbeat_seconds": 1, "host.start_seconds": 1,
 }  # fmt: skip
@@ -150,6 +151,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if config.get("data") and config.data.imbalance_factor < 1:
         raise errors.BadInput(
             f"config.data.imbalance_factor: expected at least 1, found {config.data.imbalance_factor}"
+        )
+    if get(config, "pretrain.accumulate") not in (None, 1):
+        raise errors.BadInput(
+            f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
+            "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
         )
     unknown = [stage for stage in config.stages if stage not in DEPENDS]
     if unknown:

@@ -63,7 +63,7 @@ def official(config: Any, dataset: data.Dataset, encoder_variables: dict[str, An
     crops, smallest = state.number(config.seed, "probe/crops"), options.augment.crop_scale
     job = train.Job(
         stage="probe",
-        step=step.classify(network, tx, options.augment, config.seed, "probe"),
+        step=step.classify(network, tx, options.augment, config.seed, "probe", accumulate=options.accumulate),
         feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,

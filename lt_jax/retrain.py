@@ -51,7 +51,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     job = train.Job(
         stage="retrain",
         step=step.classify(
-            rounds.network, tx, options.augment, config.seed, "retrain", moving=options.trainable == "all"
+            rounds.network, tx, options.augment, config.seed, "retrain", options.trainable == "all", options.accumulate
         ),
         feed=feed,
         steps=optim.total_steps(options, per_epoch),

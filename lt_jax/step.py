@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from lt_jax import augment, losses, negatives, policies, sharding, state
+from lt_jax import augment, errors, losses, negatives, policies, sharding, state
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
@@ -77,6 +77,7 @@ def classify(
     seed: int,
     name: str,
     moving: bool = True,
+    accumulate: int = 1,
 ) -> Step:
     """One cross-entropy step. batch: (B,) positions.
 
@@ -84,6 +85,7 @@ def classify(
       options: of the augmentation.
       name: of the stream of random numbers.
       moving: BatchNorm uses the batch's statistics and moves its own, also under a frozen encoder; else both rest.
+      accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
     """
 
     def step(current, data, batch):
@@ -92,17 +94,39 @@ def classify(
         images = policies.apply(key, images, options, is_cropped)
         images, others, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
 
-        def loss_of(params):
-            logits, stats = _forward(network, current, params, images, moving)
+        def loss_of(params, batch_stats, part):
+            images, labels, others, weight = part
+            logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
             each = losses.cross_entropy(logits, labels)
             if options.mix:
                 each = weight * each + (1 - weight) * losses.cross_entropy(logits, others)
             return each.mean(), (stats, {"accuracy": accuracy})
 
-        return _update(current, tx, loss_of)
+        parts = (images, labels, others, weight)
+        if accumulate == 1:
+            return _update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
+        return _apply(current, tx, *_accumulated(loss_of, current, parts, accumulate))
 
     return step
+
+
+def _accumulated(loss_of, current, batch, count):
+    """As jax.value_and_grad over the whole batch, in `count` parts: every count-th row, so that devices keep theirs."""
+    size = batch[0].shape[0]
+    if size % count:
+        raise errors.BadInput(f"accumulate: expected a divisor of the batch of {size}, found {count}")
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+    def add(carry, part):
+        gradients, stats = carry
+        (loss, (stats, metrics)), more = jax.value_and_grad(loss_of, has_aux=True)(current.params, stats, part)
+        return (jax.tree.map(jnp.add, gradients, more), stats), (loss, metrics)
+
+    zero = jax.tree.map(jnp.zeros_like, current.params)
+    (total, stats), found = jax.lax.scan(add, (zero, current.batch_stats), parts)
+    loss, metrics = jax.tree.map(jnp.mean, found)
+    return (loss, (stats, metrics)), jax.tree.map(lambda x: x / count, total)
 
 
 def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
@@ -139,7 +163,11 @@ def _forward(network, current, params, images, moving=True):
 
 
 def _update(current, tx, loss_of):
-    (loss, (stats, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(current.params)
+    return _apply(current, tx, *jax.value_and_grad(loss_of, has_aux=True)(current.params))
+
+
+def _apply(current, tx, value, gradients):
+    loss, (stats, metrics) = value
     updates, opt_state = tx.update(gradients, current.opt_state, current.params)
     norm = optax.global_norm(gradients)
     is_bad = (current.bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(norm))

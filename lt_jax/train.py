@@ -64,7 +64,8 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
             if stop:
                 _stop(job, saver, writer, number)
             batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
-            current, metrics = advance(current, data, batch)
+            with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
+                current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
         _save(job, saver, writer, current, progress, clock)
         saver.wait()

@@ -7,11 +7,13 @@ import shutil
 
 import jax
 import numpy as np
+import optax
 import pytest
 from etils import epath
 
 from configs import digits_lt
 from lt_jax import checkpoint, data, encoder, errors, optim, pretrain, sharding, state, step, train
+from lt_jax import config as config_lib
 from lt_jax.data import pipeline
 
 
@@ -186,6 +188,31 @@ def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
         assert set(new.params) == {"head"} and equal(new.frozen, current.frozen)
         assert not equal(new.params, current.params)
         assert equal(new.batch_stats, current.batch_stats) is not moving
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
+    """Of a network without BatchNorm, whose statistics would be those of a part."""
+    tx = optax.sgd(1.0)
+    network = encoder.head.Network(encoder.vit.ViT(1, 1, 4, "small"), encoder.head.Linear(10))
+    current = state.create(encoder.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
+    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    found = []
+    for count in (1, 4):
+        advance = jax.jit(step.classify(network, tx, config.baseline.augment, 0, "test", accumulate=count))
+        found.append(advance(current, held, np.arange(12)))
+    (whole, one), (parts, four) = found
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, parts.params)
+    assert not equal(whole.params, current.params)
+    np.testing.assert_allclose([one["loss"], one["accuracy"]], [four["loss"], four["accuracy"]], rtol=1e-5)
+    with pytest.raises(errors.BadInput, match="accumulate: expected a divisor of the batch of 12, found 5"):
+        step.classify(network, tx, config.baseline.augment, 0, "test", accumulate=5)(current, held, np.arange(12))
+
+
+def test_accumulation_is_refused_in_pretraining():
+    config = digits_lt.get_config("smoke")
+    config.pretrain.accumulate = 2
+    with pytest.raises(errors.BadInput, match="config.pretrain.accumulate: expected 1, found 2"):
+        config_lib.validate(config)
 
 
 def test_sharding_takes_as_many_devices_as_divide_the_batch():
