@@ -38,7 +38,7 @@ def recipe(name, tokens, largest, many=100, few=20):
 
     warmup = min(20.0, tokens.epochs / 10)
     config.pretrain = pretrain = common.training(tokens.epochs, 1024, base_learning_rate=1e-3, warmup_epochs=warmup)
-    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
+    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
     pretrain.temperature = 0.5  # of the similarities
     pretrain.m = 1  # same-class partners of each anchor, in the query view
     pretrain.n = 16  # balanced negatives of each anchor
@@ -50,6 +50,7 @@ def recipe(name, tokens, largest, many=100, few=20):
     config.baseline = common.training(
         min(200.0, tokens.epochs), 1024, base_learning_rate=1e-3, warmup_epochs=warmup / 2
     )
+    config.baseline.loss = "cross_entropy"  # or "balanced_softmax"
     config.baseline.augment = common.augment(strength=0.0, grey=0.0, blur=False, crop_scale=0.25)
 
     config.probe = probe = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)
@@ -59,6 +60,7 @@ def recipe(name, tokens, largest, many=100, few=20):
     config.retrain = retrain = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)
     retrain.method = "rank_one"  # rank_one and eigen are exact; paper and uniform are there to compare
     retrain.k = ten_times_smallest(config.data)  # images kept of a class that has more
+    retrain.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
     retrain.redraw_every = 10  # R: epochs between two draws of the subset
     retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
     retrain.head_epochs = 5.0  # passes of the head that gives the first p, on frozen features; then discarded

@@ -21,7 +21,7 @@ def get_config(arg=""):
     config.encoder = common.encoder("resnet_small", width=16)
 
     config.pretrain = pretrain = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
-    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
+    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
     pretrain.temperature = 0.2  # of the similarities
     pretrain.m = 1  # same-class partners of each anchor, in the query view
     pretrain.n = 16  # balanced negatives of each anchor
@@ -32,6 +32,7 @@ def get_config(arg=""):
     pretrain.augment = _augment()
 
     config.baseline = baseline = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
+    baseline.loss = "cross_entropy"  # or "balanced_softmax"
     baseline.augment = _augment()
 
     config.probe = probe = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
@@ -41,6 +42,7 @@ def get_config(arg=""):
     config.retrain = retrain = common.training(epochs=100, batch_size=16, base_learning_rate=2e-2, warmup_epochs=5)
     retrain.method = tokens.method  # rank_one and eigen are exact; paper and uniform are there to compare
     retrain.k = 10  # images kept of a class that has more
+    retrain.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
     retrain.redraw_every = 10  # R: epochs between two draws of the subset
     retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
     retrain.head_epochs = 100.0  # passes of the head that gives the first p, on frozen features; then discarded

@@ -33,7 +33,7 @@ def recipe(name, arg, title):
 
     warmup = min(10.0, tokens.epochs / 10)
     config.pretrain = pretrain = common.training(tokens.epochs, tokens.batch_size, 1e-3, warmup)
-    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's
+    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
     pretrain.temperature = 0.5  # of the similarities
     pretrain.m = 1  # same-class partners of each anchor, in the query view
     pretrain.n = 64  # balanced negatives of each anchor
@@ -43,6 +43,7 @@ def recipe(name, arg, title):
     pretrain.augment = common.augment(strength=1.0)
 
     config.baseline = common.training(min(100.0, tokens.epochs), tokens.batch_size, 1e-3, warmup / 2)
+    config.baseline.loss = "cross_entropy"  # or "balanced_softmax"
     config.baseline.augment = common.augment(strength=0.4, grey=0.0, blur=False)
 
     config.probe = probe = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
@@ -52,6 +53,7 @@ def recipe(name, arg, title):
     config.retrain = retrain = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
     retrain.method = "rank_one"  # rank_one and eigen are exact; paper and uniform are there to compare
     retrain.k = tokens.k  # images kept of a class that has more
+    retrain.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
     retrain.redraw_every = 20  # R: epochs between two draws of the subset
     retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
     retrain.head_epochs = 5.0  # passes of the head that gives the first p, on frozen features; then discarded

@@ -1,11 +1,15 @@
-"""The plain yardstick: the same encoder with a linear head, trained on all images with cross-entropy."""
+"""The plain yardstick: the same encoder with a linear head, trained on all images.
+
+`loss` is cross-entropy, or the balanced softmax, cross-entropy of logits + log prior (Ren et al., NeurIPS 2020, Eq. 3),
+which is also the loss of logit adjustment with tau = 1 (Menon et al., ICLR 2021, Eq. 10).
+"""
 
 import math
 from typing import Any
 
 from etils import epath
 
-from lt_jax import checkpoint, data, encoder, optim, sharding, state, step, train
+from lt_jax import checkpoint, data, encoder, losses, optim, sharding, state, step, train
 from lt_jax.data import pipeline
 
 
@@ -15,10 +19,13 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     size = min(config.baseline.batch_size, len(dataset.train.labels))
     options = config.baseline
     order = pipeline.Order(len(dataset.train.labels), size, state.number(config.seed, "baseline/order"))
+    prior = losses.log_prior(dataset.counts) if options.loss == "balanced_softmax" else None
     crops, smallest = state.number(config.seed, "baseline/crops"), options.augment.crop_scale
     job = train.Job(
         stage="baseline",
-        step=step.classify(network, tx, options.augment, config.seed, "baseline", accumulate=options.accumulate),
+        step=step.classify(
+            network, tx, options.augment, config.seed, "baseline", accumulate=options.accumulate, log_prior=prior
+        ),
         feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,

@@ -34,7 +34,8 @@ _ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),
     "encoder.stem": ("small", "imagenet"),
-    "pretrain.loss": ("paper", "official"),
+    "pretrain.loss": ("paper", "official", "supcon", "simclr"),
+    "baseline.loss": ("cross_entropy", "balanced_softmax"),
     "pretrain.negatives": ("sampled", "expected"),
     "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),
@@ -45,7 +46,7 @@ for _stage in ("pretrain", "baseline", "probe", "retrain"):
     CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
     CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
 _AT_LEAST = {
-    "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.redraw_every": 1,
+    "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.scale_power": 1, "retrain.redraw_every": 1,
     "baseline.accumulate": 1, "retrain.accumulate": 1, "probe.accumulate": 1,
     "pretrain.batch_size": 2, "retrain.batch_size": 1, "baseline.batch_size": 1, "probe.batch_size": 1,
     "host.heartbeat_seconds": 1, "host.start_seconds": 1,

@@ -8,40 +8,48 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import baseline, data, encoder, errors, exhibits, features, files, log, metrics, retrain
+from lt_jax import baseline, data, encoder, errors, exhibits, features, files, log, metrics, retrain, yardsticks
 
+NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT"}
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
 
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = data.load(config.data)
     find = _from_dlsa if "dlsa" in config.stages else _from_checkpoints
-    predictions, test, baselines, final = find(config, workdir, dataset)
+    predictions, test, baselines, others, final = find(config, workdir, dataset)
     files.write_npz(workdir / "predictions.npz", labels=dataset.test.labels, **predictions)
     exhibits.write(config, workdir, dataset, final)
-    result = _result(config, workdir, dataset, test, baselines)
+    result = {**_result(config, workdir, dataset, test, baselines), "yardsticks": others}
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
     return {}
 
 
 def _from_checkpoints(config, workdir, dataset):
-    """(what predictions.npz holds, measures, measures of the baselines or None, variables of the final network)."""
+    """What predictions.npz holds, measures, those of the baseline, of what follows from it, the final variables."""
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
     extract = features.Extractor(network, config.evaluate.batch_size)
-    logits, measured, variables = {}, {}, {}
+    logits, variables, others = {}, {}, {}
     for stage, load in (("baseline", baseline.load), ("retrain", retrain.load)):
-        if stage in config.stages:
-            variables = load(config, workdir, dataset)
-            logits[stage] = extract(variables, dataset.test.images)[1]
-            measured[stage] = metrics.measures(
-                dataset.test.labels, logits[stage], dataset.groups, config.evaluate.ece_bins
-            )
+        if stage not in config.stages:
+            continue
+        variables = load(config, workdir, dataset)
+        found, logits[stage] = extract(variables, dataset.test.images)
+        if stage == "baseline":
+            others = yardsticks.logits(config, dataset, extract, variables, found, logits[stage])
+    measured, others = (
+        {
+            name: metrics.measures(dataset.test.labels, x, dataset.groups, config.evaluate.ece_bins)
+            for name, x in of.items()
+        }
+        for of in (logits, others)
+    )
     final = "retrain" if "retrain" in logits else "baseline"
     if final == "baseline" or "baseline" not in measured:
-        return {"logits": logits[final]}, measured[final], None, variables
+        return {"logits": logits[final]}, measured[final], None, others, variables
     predictions = {"logits": logits[final], **_answers(logits["baseline"])}
-    return predictions, measured[final], {"cross_entropy": measured["baseline"]}, variables
+    return predictions, measured[final], {config.baseline.loss: measured["baseline"]}, others, variables
 
 
 def _answers(logits):
@@ -56,7 +64,7 @@ def _from_dlsa(config, workdir, dataset):
     if found is None:
         raise errors.BadInput(f"no {workdir / 'dlsa.json'}: run --stage=dlsa first")
     logits = files.read_npz(workdir / "dlsa" / "test.npz")["logits"]
-    return {"logits": logits}, found["test"], found["baselines"], None
+    return {"logits": logits}, found["test"], found["baselines"], {}, None
 
 
 def _result(config, workdir, dataset, test, baselines):
@@ -106,8 +114,8 @@ def _timing(config, workdir):
 def table(result: dict[str, Any]) -> str:
     """The rows of a result as plain text, accuracies in per cent."""
     rows = []
-    for name, found in (result["baseline"] or {}).items():
-        rows.append((name.replace("cross_entropy", "cross-entropy").replace("_", " "), found))
+    for name, found in {**(result["baseline"] or {}), **result.get("yardsticks", {})}.items():
+        rows.append((NAMES.get(name, name.replace("_", " ")), found))
     for protocol, found in (result["probe"] or {}).items():
         if found:
             rows.append((f"linear probe, {protocol}", found))

@@ -11,7 +11,10 @@ import numpy as np
 from lt_jax import losses, optim
 
 
-def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float):
+def fit(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float,
+    class_aware: bool = False,
+):  # fmt: skip
     """Cross-entropy on all items, AdamW as everywhere; the last batch of an epoch is kept.
 
     Features are standardised by their own mean and deviation, so that one learning rate suits every encoder; the
@@ -21,20 +24,21 @@ def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: i
       features: (n, d) float32.
       labels: (n,).
       config: batch_size, base_learning_rate, warmup_epochs, weight_decay as in configs/common.py.
+      class_aware: an epoch is as many items, each drawn from a class drawn uniformly; else a permutation.
 
     Returns:
       {"kernel": (d, num_classes), "bias": (num_classes,)}, laid out like `encoder.head.Linear`.
     """
     options = config.copy_and_resolve_references()
     options.update(epochs=float(epochs), steps=0)
-    run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes))
+    run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes, class_aware=class_aware))
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
     found = run(key, jnp.asarray((features - mean) / deviation, jnp.float32), jnp.asarray(labels))
     kernel = np.asarray(found["kernel"]) / deviation[:, None]
     return {"kernel": kernel, "bias": np.asarray(found["bias"]) - mean @ kernel}
 
 
-def _fit(key, features, labels, *, config, num_classes):
+def _fit(key, features, labels, *, config, num_classes, class_aware):
     n, d = features.shape
     size = min(config.batch_size, n)
     per_epoch = math.ceil(n / size)
@@ -53,8 +57,13 @@ def _fit(key, features, labels, *, config, num_classes):
         updates, opt_state = tx.update(gradients, opt_state, params)
         return (jax.tree.map(jnp.add, params, updates), opt_state), None
 
+    share = 1.0 / jnp.bincount(labels, length=num_classes)[labels]
+
     def one_epoch(carry, key):
-        order = jnp.append(jax.random.permutation(key, n), jnp.full(per_epoch * size - n, -1))
+        if class_aware:
+            order = jax.random.choice(key, n, (per_epoch * size,), p=share / share.sum())
+        else:
+            order = jnp.append(jax.random.permutation(key, n), jnp.full(per_epoch * size - n, -1))
         return jax.lax.scan(one_step, carry, order.reshape(per_epoch, size))
 
     epochs = jax.random.split(key, math.ceil(config.epochs))

@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # float32 products on TPU and recent GPUs are bfloat16 or TF32 products unless told otherwise.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -162,10 +163,51 @@ def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -
     return -(jax.nn.log_sigmoid(positive) + jax.nn.log_sigmoid(-negative))
 
 
+def supcon(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
+    """Supervised contrast, L_out of Khosla et al. (NeurIPS 2020, Eq. 2): every other view of the class attracts.
+
+        L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{a != i} exp(s_ia / t) )
+
+    With the number of the image in place of its class only its other view attracts: SimCLR (see `simclr`).
+
+    Args:
+      embeddings: (2B, d) l2-normalised, both views.
+      labels: (2B,).
+
+    Returns:
+      (2B,) float32.
+    """
+    embeddings = embeddings.astype(jnp.float32)
+    scores = jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION) / temperature
+    itself = jnp.eye(len(labels), dtype=bool)
+    log_share = jax.nn.log_softmax(jnp.where(itself, -jnp.inf, scores), axis=1)
+    positive = (labels[:, None] == labels[None, :]) & ~itself
+    return -jnp.where(positive, log_share, 0.0).sum(axis=1) / positive.sum(axis=1, dtype=jnp.float32)
+
+
+def simclr(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
+    """NT-Xent, Eq. 1 of Chen et al. (ICML 2020): the other view of an image attracts, all else repels.
+
+    Args:
+      embeddings: (2B, d) l2-normalised; row i + B is the other view of row i.
+      labels: not looked at.
+
+    Returns:
+      (2B,) float32.
+    """
+    image = jnp.arange(len(labels), dtype=jnp.int32) % (len(labels) // 2)
+    return supcon(embeddings, image, temperature)
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """-log softmax(logits)[label]. logits (B, C), labels (B,) -> (B,) float32."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+
+
+def log_prior(counts: np.ndarray) -> np.ndarray:
+    """(C,) counts -> log of the classes' shares, float32; a class without images counts as half of one."""
+    return np.log(np.maximum(counts, 0.5) / counts.sum()).astype(np.float32)
 
 
 def class_distances(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -109,7 +109,8 @@ class Rounds:
         options, labels = self._config.retrain, self._dataset.train.labels
         key = jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
         began = time.monotonic()
-        indices = ipdpp.select_balanced(key, None, labels, options.k, options.method, log_probabilities=log_p)
+        how = {"log_probabilities": log_p, "scale_power": options.scale_power}
+        indices = ipdpp.select_balanced(key, None, labels, options.k, options.method, **how)
         self.seconds += time.monotonic() - began
         files.write_npz(
             self._file(number),

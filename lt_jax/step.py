@@ -10,10 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
 from lt_jax import augment, errors, losses, negatives, policies, sharding, state
+
+# Losses of both views of a batch, (2B, d) embeddings and (2B,) labels; the last two are there to compare with.
+TWO_VIEW_LOSSES = {"official": losses.bns_official, "supcon": losses.supcon, "simclr": losses.simclr}
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
@@ -21,7 +25,7 @@ Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
 
 def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any, seed: int) -> Step:
     """One BNS step. batch: (B, 1 + m) positions, the anchor first; `config` is config.pretrain."""
-    loss_of = {"paper": _bns_loss, "official": _bns_official_loss}[config.loss]
+    loss_of = _bns_loss if config.loss == "paper" else functools.partial(_two_view_loss, TWO_VIEW_LOSSES[config.loss])
 
     def step(current, data, batch):
         keys = _keys(seed, "pretrain", current.step, 3)
@@ -57,7 +61,7 @@ def _over_negatives(queries, keys, labels, key, config):
     return sharding.per_device(ring, mesh)(queries, keys, own, drawn)
 
 
-def _bns_official_loss(network, current, params, data, batch, keys, config):
+def _two_view_loss(loss_of, network, current, params, data, batch, keys, config):
     """One forward pass a view, so that BatchNorm statistics are those of the view."""
     images, labels, is_cropped = _views(data, batch)
     views = [policies.apply(keys[i], images[:, -i], config.augment, is_cropped) for i in (0, 1)]
@@ -65,7 +69,7 @@ def _bns_official_loss(network, current, params, data, batch, keys, config):
     current = current.replace(batch_stats=stats)
     second, stats = _forward(network, current, params, views[1])
     embeddings, both = jnp.concatenate([first, second]), jnp.concatenate([labels, labels])
-    loss = losses.bns_official(embeddings, both, config.temperature).mean()
+    loss = loss_of(embeddings, both, config.temperature).mean()
     intra, inter = losses.class_distances(second, labels)
     return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
 
@@ -78,15 +82,19 @@ def classify(
     name: str,
     moving: bool = True,
     accumulate: int = 1,
+    log_prior: np.ndarray | None = None,
 ) -> Step:
-    """One cross-entropy step. batch: (B,) positions.
+    """One step of cross-entropy, or of the balanced softmax. batch: (B,) positions.
 
     Args:
       options: of the augmentation.
       name: of the stream of random numbers.
       moving: BatchNorm uses the batch's statistics and moves its own, also under a frozen encoder; else both rest.
+      log_prior: (C,) log share of each class, for the balanced softmax; None is cross-entropy.
       accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
     """
+
+    prior = 0.0 if log_prior is None else log_prior[None, :]
 
     def step(current, data, batch):
         (key,) = _keys(seed, name, current.step, 1)
@@ -98,6 +106,7 @@ def classify(
             images, labels, others, weight = part
             logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
+            logits = logits.astype(jnp.float32) + prior
             each = losses.cross_entropy(logits, labels)
             if options.mix:
                 each = weight * each + (1 - weight) * losses.cross_entropy(logits, others)

@@ -33,6 +33,21 @@ def test_fit_finds_what_logistic_regression_finds(clusters):
     np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=0.02)
 
 
+def test_class_aware_fit_finds_what_balanced_logistic_regression_finds(clusters):
+    x, labels = clusters
+    scaled = (x - x.mean(0)) / x.std(0)
+    head = linear.fit(jax.random.key(0), x, labels, 3, CONFIG, epochs=600, class_aware=True)
+    logits = x @ head["kernel"] + head["bias"]
+    ours = np.exp(logits - logits.max(1, keepdims=True))
+    ours /= ours.sum(1, keepdims=True)
+    balanced, plain = (
+        LogisticRegression(C=1e6, max_iter=1000, class_weight=weight).fit(scaled, labels).predict_proba(scaled)
+        for weight in ("balanced", None)
+    )
+    assert np.abs(ours - balanced).max() < 0.5 * np.abs(plain - balanced).max()
+    assert np.abs(ours - balanced).mean() < 0.2 * np.abs(plain - balanced).mean()
+
+
 def test_fit_is_deterministic_for_a_key(clusters):
     x, labels = clusters
     first, again, other = (linear.fit(jax.random.key(s), x, labels, 3, CONFIG, epochs=2) for s in (0, 0, 1))

@@ -115,3 +115,26 @@ def test_class_distances_by_hand():
     intra, inter = losses.class_distances(z, jnp.array([0, 0, 1]))
     np.testing.assert_allclose([intra, inter], [0.0, np.sqrt(2)], atol=1e-6)
     assert np.isnan(losses.class_distances(z, jnp.array([0, 1, 2]))[0])
+
+
+def supcon_by_loops(z, labels, t):
+    found = []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        total = np.log(sum(np.exp(z[i] @ z[j] / t) for j in others))
+        positive = [j for j in others if labels[j] == labels[i]]
+        found.append(np.mean([total - z[i] @ z[j] / t for j in positive]))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", ["supcon", "simclr"])
+def test_contrastive_losses_to_compare_with_against_loops(name):
+    generator = np.random.default_rng(3)
+    z = unit(generator, 10, 4)
+    labels = np.tile([0, 0, 1, 2, 2], 2)
+    positives = labels if name == "supcon" else np.tile(np.arange(5), 2)  # SimCLR: an image is a class of its own
+    loss_of = jax.jit(getattr(losses, name), static_argnums=2)
+    found = loss_of(jnp.asarray(z, jnp.float32), jnp.asarray(labels), 0.3)
+    np.testing.assert_allclose(found, supcon_by_loops(z, positives, 0.3), rtol=1e-5)
+    gradient = jax.grad(lambda z: loss_of(z, jnp.asarray(labels), 0.3).mean())(jnp.asarray(z, jnp.float32))
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.01

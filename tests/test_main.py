@@ -26,6 +26,7 @@ def test_result_has_every_measure(finished):
         assert 0 <= found["worst_class"] <= found["overall"] <= 1 and len(found["per_class"]) == 10
         assert found["overall"] == pytest.approx(np.mean(found["per_class"]))
         assert found["few"] == pytest.approx(np.mean(found["per_class"][6:]))
+    assert set(result["yardsticks"]) == {"logit_adjustment", "crt", "nearest_class_mean"}
     assert result["timing"]["pretrain_s"] > 0 and result["timing"]["select_s"] > 0
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     ("pretrain", "baseline"),
     ("probe",),
     ("retrain", "dlsa"),
-    ("exhibits",),
+    ("exhibits", "yardsticks"),
     ("evaluate",),
     ("report", "show_data", "classifier"),
     ("predict", "export"),

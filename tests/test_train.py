@@ -11,7 +11,7 @@ import optax
 import pytest
 from etils import epath
 
-from configs import digits_lt
+from configs import common, digits_lt
 from lt_jax import checkpoint, data, encoder, errors, optim, pretrain, sharding, state, step, train
 from lt_jax import config as config_lib
 from lt_jax.data import pipeline
@@ -206,6 +206,20 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
     np.testing.assert_allclose([one["loss"], one["accuracy"]], [four["loss"], four["accuracy"]], rtol=1e-5)
     with pytest.raises(errors.BadInput, match="accumulate: expected a divisor of the batch of 12, found 5"):
         step.classify(network, tx, config.baseline.augment, 0, "test", accumulate=5)(current, held, np.arange(12))
+
+
+def test_balanced_softmax_adds_the_log_prior_to_the_logits(config, dataset):
+    network = encoder.head.Network(encoder.vit.ViT(1, 1, 4, "small"), encoder.head.Linear(10))
+    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    current = state.create(variables, optax.sgd(1.0))
+    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    as_is = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
+    log_prior = np.log(dataset.counts / dataset.counts.sum()).astype(np.float32)
+    one_step = step.classify(network, optax.sgd(1.0), as_is, 0, "test", log_prior=log_prior)
+    found = jax.jit(one_step)(current, held, np.arange(0, 300, 25))[1]["loss"]
+    logits = np.asarray(network.apply(variables, dataset.train.images[:300:25].astype(np.float32) / 255)) + log_prior
+    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(12), dataset.train.labels[:300:25]]
+    np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)
 
 
 def test_accumulation_is_refused_in_pretraining():

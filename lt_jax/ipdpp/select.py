@@ -107,19 +107,19 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
     return _draw_one(key, log_p, np.int32(n), relative_scale, k=k, method=method)
 
 
-def _draw_classes(key, classes, log_p, n, k, method):
-    """(C,) class numbers, (C, size), (C,) -> (C, k). Every class draws with its own key and its own p."""
+def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
+    """(C,) class numbers, (C, size), (C,), (C,) -> (C, k). Every class draws with its own key and its own p."""
 
     def draw(operands):
-        number, log_p, n = operands
-        return _draw(jax.random.fold_in(key, number), log_p, n, np.float32(1), k, method)
+        number, log_p, n, relative_scale = operands
+        return _draw(jax.random.fold_in(key, number), log_p, n, relative_scale, k, method)
 
     size = log_p.shape[1]
     if method == "rank_one" and size > rank_one.CHAIN:
-        return jax.lax.map(draw, (classes, log_p, n))  # batched, every class would be sorted
+        return jax.lax.map(draw, (classes, log_p, n, relative_scale))  # batched, every class would be sorted
     numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "paper": size**2, "uniform": size}[method]
     batch = min(max(BATCH_NUMBERS // numbers, 1), log_p.shape[0])
-    return jax.lax.map(draw, (classes, log_p, n), batch_size=batch)
+    return jax.lax.map(draw, (classes, log_p, n, relative_scale), batch_size=batch)
 
 
 @functools.lru_cache(maxsize=256)
@@ -129,12 +129,12 @@ def _compiled(k, method, devices):
     if len(devices) > 1:
         mesh, rows = Mesh(np.array(devices), ("class",)), PartitionSpec("class")
         function = jax.shard_map(
-            function, mesh=mesh, in_specs=(PartitionSpec(), rows, rows, rows), out_specs=rows, check_vma=False
+            function, mesh=mesh, in_specs=(PartitionSpec(), rows, rows, rows, rows), out_specs=rows, check_vma=False
         )
     return jax.jit(function)
 
 
-def _select_large(key, log_p, members, k, method):
+def _select_large(key, log_p, members, k, method, scale_power):
     """For classes (number -> items) that have more than k items: a list of arrays of chosen items."""
     groups, devices, chosen = {}, tuple(jax.local_devices()), []
     for number, items in members.items():
@@ -147,7 +147,8 @@ def _select_large(key, log_p, members, k, method):
         for row, number in enumerate(rows):
             padded[row, : len(members[number])] = log_p[members[number]]
         lengths = np.array([len(members[number]) for number in rows], np.int32)
-        drawn = _compiled(k, method, split)(key, np.array(rows, np.int32), padded, lengths)
+        relative_scale = lengths.astype(np.float32) ** (1 - scale_power)
+        drawn = _compiled(k, method, split)(key, np.array(rows, np.int32), padded, lengths, relative_scale)
         chosen.append((numbers, drawn))
     # Only now wait for the devices, so that batches overlap with the preparation of the next.
     return [
@@ -157,7 +158,7 @@ def _select_large(key, log_p, members, k, method):
     ]
 
 
-def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_probabilities=None):
+def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_probabilities=None, scale_power=1):
     """At most k items of every class: `sample` within each class, all classes at once.
 
     Class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), p_c in the order
@@ -170,14 +171,18 @@ def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_pro
       labels: (N,) integers >= 0.
       k: largest number of items of a class.
       method, log_probabilities: as for `sample`.
+      scale_power: the kernel of a class of N items is S_ij = p_i p_j / N^scale_power; 1 is the paper's, 2 the
+        released code's.
 
     Returns:
       NumPy int64 array of the chosen positions in the training set, ascending.
 
     Raises:
-      ValueError: as `sample`; labels of another length, not integer or negative.
+      ValueError: as `sample`; labels of another length, not integer or negative; a scale_power below 1.
     """
     checks.method_of(method, METHODS)
+    if not scale_power >= 1:
+        raise ValueError(f"scale_power must be at least 1, but is {scale_power!r}")
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     if checks.is_traced(log_p, labels):
         raise ValueError("select_balanced chooses shapes from the labels and cannot run inside jit")
@@ -188,5 +193,5 @@ def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_pro
     members = dict(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True))
     chosen = [items for items in members.values() if len(items) <= k]
     large = {number: items for number, items in members.items() if len(items) > k > 0}
-    chosen += _select_large(key, log_p, large, k, method)
+    chosen += _select_large(key, log_p, large, k, method, scale_power)
     return np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))

@@ -180,6 +180,21 @@ def test_select_balanced_is_sample_class_by_class(method):
         np.testing.assert_array_equal(np.intersect1d(chosen, np.flatnonzero(labels == c)), items)
 
 
+@pytest.mark.parametrize("method", ["rank_one", "eigen"])
+def test_select_balanced_with_the_kernel_of_the_released_code(method):
+    """p_i p_j / N^2, class by class, as `sample` has it with that scale; another draw than the paper's kernel."""
+    labels, log_p = long_tail()
+    chosen = select_balanced(KEY, None, labels, 20, method, log_probabilities=log_p, scale_power=2)
+    for c in (0, 3, 4):
+        items = np.flatnonzero(labels == c)
+        key, scale = jax.random.fold_in(KEY, c), 1 / len(items) ** 2
+        drawn = sample(key, None, 20, method, log_probabilities=log_p[items], scale=scale)
+        np.testing.assert_array_equal(np.intersect1d(chosen, items), items[drawn])
+    assert not np.array_equal(chosen, select_balanced(KEY, None, labels, 20, method, log_probabilities=log_p))
+    with pytest.raises(ValueError, match="scale_power must be at least 1, but is 0.5"):
+        select_balanced(KEY, None, labels, 20, method, log_probabilities=log_p, scale_power=0.5)
+
+
 def test_select_balanced_does_not_depend_on_devices_or_other_classes(monkeypatch):
     if len(jax.local_devices()) == 1:
         pytest.skip("one device: run with XLA_FLAGS=--xla_force_host_platform_device_count=8")
