@@ -1,103 +1,200 @@
 """One thing changed at a time, over many seeds, each variant paired with the first one of its table.
 
-    python benchmarks/evidence.py WHAT [--seeds=10] [--config=configs/digits_lt.py] [--workdir=runs/evidence]
+    python benchmarks/evidence.py [TABLE...] [--seeds=10] [--config=configs/digits_lt.py] [--workdir=runs/evidence]
 
-WHAT is one of the tables below: `roads` (how the subset is drawn), `redraw`, `k`, `trainable`, and, with a pretraining
-of their own for each variant, `m`, `n`, `loss`, `negatives`. A seed is pretrained once and serves all variants that do
-not change the pretraining. Runs are kept in the work directory; the same command again continues. The table goes to
-benchmarks/results/evidence_WHAT.json, whatever it shows.
+Without a name: the tables for which one pretraining a seed is enough. `roads` (how the subset is drawn), `scale` (of
+the kernel), `redraw` (R), `k`, `trainable`, `yardsticks`. The others pretrain once more for each variant: `m`, `n`,
+`negatives`, `loss` (by the plain linear probe), `imbalance`. A variant that stands in several tables runs once. Runs
+are kept in the work directory, and the same command again continues. Each table goes to
+benchmarks/results/evidence_TABLE.json, whatever it shows; with another config its name stands before that of the table.
 """
 
 import argparse
+import concurrent.futures
+import contextlib
 import json
+import multiprocessing
+import os
 import pathlib
-import subprocess
 import sys
+import time
+from typing import NamedTuple
 
 import digits
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NEVER = 1_000_000
+sys.path.insert(0, str(ROOT))
 
-# Name of the table -> variant -> flags; the first variant is what the others are compared with.
-RETRAINED = {
-    "roads": {name: [f"retrain.method={name}"] for name in ("uniform", "rank_one", "eigen", "paper")},
+
+class Run(NamedTuple):
+    """One run of the command line, and the measures of its result.json that are looked at."""
+
+    stages: tuple[str, ...]
+    flags: tuple[str, ...]  # what differs from the config
+    path: str = "test"
+
+
+def retrained(*flags):
+    return Run(("retrain", "evaluate"), flags)
+
+
+def pretrained(*flags):
+    return Run(("pretrain", "retrain", "evaluate"), flags)
+
+
+def probed(*flags):
+    return Run(("pretrain", "probe", "retrain", "evaluate"), flags, "probe.plain")
+
+
+def trained(path, *flags):
+    return Run(("baseline", "evaluate"), flags, path)
+
+
+METHODS = {name: retrained(*flags) for name, flags in {
+    "uniform": ("retrain.method=uniform",), "rank_one": (), "eigen": ("retrain.method=eigen",),
+    "paper": ("retrain.method=paper",),
+}.items()}  # fmt: skip
+TABLES = {
+    "roads": METHODS,
+    "scale": {"1/N": retrained(), "1/N²": retrained("retrain.scale_power=2")},
     "redraw": {
-        "never": [f"retrain.redraw_every={NEVER}"],
-        **{f"every {r} epochs": [f"retrain.redraw_every={r}"] for r in (1, 10, 50)},
+        "never": retrained("retrain.redraw_every=1000000"),
+        **{f"R = {r}": retrained(*([f"retrain.redraw_every={r}"] if r != 10 else [])) for r in (1, 10, 50)},
     },
-    "k": {f"k = {k}": [f"retrain.k={k}", f"probe.per_class={k}"] for k in (4, 6, 10, 20, 40)},
-    "trainable": {"whole network": ["retrain.trainable=all"], "head alone": ["retrain.trainable=head"]},
-}
-PRETRAINED = {
-    "m": {f"m = {m}": [f"pretrain.m={m}"] for m in (0, 1, 2, 4)},
-    "n": {f"n = {n}": [f"pretrain.n={n}"] for n in (4, 16, 64)},
-    "loss": {"paper": ["pretrain.loss=paper"], "official": ["pretrain.loss=official"]},
-    "negatives": {
-        "sampled": ["pretrain.negatives=sampled"],
-        "expected": ["pretrain.negatives=expected"],
+    "k": {f"k = {k}": retrained(*([f"retrain.k={k}"] if k != 10 else [])) for k in (10, 4, 6, 20, 40)},
+    "trainable": {"whole network": retrained(), "head alone": retrained("retrain.trainable=head")},
+    "yardsticks": {
+        "cross-entropy": trained("test"),
+        "balanced softmax": trained("test", "baseline.loss=balanced_softmax"),
+        "logit adjustment": trained("yardsticks.logit_adjustment"),
+        "cRT": trained("yardsticks.crt"),
+        "nearest class mean": trained("yardsticks.nearest_class_mean"),
+        "BNS, uniform subset": METHODS["uniform"],
+        "BNS + IP-DPP": METHODS["rank_one"],
+    },
+    "m": {f"m = {m}": pretrained(*([f"pretrain.m={m}"] if m != 1 else [])) for m in (1, 0, 2, 4)},
+    "n": {f"n = {n}": pretrained(*([f"pretrain.n={n}"] if n != 16 else [])) for n in (16, 4, 64)},
+    "negatives": {"sampled": pretrained(), "expected": pretrained("pretrain.negatives=expected")},
+    "loss": {
+        "paper": probed(),
+        **{name: probed(f"pretrain.loss={name}") for name in ("official", "simclr", "supcon")},
+        "random encoder": probed("pretrain.steps=1", "pretrain.base_learning_rate=0.0"),
+    },
+    "imbalance": {
+        f"{name}, IF {factor}": run(f"data.imbalance_factor={factor}.0")
+        for factor in (10, 50, 100)
+        for name, run in (("cross-entropy", lambda flag: trained("test", flag)), ("BNS + IP-DPP", pretrained))
     },
 }
+FROM_ONE_PRETRAINING = ("roads", "scale", "redraw", "k", "trainable", "yardsticks")
 
 
 def main():
+    options = parse()
+    began = time.monotonic()
+    runs = {run for name in options.tables for run in TABLES[name].values()}
+    seeds = range(options.seeds)
+    bases = {folder(options, Run(("pretrain",), ()), seed): words(options, (), seed) for seed in seeds}
+    shared = bases if any(run.stages[0] == "retrain" for run in runs) else {}
+    finish({base: [*said, "--config.stages=('pretrain',)"] for base, said in shared.items()}, options)
+    finish({folder(options, run, seed): told(options, run, seed) for seed in seeds for run in runs}, options)
+    for name in options.tables:
+        found = {row: [result(options, run, seed) for seed in seeds] for row, run in TABLES[name].items()}
+        report(name, found, options)
+    print(f"\n{len(runs)} variants, {options.seeds} seeds: {(time.monotonic() - began) / 60:.0f} minutes in this call")
+
+
+def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=(*RETRAINED, *PRETRAINED))
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], metavar="TABLE")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--config", default="configs/digits_lt.py")
     parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "evidence")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
+    parser.add_argument("--no-write", action="store_true")
     options = parser.parse_args()
-    variants = {**RETRAINED, **PRETRAINED}[options.what]
-    found = {
-        name: [measured(options, flags, seed) for seed in range(options.seeds)] for name, flags in variants.items()
-    }
+    options.tables = options.tables or FROM_ONE_PRETRAINING
+    options.stem = pathlib.Path(options.config.partition(":")[0]).stem
+    return options
+
+
+def folder(options, run, seed):
+    """Where a run lives: by what is trained and changed, not by the table that asks for it."""
+    changed = ",".join(run.flags).replace("=", "_") or "default"
+    return options.workdir / options.stem / "-".join(run.stages) / changed / f"seed{seed}"
+
+
+def words(options, flags, seed):
+    changed = [f"--config.{flag}" for flag in flags]
+    return [f"--config={options.config}", f"--config.seed={seed}", *changed]
+
+
+def told(options, run, seed):
+    said = [*words(options, run.flags, seed), f"--config.stages={run.stages}"]
+    if run.stages[0] == "retrain":
+        said.append(f"--config.init_from={folder(options, Run(('pretrain',), ()), seed)}")
+    return said
+
+
+def result(options, run, seed):
+    found = json.loads((folder(options, run, seed) / "result.json").read_text())
+    for part in run.path.split("."):
+        found = found[part]
+    return found
+
+
+def finish(jobs, options):
+    """Runs what is not done, `jobs` at a time: folder -> words of the command line."""
+    left = {at: said for at, said in jobs.items() if not (at / "done").exists()}
+    # One thread each: networks this small gain less from a second core than a second run does.
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=8) as pool:
+        waiting = {pool.submit(one, at, said): at for at, said in left.items()}
+        for number, done in enumerate(concurrent.futures.as_completed(waiting), 1):
+            status = done.result()
+            print(f"{number} of {len(left)}: {waiting[done].relative_to(options.workdir)}", flush=True)
+            if status:
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f"status {status}: see {waiting[done]}/log.txt")
+
+
+def one(workdir, said):
+    from lt_jax import main
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        status = main.main(["lt_jax", f"--workdir={workdir}", *said])
+    if status == 0:
+        (workdir / "done").touch()
+    return status
+
+
+def report(name, found, options):
     first = next(iter(found.values()))
     table, gains = {}, {}
-    for name, results in found.items():
-        table[name] = {g: digits.summary([r[g] for r in results]) for g in digits.GROUPS}
+    for row, results in found.items():
+        table[row] = {g: digits.summary([r[g] for r in results]) for g in digits.GROUPS}
         pairs = list(zip(results, first, strict=True))
-        gains[name] = {g: digits.interval([r[g] - f[g] for r, f in pairs]) for g in digits.GROUPS}
-    show(table, gains, options.seeds)
-    command = f"python benchmarks/evidence.py {options.what} --seeds={options.seeds}"
+        gains[row] = {g: digits.interval([r[g] - f[g] for r, f in pairs]) for g in digits.GROUPS}
+    show(name, table, gains, options.seeds)
+    command = f"python benchmarks/evidence.py {name} --seeds={options.seeds}"
+    own = options.config == "configs/digits_lt.py"
     kept = {"seeds": options.seeds, "config": options.config, "accuracy": table, "gain over the first": gains}
-    digits.write(kept, f"evidence_{options.what}.json", command)
+    if not options.no_write:
+        prefix = "" if own else f"{options.stem}_"
+        digits.write(kept, f"evidence_{prefix}{name}.json", command + ("" if own else f" --config={options.config}"))
 
 
-def measured(options, flags, seed):
-    """`test` of result.json of one variant and seed; run where it has not been."""
-    base = options.workdir / "pretrained" / f"seed{seed}"
-    own = options.workdir / options.what / flags[0].replace("=", "_") / f"seed{seed}"
-    words = [f"--config={options.config}", f"--config.seed={seed}"]
-    if options.what in PRETRAINED:
-        changed = [f"--config.{flag}" for flag in flags]
-        run(own, *words, *changed, "--config.stages=('pretrain','retrain','evaluate')")
-    else:
-        run(base, *words, "--stage=pretrain")
-        changed = [f"--config.{flag}" for flag in flags]
-        run(own, *words, *changed, f"--config.init_from={base}", "--config.stages=('retrain','evaluate')")
-    return json.loads((own / "result.json").read_text())["test"]
-
-
-def run(workdir, *words):
-    if (workdir / "result.json").exists():
-        return
-    command = [sys.executable, "-m", "lt_jax.main", f"--workdir={workdir}", *words]
-    subprocess.run(command, check=True, cwd=ROOT)
-
-
-def show(table, gains, seeds):
-    print(
-        f"\ntest accuracy in per cent, mean ± standard deviation over {seeds} seeds; then what it gains over the first"
-    )
-    print(f"{'':20}" + "".join(f"{group:>14}" for group in digits.GROUPS))
-    for number, (name, cells) in enumerate(table.items()):
-        line(name, cells, "std")
+def show(name, table, gains, seeds):
+    print(f"\n{name}: test accuracy in per cent, mean ± standard deviation over {seeds} seeds; gain over the first row")
+    width = max(map(len, table)) + 2
+    print(" " * width + "".join(f"{group:>14}" for group in digits.GROUPS))
+    for number, (row, cells) in enumerate(table.items()):
+        print(f"{row:{width}}" + "".join(f"{digits.cell(cells[g], 'std'):>14}" for g in digits.GROUPS))
         if number:
-            line("  paired, 95 %", gains[name], "half_width_95")
-
-
-def line(name, cells, spread):
-    print(f"{name:20}" + "".join(f"{digits.cell(cells[g], spread):>14}" for g in digits.GROUPS))
+            cells = [digits.cell(gains[row][g], "half_width_95") for g in digits.GROUPS]
+            print(f"{'  gain, 95 %':{width}}" + "".join(f"{cell:>14}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -64,12 +64,24 @@ def synthetic(result):
     return "\n".join(tables) + f"\n{said} `{result['command']}`\n"
 
 
+def evidence(result):
+    """Of each variant: accuracy overall and few-shot, then what it gains over the first, paired over the seeds."""
+    first, *_ = result["accuracy"]
+    rows = []
+    for name, cells in result["accuracy"].items():
+        gain = result["gain over the first"][name]
+        gains = ["", ""] if name == first else [_spread(gain[g], "half_width_95", "+") for g in ("overall", "few")]
+        rows.append((name, [*(_spread(cells[g], "std") for g in ("overall", "few")), *gains]))
+    table = _table(("overall", "few", "overall, gain", "few, gain"), rows)
+    return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
 
-def _spread(cell, key):
-    return f"{100 * cell['mean']:.1f} ± {100 * cell[key]:.1f}"
+def _spread(cell, key, sign=""):
+    return f"{100 * cell['mean']:{sign}.1f} ± {100 * cell[key]:.1f}"
 
 
 def _table(columns, rows, corner=""):
@@ -83,6 +95,9 @@ SOURCES = {
     "digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json",
 }  # fmt: skip
+for _file in sorted(RESULTS.glob("evidence_*.json")):
+    _name = _file.stem.replace("_", " ")
+    TABLES[_name], SOURCES[_name] = evidence, _file.name
 
 
 if __name__ == "__main__":

@@ -77,7 +77,10 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
         if method == "uniform":
             chance[members] = k / len(members)
         elif method != "paper":  # which has no law that could be written down
-            chance[members] = np.asarray(ipdpp.inclusion_probabilities(None, k, log_probabilities=log_p[members]))
+            power = int(drawn["scale_power"])
+            scale = None if power == 1 else float(len(members)) ** -power
+            law = ipdpp.inclusion_probabilities(None, k, log_probabilities=log_p[members], scale=scale)
+            chance[members] = np.asarray(law)
     chosen = np.zeros(len(labels), bool)
     chosen[drawn["indices"]] = True
     return {"labels": labels, "log_p": log_p, "chosen": chosen, "inclusion": chance, "k": k, "method": method}

@@ -119,6 +119,7 @@ class Rounds:
             log_p=log_p,
             k=options.k,
             method=options.method,
+            scale_power=options.scale_power,
             key=np.asarray(jax.random.key_data(key)),
         )
         information = -log_p / math.log(2)

@@ -1,0 +1,48 @@
+"""The variants of benchmarks/evidence.py say what the config understands; the runs themselves are the benchmark's."""
+
+import argparse
+import pathlib
+import sys
+
+import pytest
+
+from lt_jax import command
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    if not BENCHMARKS.exists():
+        pytest.skip("the benchmarks are not here: an installed copy")
+    sys.path.insert(0, str(BENCHMARKS))
+    import evidence
+
+    return evidence
+
+
+def test_every_variant_is_a_change_of_the_config(evidence):
+    options = argparse.Namespace(config="configs/digits_lt.py", stem="digits_lt", workdir=pathlib.Path("w"))
+    default = command.parse(["lt_jax", "--config=configs/digits_lt.py"])[0]
+    folders = {}
+    for table in evidence.TABLES.values():
+        assert len(table) > 1
+        for run in table.values():
+            words = evidence.told(options, run, seed=3)
+            config = command.parse(["lt_jax", *words])[0]
+            assert tuple(config.stages) == run.stages and config.seed == 3
+            assert (config.init_from != "") == (run.stages[0] == "retrain")
+            for flag in run.flags:
+                key = flag.partition("=")[0].split(".")
+                assert config[key[0]][key[1]] != default[key[0]][key[1]], f"{flag} changes nothing"
+            folders.setdefault(evidence.folder(options, run, 3), set()).add((run.stages, run.flags))
+    assert len(folders) > 25 and all(len(runs) == 1 for runs in folders.values())
+
+
+def test_the_table_pairs_over_seeds(evidence, capsys):
+    found = {"first": [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.5, 0.7)]}
+    found["second"] = [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.6, 0.8)]
+    options = argparse.Namespace(seeds=2, config="configs/digits_lt.py", no_write=True)
+    evidence.report("roads", found, options)
+    said = capsys.readouterr().out
+    assert "60.0 ± 14.1" in said and "70.0 ± 14.1" in said and "10.0 ± 0.0" in said
