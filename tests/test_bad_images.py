@@ -305,6 +305,18 @@ def test_features(tmp_path, form):
     save(labels=np.zeros(7, int))
     with pytest.raises(errors.BadInput, match=r"expected \(n, d\) and \(n,\)"):
         data.load(config_for("features", list=str(file)))
+    for labels, said in (
+        (np.arange(20) - 1, "found -1"),
+        (np.arange(20) / 2, "found 0.0"),
+        (np.full(20, b"cat"), "cat"),
+    ):
+        save(labels=labels)
+        with pytest.raises(errors.BadInput, match=f"training labels: expected whole numbers from 0 on, .*{said}"):
+            data.load(config_for("features", list=str(file)))
+    del arrays["test_labels"]
+    save()
+    with pytest.raises(errors.BadInput, match="holds an array 'test_features', but no 'test_labels'"):
+        data.load(config_for("features", list=str(file)))
     file.write_bytes(b"nothing")
     with pytest.raises(errors.BadInput, match=r"no readable \.npz or \.h5 file"):
         data.load(config_for("features", list=str(file)))

@@ -110,8 +110,10 @@ def features(config: Any) -> images.Raw:
       BadInput: a missing array, shapes that do not fit, a value that is not finite.
     """
     if config.list:
-        arrays = _arrays(pathlib.Path(config.list).expanduser())
+        arrays = _arrays(file := pathlib.Path(config.list).expanduser())
         if "test_features" in arrays:
+            if "test_labels" not in arrays:
+                raise errors.BadInput(f"{file} holds an array 'test_features', but no 'test_labels'")
             arrays["test"] = arrays["test_features"], arrays["test_labels"]
         arrays["train"] = arrays["features"], arrays["labels"]
     else:
@@ -150,6 +152,9 @@ def _arrays(file):
 def _vectors(split, vectors, labels):
     if vectors.ndim != 2 or labels.shape != vectors.shape[:1] or not len(labels):
         raise errors.BadInput(f"{split} features: expected (n, d) and (n,), found {vectors.shape} and {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        found = labels.min() if np.issubdtype(labels.dtype, np.number) else labels[0]
+        raise errors.BadInput(f"{split} labels: expected whole numbers from 0 on, found {found} ({labels.dtype})")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise errors.BadInput(f"{split} features: row {row} holds a value that is not finite")

@@ -74,6 +74,7 @@ def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any) -
     """
     check(config)
     batches.check(features, labels)
+    filters.check_clusters(config.filter, len(labels))
     counts, left, depths = np.bincount(labels), np.arange(len(labels)), []
     for number in range(config.depth):
         reason = _why_stop(labels[left], config)

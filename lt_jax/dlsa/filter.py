@@ -80,6 +80,15 @@ def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
     return (weights / weights.sum()).astype(np.float32)
 
 
+def check_clusters(config: Any, items: int) -> None:
+    """Raises BadInput where there are more clusters than items."""
+    if config.clusters > items:
+        raise errors.BadInput(
+            f"config.dlsa.filter.clusters: expected at most the number of training items, {items}, "
+            f"found {config.clusters}"
+        )
+
+
 def fit_flow_filter(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None
 ) -> FlowFilter:
@@ -101,8 +110,7 @@ def fit_flow_filter(
     """
     batches.check(features, labels)
     positions = np.arange(len(labels)) if positions is None else positions
-    if config.clusters > len(positions):
-        raise errors.BadInput(f"config.filter.clusters: {config.clusters} clusters for {len(positions)} items")
+    check_clusters(config, len(positions))
     if len(np.unique(labels[positions])) < 2:
         raise errors.BadInput("labels: a flow filter needs items of two classes at least")
     mean, deviation = batches.moments(features, positions)

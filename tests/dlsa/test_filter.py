@@ -118,7 +118,7 @@ def test_no_array_holds_every_difference_to_every_centre(config):
         (lambda f, y: (f, y[:-1]), "one for each item"),
         (lambda f, y: (f, y * 0), "two classes"),
         (lambda f, y: (f, y.astype(float)), "whole numbers"),
-        (lambda f, y: (f[:5], y[118:123]), "6 clusters for 5 items"),
+        (lambda f, y: (f[:5], y[118:123]), "at most the number of training items, 5, found 6"),
     ],
 )
 def test_bad_input_is_one_clear_line(config, gaussians, change, said):

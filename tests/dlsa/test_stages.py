@@ -106,12 +106,22 @@ def test_own_features_from_a_file(gaussians, run_main, tmp_path):
         lt_jax.load(tmp_path / "run")
 
 
-def test_bad_share_is_one_line(gaussians, run_main, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("share=1.0", "config.dlsa.share: expected a number between 0 and 1, found 1.0"),
+        (
+            "filter.clusters=500",
+            "config.dlsa.filter.clusters: expected at most the number of training items, 188, found",
+        ),
+    ],
+)
+def test_bad_settings_are_one_line(gaussians, run_main, tmp_path, capsys, flag, said):
     features, labels, test, test_labels = gaussians
     np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
     words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
-    assert run_main(*words, "--config.dlsa.share=1.0", f"--workdir={tmp_path / 'run'}") == 2
-    assert "config.dlsa.share" in capsys.readouterr().err
+    assert run_main(*words, f"--config.dlsa.{flag}", f"--workdir={tmp_path / 'run'}") == 2
+    assert said in capsys.readouterr().err
 
 
 def test_figures_show_what_the_files_hold(divided):
