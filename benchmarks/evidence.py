@@ -66,6 +66,7 @@ TABLES = {
     "yardsticks": {
         "cross-entropy": trained("test"),
         "balanced softmax": trained("test", "baseline.loss=balanced_softmax"),
+        "class-aware sampling": trained("test", "baseline.sampling=class_aware"),
         "logit adjustment": trained("yardsticks.logit_adjustment"),
         "cRT": trained("yardsticks.crt"),
         "nearest class mean": trained("yardsticks.nearest_class_mean"),

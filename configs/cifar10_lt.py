@@ -51,6 +51,7 @@ def recipe(name, tokens, largest, many=100, few=20):
         min(200.0, tokens.epochs), 1024, base_learning_rate=1e-3, warmup_epochs=warmup / 2
     )
     config.baseline.loss = "cross_entropy"  # or "balanced_softmax"
+    config.baseline.sampling = "instance"  # or "class_aware": every class as often
     config.baseline.augment = common.augment(strength=0.0, grey=0.0, blur=False, crop_scale=0.25)
 
     config.probe = probe = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)

@@ -33,6 +33,7 @@ def get_config(arg=""):
 
     config.baseline = baseline = common.training(epochs=350, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
     baseline.loss = "cross_entropy"  # or "balanced_softmax"
+    baseline.sampling = "instance"  # or "class_aware": every class as often
     baseline.augment = _augment()
 
     config.probe = probe = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)

@@ -44,6 +44,7 @@ def recipe(name, arg, title):
 
     config.baseline = common.training(min(100.0, tokens.epochs), tokens.batch_size, 1e-3, warmup / 2)
     config.baseline.loss = "cross_entropy"  # or "balanced_softmax"
+    config.baseline.sampling = "instance"  # or "class_aware": every class as often
     config.baseline.augment = common.augment(strength=0.4, grey=0.0, blur=False)
 
     config.probe = probe = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)

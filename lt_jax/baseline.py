@@ -1,7 +1,8 @@
 """The plain yardstick: the same encoder with a linear head, trained on all images.
 
 `loss` is cross-entropy, or the balanced softmax, cross-entropy of logits + log prior (Ren et al., NeurIPS 2020, Eq. 3),
-which is also the loss of logit adjustment with tau = 1 (Menon et al., ICLR 2021, Eq. 10).
+which is also the loss of logit adjustment with tau = 1 (Menon et al., ICLR 2021, Eq. 10). `sampling` draws images, or
+with `class_aware` classes, equally often.
 """
 
 import math
@@ -18,7 +19,9 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     network, tx, current, per_epoch = _parts(config, dataset)
     size = min(config.baseline.batch_size, len(dataset.train.labels))
     options = config.baseline
-    order = pipeline.Order(len(dataset.train.labels), size, state.number(config.seed, "baseline/order"))
+    seed, labels = state.number(config.seed, "baseline/order"), dataset.train.labels
+    by_class = options.sampling == "class_aware"
+    order = pipeline.ClassAware(labels, size, seed) if by_class else pipeline.Order(len(labels), size, seed)
     prior = losses.log_prior(dataset.counts) if options.loss == "balanced_softmax" else None
     crops, smallest = state.number(config.seed, "baseline/crops"), options.augment.crop_scale
     job = train.Job(

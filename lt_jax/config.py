@@ -36,6 +36,7 @@ CHOICES = {
     "encoder.stem": ("small", "imagenet"),
     "pretrain.loss": ("paper", "official", "supcon", "simclr"),
     "baseline.loss": ("cross_entropy", "balanced_softmax"),
+    "baseline.sampling": ("instance", "class_aware"),
     "pretrain.negatives": ("sampled", "expected"),
     "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),

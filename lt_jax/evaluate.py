@@ -70,7 +70,7 @@ def _from_dlsa(config, workdir, dataset):
 def _result(config, workdir, dataset, test, baselines):
     return {
         "status": "complete",
-        "method": config.method,
+        "method": config.method if {"retrain", "dlsa"} & set(config.stages) else config.baseline.loss,
         "seed": config.seed,
         "dataset": {
             "name": dataset.name,
@@ -119,7 +119,7 @@ def table(result: dict[str, Any]) -> str:
     for protocol, found in (result["probe"] or {}).items():
         if found:
             rows.append((f"linear probe, {protocol}", found))
-    rows.append((result["method"], result["test"]))
+    rows.append((NAMES.get(result["method"], result["method"]), result["test"]))
     width = max(len(name) for name, _ in rows)
     lines = [" " * width + "".join(f"{group:>13}" for group in GROUPS)]
     for name, found in rows:

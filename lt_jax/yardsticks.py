@@ -32,6 +32,6 @@ def logits(
         "crt": test @ np.asarray(head["kernel"]) + np.asarray(head["bias"]),
         "nearest_class_mean": classifiers.nearest_class_mean(found, labels, test, classes),
     }
-    if config.baseline.loss == "balanced_softmax":  # its logits are adjusted already
-        return others
+    if (config.baseline.loss, config.baseline.sampling) != ("cross_entropy", "instance"):
+        return others  # its logits know of the prior already
     return {"logit_adjustment": test_logits - losses.log_prior(dataset.counts)[None, :], **others}
