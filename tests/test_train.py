@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from configs import digits_lt
-from lt_jax import checkpoint, data, encoder, errors, optim, pretrain, sharding, state, step, train
+from lt_jax import checkpoint, data, distributed, encoder, errors, optim, pretrain, sharding, state, step, train
 from lt_jax import config as config_lib
 from lt_jax.data import pipeline
 
@@ -202,6 +202,16 @@ def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp
     said = capsys.readouterr().err
     assert "checkpoints/pretrain/6 is broken" in said and "resuming from step 4" in said
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
+
+
+def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroken, tmp_path, capsys, monkeypatch):
+    folder = epath.Path(shutil.copytree(unbroken[1] / "checkpoints/pretrain", tmp_path / "saved"))
+    answers = iter([False, True])
+    monkeypatch.setattr(distributed, "all_say", lambda value: value and next(answers))
+    with checkpoint.Saver(folder, keep=2) as saver:
+        found, _ = saver.restore(sharding.abstract(parts[1]))
+    assert int(found.step) == 4 and not (folder / "6").exists()
+    assert "6 is broken (another process cannot read it); using step 4" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(parts, config, tmp_path):
