@@ -70,6 +70,7 @@ def base():
     host.distributed = "auto"  # several processes: "auto" where the environment says so, "on" on Cloud TPU, or "off"
     host.heartbeat_seconds = 30  # a process that is silent for so long counts as lost
     host.start_seconds = 300  # the processes wait so long for each other at the start
+    host.shard_params = False  # each device keeps its part of parameters and optimiser: less memory, more traffic
     host.compile_cache = "~/.cache/lt_jax/jax"  # compiled programs are kept here between runs; "" = nowhere
 
     config.evaluate = evaluate = ml_collections.ConfigDict()

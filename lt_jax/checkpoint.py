@@ -35,26 +35,24 @@ class Saver:
     def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, with its progress; None where there is none.
 
-        One that cannot be read is named, removed and passed over.
+        One that some process cannot read is named, removed and passed over, by all of them.
 
         Args:
           like: a state of the same structure, of arrays or of their shapes; arrays come back in its places.
         """
-        failed: list[tuple[int, Exception]] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                found = _read(self._manager, step, like)
-            except Exception as error:
-                failed.append((step, error))
-                continue
-            for broken, error in failed:
-                log.say(f"checkpoint {self._folder / str(broken)} is broken ({_short(error)}); using step {step}")
-                self._manager.delete(broken)
-            return found
-        for broken, error in failed:
-            log.say(f"checkpoint {self._folder / str(broken)} is broken ({_short(error)}); starting over")
+        failed: list[tuple[int, str]] = []
+        found, steps = None, sorted(self._manager.all_steps())
+        while (step := distributed.agree(steps.pop() if steps else -1)) >= 0:
+            found, reason = _read(epath.Path(self._manager.directory) / str(step), like)
+            if distributed.all_say(found is not None):
+                break
+            found = None
+            failed.append((step, reason))
+        instead = "starting over" if found is None else f"using step {step}"
+        for broken, reason in failed:
+            log.say(f"checkpoint {self._folder / str(broken)} is broken ({reason}); {instead}")
             self._manager.delete(broken)
-        return None
+        return found
 
     def save(self, current: state.TrainState, progress: dict[str, Any]) -> None:
         """Starts a save in the background; a step that is saved already is left alone.
@@ -111,12 +109,19 @@ def remove(folder: epath.Path) -> None:
         folder.rmtree()
 
 
-def _read(manager, step, like):
+def _read(folder, like):
+    """((state, progress) or None, why not).
+
+    Each process reads for itself: the manager's own restore ends at a barrier, and a process that fails before it
+    leaves the others there, or meets them with another step.
+    """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
-    found = manager.restore(step, args=items)
-    jax.block_until_ready(found.state)
-    return found.state, found.progress
+    try:
+        found = ocp.StandardCheckpointHandler().restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+        progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
+        return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
+    except Exception as error:
+        return None, _short(error)
 
 
 def _clean(folder: epath.Path) -> None:

@@ -107,13 +107,23 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def agree(value: bool) -> bool:
-    """What process 0 says."""
+def agree(value: int) -> int:
+    """What process 0 says: a truth or a number."""
     if not several():
         return value
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.broadcast_one_to_all(int(value)))
+    return int(multihost_utils.broadcast_one_to_all(int(value)))
+
+
+def all_say(value: bool) -> bool:
+    """Whether it is true in every process."""
+    if not several():
+        return value
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.int32(value))))
 
 
 def agreed_to_stop(call: int) -> bool:

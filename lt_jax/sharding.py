@@ -1,5 +1,6 @@
-"""The only NamedSharding of the project: one mesh axis, over which the batch is split."""
+"""The only NamedSharding of the project: one mesh axis, over which the batch is split, and the state where asked."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from lt_jax import errors
 
 AXIS = "data"
+_SMALL = 1024  # an array of fewer numbers is never split: to gather it costs more than to keep it
 
 
 def mesh(batch_size: int) -> jax.sharding.Mesh:
@@ -53,16 +55,49 @@ def per_device(function: Callable[..., Any], mesh: jax.sharding.Mesh) -> Callabl
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Every device gets all of it; every process holds the same."""
     place = replicated(mesh)
+    return _put(tree, jax.tree.map(lambda _: place, tree))
+
+
+def put_state(tree: Any, mesh: jax.sharding.Mesh, split: bool = False) -> Any:
+    """Every device gets all of it or, with `split`, its part of each large array; every process holds the same.
+
+    A split array is cut along the largest axis that the devices divide. Whole copies of it on a device are deleted:
+    whoever made the state still names it.
+    """
+    if not split:
+        return put_replicated(tree, mesh)
+    places = jax.tree.map(lambda x: NamedSharding(mesh, _cut(np.shape(x), mesh.size)), tree)
+    placed = _put(tree, places)
+    for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True):
+        if isinstance(before, jax.Array) and not after.is_fully_replicated and before.sharding != after.sharding:
+            before.delete()
+    return placed
+
+
+def held(tree: Any) -> float:
+    """The share of its bytes that one device holds."""
+    arrays = jax.tree.leaves(tree)
+    return sum(x.addressable_shards[0].data.nbytes for x in arrays) / sum(x.nbytes for x in arrays)
+
+
+def _cut(shape, devices):
+    fitting = [(size, axis) for axis, size in enumerate(shape) if size % devices == 0]
+    if devices == 1 or math.prod(shape) < _SMALL or not fitting:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * max(fitting)[1], AXIS)
+
+
+def _put(tree, places):
     if jax.process_count() == 1:
-        return jax.device_put(tree, place)
+        return jax.device_put(tree, places)
     # device_put would gather every array from all processes, to compare them.
-    whole = jax.tree.map(np.asarray, tree)
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), whole)
+    whole = jax.tree.map(fetch, tree)
+    return jax.tree.map(lambda x, place: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), whole, places)
 
 
-def fetch(array: jax.Array) -> np.ndarray:
-    """All rows of an array that is split over the devices, in every process."""
-    if array.is_fully_addressable:
+def fetch(array: Any) -> np.ndarray:
+    """All of an array that may be split over the devices, in every process."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 

@@ -43,7 +43,11 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
       Stopped: SIGTERM, after a save.
     """
     mesh = sharding.mesh(job.batch_size)
-    current, data = sharding.put_replicated((current, job.feed.data), mesh)
+    current = sharding.put_state(current, mesh, config.host.shard_params)
+    data = sharding.put_replicated(job.feed.data, mesh)
+    if config.host.shard_params:
+        share = sharding.held(current)
+        log.say(f"{job.stage}: each of {mesh.size} devices holds {share:.0%} of parameters and optimiser")
     with (
         checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep) as saver,
         interrupt.deferred(),
@@ -51,7 +55,9 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
     ):
         current, progress = _resume(job, saver, current)
         start = int(current.step)
-        advance = jax.jit(job.step, donate_argnums=0)
+        # The state leaves a step in the places where it came in: donation and the next step need that.
+        places = jax.tree.map(lambda x: x.sharding, current)
+        advance = jax.jit(job.step, donate_argnums=0, out_shardings=(places, None))
         writer = _Writer(job, workdir, start, config.log.every_steps)
         clock = _Clock(progress["seconds"], config)
         for number in range(start, job.steps):
@@ -63,6 +69,7 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
                 _save(job, saver, writer, current, progress, clock)
             if stop:
                 _stop(job, saver, writer, number)
+            # Dispatch returns before the step is done: the host decodes and puts the next batch while devices compute.
             batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
             with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
                 current, metrics = advance(current, data, batch)

@@ -114,6 +114,47 @@ def test_killed_and_resumed_on_another_number(two, killed, tmp_path, tiny, count
     np.testing.assert_allclose(losses(workdir), losses(two), rtol=1e-4)
 
 
+def truncate(folder, pattern):
+    files = [path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size > 1]
+    assert files, sorted(folder.rglob("*"))
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def newest(workdir):
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints/pretrain").iterdir() if path.name.isdigit())
+    return steps[-1], steps[-2]
+
+
+@pytest.mark.slow
+def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(two, killed, tmp_path, tiny):
+    workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
+    last, before = newest(workdir)
+    truncate(workdir / f"checkpoints/pretrain/{last}/state", "**/d/*")
+    ended = finish(start(2, (*tiny, "--stage=pretrain"), workdir), seconds=200)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert f"pretrain/{last} is broken" in ended[0][1] and f"resuming from step {before} of 20" in ended[0][1]
+    assert losses(workdir) == losses(two)
+
+
+@pytest.mark.slow
+def test_split_over_two_processes_and_one_cannot_read_its_part(two, tmp_path, tiny):
+    words = (*tiny, "--stage=pretrain", "--config.host.shard_params=True")
+    ended = finish(start(2, words, tmp_path))
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert "each of 2 devices holds" in ended[0][1]
+    np.testing.assert_allclose(losses(tmp_path), losses(two), rtol=1e-4)
+
+    whole = losses(tmp_path)
+    last, before = newest(tmp_path)
+    (tmp_path / "stages/pretrain.json").unlink()
+    truncate(tmp_path / f"checkpoints/pretrain/{last}/state", "ocdbt.process_1/d/*")
+    ended = finish(start(2, words, tmp_path), seconds=200)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert f"pretrain/{last} is broken" in ended[0][1] and f"resuming from step {before} of 20" in ended[0][1]
+    assert losses(tmp_path) == whole
+
+
 @pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(two, tmp_path, tiny):
     processes = start(2, tiny, tmp_path)

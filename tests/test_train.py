@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from configs import common, digits_lt
-from lt_jax import checkpoint, data, encoder, errors, optim, pretrain, sharding, state, step, train
+from lt_jax import checkpoint, data, distributed, encoder, errors, optim, pretrain, sharding, state, step, train
 from lt_jax import config as config_lib
 from lt_jax.data import pipeline
 
@@ -123,6 +123,65 @@ def test_resumed_run_ends_with_the_same_bits(parts, config, unbroken, killed, ca
     assert [line["step"] for line in lines_of(killed)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.fixture(scope="module")
+def split(parts, config, tmp_path_factory):
+    """As `unbroken`, each device with its part of the state."""
+    job, fresh = parts
+    options = config.copy_and_resolve_references()
+    options.host.shard_params = True
+    workdir = epath.Path(tmp_path_factory.mktemp("split"))
+    return train.train(job, fresh(), workdir, options)[0], workdir
+
+
+def places(tree):
+    return [x.sharding for x in jax.tree.leaves(tree)]
+
+
+needs_eight = pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices")
+
+
+@needs_eight
+def test_a_split_state_trains_as_a_whole_one_and_stays_split(parts, unbroken, split):
+    found, expected = ([line["loss"] for line in lines_of(workdir)] for _, workdir in (split, unbroken))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    begun = sharding.put_state(parts[1](), sharding.mesh(32), split=True)
+    assert places(split[0]) == places(begun)
+    for tree in (split[0].params, split[0].opt_state):
+        assert any(not x.is_fully_replicated for x in jax.tree.leaves(tree))
+
+
+@needs_eight
+def test_a_device_holds_its_part_of_a_split_state(config, dataset):
+    options = config.encoder.copy_and_resolve_references()
+    options.width = 16
+    network = encoder.classifier(options, 10, "float32")
+    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    whole = state.create(variables, optim.adamw(config.baseline, 10))
+    values = jax.device_get(whole)
+    placed = sharding.put_state(whole, sharding.mesh(8), split=True)
+    assert equal(placed, values)
+    assert sharding.held(placed) < 0.25 and sharding.held(placed.params) < 0.25
+    kernels = [(x, y) for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(placed), strict=True) if y.size > 2000]
+    assert kernels and all(x.is_deleted() and not y.is_fully_replicated for x, y in kernels)
+    assert placed.step.is_fully_replicated
+
+
+@needs_eight
+def test_a_checkpoint_goes_from_split_to_whole_and_back(parts, unbroken, split):
+    like = sharding.abstract(parts[1])
+    loaded = checkpoint.load(split[1] / "checkpoints/pretrain", like)
+    assert equal(loaded, split[0]) and all(place.is_fully_replicated for place in places(loaded))
+    loaded = checkpoint.load(unbroken[1] / "checkpoints/pretrain", split[0])
+    assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
+
+
+def test_splitting_the_state_changes_no_stage():
+    whole, split = digits_lt.get_config("smoke"), digits_lt.get_config("smoke")
+    split.host.shard_params = True
+    for stage in config_lib.DEPENDS:
+        assert config_lib.dependencies(whole, stage) == config_lib.dependencies(split, stage)
+
+
 def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, config, unbroken, killed, capsys):
     half = killed / "checkpoints/pretrain/6.orbax-checkpoint-tmp"
     shutil.copytree(killed / "checkpoints/pretrain/4/state", half / "state")
@@ -143,6 +202,16 @@ def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp
     said = capsys.readouterr().err
     assert "checkpoints/pretrain/6 is broken" in said and "resuming from step 4" in said
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
+
+
+def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroken, tmp_path, capsys, monkeypatch):
+    folder = epath.Path(shutil.copytree(unbroken[1] / "checkpoints/pretrain", tmp_path / "saved"))
+    answers = iter([False, True])
+    monkeypatch.setattr(distributed, "all_say", lambda value: value and next(answers))
+    with checkpoint.Saver(folder, keep=2) as saver:
+        found, _ = saver.restore(sharding.abstract(parts[1]))
+    assert int(found.step) == 4 and not (folder / "6").exists()
+    assert "6 is broken (another process cannot read it); using step 4" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(parts, config, tmp_path):
