@@ -12,7 +12,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "dlsa.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "dlsa.md", ROOT / "docs" / "evidence.md", ROOT / "launch" / "README.md")
 GROUPS = ("overall", "many", "medium", "few")
 
 
@@ -64,6 +64,36 @@ def synthetic(result):
     return "\n".join(tables) + f"\n{said} `{result['command']}`\n"
 
 
+def step(result):
+    rows = [
+        (name.strip(), [f"{row['ms']:.1f}", f"{row['mfu']:.2f}" if row["mfu"] else ""])
+        for name, row in result["step"].items()
+    ]
+    rows += [(f"PyTorch, {name}", [f"{ms:.1f}", ""]) for name, ms in result.get("torch", {}).items()]
+    loss = result["official_loss"]
+    rows.append((f"official loss and gradient, batch {loss['batch']}", [f"{loss['ours_ms']:.1f}", ""]))
+    for name in ("numpy", "torch"):
+        if f"{name}_as_released_ms" in loss:
+            rows.append((f"the same as released, in {name}", [f"{loss[f'{name}_as_released_ms']:.0f}", ""]))
+    added = ", ".join(f"{name} {100 * share:+.1f} %" for name, share in result["added"].items())
+    about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
+    said = f"{about} The whole step over its network alone: {added}. Commit {result['commit']}, {result['device']}."
+    return _table(("ms", "share of the peak rate"), rows) + f"\n{said} `{result['command']}`\n"
+
+
+def kill(result):
+    rows = {}
+    for row in result["rows"]:
+        rows.setdefault(row["stage"], []).append(row)
+    cells = [
+        (stage, [str(len(of)), str(sum(r["hit"] for r in of)), str(sum(r["identical"] for r in of))])
+        for stage, of in rows.items()
+    ]
+    table = _table(("points", "killed in time", "ended with identical numbers"), cells, corner="stage")
+    said = f"Of {result['points']} points {result['identical']} ended with the numbers of the unbroken run."
+    return table + f"\n{said} Commit {result['commit']}. `{result['command']}`\n"
+
+
 def evidence(result):
     """Of each variant: accuracy overall and few-shot, then what it gains over the first, paired over the seeds."""
     first, *_ = result["accuracy"]
@@ -90,10 +120,12 @@ def _table(columns, rows, corner=""):
     return "\n".join(lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows]) + "\n"
 
 
-TABLES = {"digits": digits, "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic}
+TABLES = {
+    "digits": digits, "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step, "kill": kill,
+}  # fmt: skip
 SOURCES = {
     "digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
-    "dlsa synthetic": "dlsa_synthetic.json",
+    "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "kill": "kill.json",
 }  # fmt: skip
 for _file in sorted(RESULTS.glob("evidence_*.json")):
     _name = _file.stem.replace("_", " ")

@@ -60,17 +60,17 @@ def median_ms(function, repeats):
     return 1e3 * statistics.median(times)
 
 
-def official_loop(z, labels):
-    """Anchor by anchor, as released: masks and sums of one row at a time, with the gradient."""
+def official_broadcast(z, labels):
+    """With its gradient: cosines through a (2B, 2B, d) tensor, as released."""
     z = z.requires_grad_()
-    scores, total = torch.exp(z @ z.T / TEMPERATURE), 0.0
-    for i in range(len(z)):
-        same = labels == labels[i]
-        negative = scores[i][~same].sum() / len(z)
-        same[i] = False
-        positive = scores[i][same].mean()
-        total = total - F.logsigmoid(positive) - F.logsigmoid(-negative)
-    (total / len(z)).backward()
+    scores = torch.exp(F.cosine_similarity(z[:, None], z[None], dim=2) / TEMPERATURE)
+    same = labels[:, None] == labels[None]
+    others = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positive = torch.where(others, scores, 0).sum(1) / others.sum(1)
+    negative = torch.where(same, 0, scores).sum(1) / len(z)
+    loss = -(F.logsigmoid(positive) + F.logsigmoid(-negative)).mean()
+    loss.backward()
+    return loss
 
 
 def main(batch, side, repeats, loss_batch):
@@ -95,7 +95,7 @@ def main(batch, side, repeats, loss_batch):
         print(f"torch.compile: {error}", file=sys.stderr)
     labels = torch.randint(0, CLASSES, (loss_batch,)).repeat(2)
     z = F.normalize(torch.randn(2 * loss_batch, 128), dim=1)
-    found["official loss, anchor by anchor"] = median_ms(lambda: official_loop(z.detach(), labels), 3)
+    found["official loss, as released"] = median_ms(lambda: official_broadcast(z.detach(), labels), 3)
     print(json.dumps(found))
 
 

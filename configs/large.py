@@ -20,10 +20,10 @@ K = {"imagenet_lt": 50, "places_lt": 50, "inat2018": 20}  # 10 * N_min
 SIZES = {"imagenet_lt": (200.0, 1024), "places_lt": (200.0, 1024), "inat2018": (200.0, 1024), "folder": (200.0, 256)}
 
 
-def recipe(name, arg, title):
-    """The whole config of one large set, from the tokens behind its name."""
+def recipe(name, arg, title, **switches):
+    """The whole config of one large set, from the tokens behind its name; `switches` are tokens of its own."""
     epochs, batch_size = SIZES[name]
-    tokens = common.parse(arg, encoder="resnet34", epochs=epochs, k=K.get(name, 50), batch_size=batch_size)
+    tokens = common.parse(arg, encoder="resnet34", epochs=epochs, k=K.get(name, 50), batch_size=batch_size, **switches)
     config = common.base()
     config.dtype = "bfloat16"
     config.data = common.data(name, largest=0, imbalance_factor=1.0)
@@ -62,7 +62,21 @@ def recipe(name, arg, title):
 
     config.evaluate.batch_size = 256
     config.report.title = title
+    if tokens.get("cpu"):
+        for_cpu(config)
     return shrink(config) if tokens.smoke else config
+
+
+def for_cpu(config):
+    """A few hundred images on two CPU cores, in minutes: 48 pixels, a small ResNet, more and smaller steps."""
+    config.dtype = "float32"
+    config.data.image_size = 48
+    config.encoder = common.encoder("resnet_small", width=16, stem_stride=2)
+    for stage, epochs in (("pretrain", 60.0), ("baseline", 60.0), ("probe", 30.0), ("retrain", 40.0)):
+        config[stage].update(epochs=epochs, batch_size=32, base_learning_rate=8e-3, warmup_epochs=2.0)
+    config.pretrain.update(temperature=0.2, n=16, projector=(128, 64))
+    config.pretrain.augment.update(strength=0.5, crop_scale=0.25, blur=False)
+    config.retrain.redraw_every = 10
 
 
 def shrink(config):
