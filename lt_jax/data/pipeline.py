@@ -85,13 +85,13 @@ def one_of_each(generator: np.random.Generator, classes: np.ndarray, labels: np.
 
 
 class Subset:
-    """An order over the items of a subset, as positions in the whole."""
+    """An order over the items of a subset, as positions in the whole; one that fell short repeats its first items."""
 
     def __init__(self, indices: np.ndarray, order: Any):
         self.indices, self._order = np.asarray(indices, np.int32), order
 
     def __call__(self, step: int) -> np.ndarray:
-        return self.indices[self._order(step)]
+        return self.indices[self._order(step) % len(self.indices)]
 
 
 class Held:
