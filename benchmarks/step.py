@@ -29,6 +29,7 @@ from lt_jax import encoder, losses, negatives, optim, policies, sharding, state,
 
 HERE = pathlib.Path(__file__).resolve().parent
 N, CLASSES, TEMPERATURE = 16, 10, 0.5
+KEY = np.zeros(2, np.uint32)
 
 
 def main():
@@ -74,11 +75,11 @@ def supervised(options, images, labels):
     network = encoder.classifier(config, CLASSES, options.dtype)
     training = common.training(100, options.batch, 1e-3, 5)
     variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
-    tx = optim.adamw(training, 100)
+    tx = optim.adamw(training, 100, len(images))
     current = state.create(variables, tx)
     augment = common.augment(strength=0.4, grey=0.0, blur=False)
-    whole = step.classify(network, tx, augment, 0, "baseline")
-    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
+    whole = step.classify(network, tx, augment)
+    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels), "key": KEY}
     batch = jnp.arange(options.batch, dtype=jnp.int32)
     floats = jnp.asarray(images[: options.batch], jnp.float32) / 255
     y = jnp.asarray(labels[: options.batch])
@@ -115,9 +116,9 @@ def contrastive(options, images, labels):
     )
     pretrain.augment = common.augment(strength=1.0)
     variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
-    tx = optim.adamw(training, 100)
+    tx = optim.adamw(training, 100, len(images))
     current = state.create(variables, tx)
-    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels)}
+    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels), "key": KEY}
     b = options.batch
     batch = jnp.stack([jnp.arange(b), jnp.arange(b) + b], axis=1).astype(jnp.int32)
     views = jnp.asarray(images[: 3 * b], jnp.float32) / 255
@@ -146,7 +147,7 @@ def contrastive(options, images, labels):
     pixels = jnp.asarray(images[: 3 * b])
     return {
         "network and projector, 3 views": compiled(alone, current.params, views),
-        "BNS step, whole": compiled(step.pretrain(network, tx, pretrain, 0), current, data, batch),
+        "BNS step, whole": compiled(step.pretrain(network, tx, pretrain), current, data, batch),
         "  augmentation of 3 views": compiled(of_augmentation, jax.random.key(1), pixels),
         "  negatives and loss": compiled(of_loss, jax.random.key(3), unit),
     }

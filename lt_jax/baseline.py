@@ -17,23 +17,21 @@ from lt_jax.data import pipeline
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     dataset = data.load(config.data)
     network, tx, current, per_epoch = _parts(config, dataset)
-    size = min(config.baseline.batch_size, len(dataset.train.labels))
-    options = config.baseline
-    seed, labels = state.number(config.seed, "baseline/order"), dataset.train.labels
+    options, labels = config.baseline, dataset.train.labels
+    size, seed = optim.batch_size(options, len(labels)), state.number(config.seed, "baseline/order")
     by_class = options.sampling == "class_aware"
     order = pipeline.ClassAware(labels, size, seed) if by_class else pipeline.Order(len(labels), size, seed)
     prior = losses.log_prior(dataset.counts) if options.loss == "balanced_softmax" else None
     crops, smallest = state.number(config.seed, "baseline/crops"), options.augment.crop_scale
     job = train.Job(
         stage="baseline",
-        step=step.classify(
-            network, tx, options.augment, config.seed, "baseline", accumulate=options.accumulate, log_prior=prior
-        ),
+        seed=config.seed,
+        step=step.classify(network, tx, options.augment, accumulate=options.accumulate, log_prior=prior),
         feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
-        learning_rate=optim.schedule(options, per_epoch),
+        learning_rate=optim.schedule(options, per_epoch, len(labels)),
     )
     _, seconds = train.train(job, current, workdir, config)
     return {"seconds": seconds}
@@ -42,13 +40,14 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
     """Variables of the trained network."""
     like = sharding.abstract(lambda: _parts(config, dataset)[2])
-    return checkpoint.load(workdir / "checkpoints" / "baseline", like).variables()
+    return checkpoint.load(workdir, "baseline", like).variables()
 
 
 def _parts(config, dataset):
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    per_epoch = math.ceil(len(dataset.train.labels) / config.baseline.batch_size)
-    tx = optim.adamw(config.baseline, per_epoch)
+    items = len(dataset.train.labels)
+    per_epoch = math.ceil(items / optim.batch_size(config.baseline, items))
+    tx = optim.adamw(config.baseline, per_epoch, items)
     shape = dataset.image_shape
     variables = encoder.initialise(network, state.stream(config.seed, "baseline/init"), shape, config.encoder.weights)
     return network, tx, state.create(variables, tx), per_epoch

@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lt_jax import distributed, errors, log, state
+from lt_jax import distributed, errors, files, log, state
 
 
 class _Manager(ocp.CheckpointManager):
@@ -40,14 +40,7 @@ class Saver:
         Args:
           like: a state of the same structure, of arrays or of their shapes; arrays come back in its places.
         """
-        failed: list[tuple[int, str]] = []
-        found, steps = None, sorted(self._manager.all_steps())
-        while (step := distributed.agree(steps.pop() if steps else -1)) >= 0:
-            found, reason = _read(epath.Path(self._manager.directory) / str(step), like)
-            if distributed.all_say(found is not None):
-                break
-            found = None
-            failed.append((step, reason))
+        found, step, failed = _newest(epath.Path(self._manager.directory), self._manager.all_steps(), like)
         instead = "starting over" if found is None else f"using step {step}"
         for broken, reason in failed:
             log.say(f"checkpoint {self._folder / str(broken)} is broken ({reason}); {instead}")
@@ -86,27 +79,41 @@ class Saver:
 
     def _refused(self, step, error) -> errors.RunFailed:
         full = "No space left" in str(error)
-        reason = "no space left on the disk" if full else _short(error)
+        reason = "no space left on the disk" if full else errors.first_line(error)
         return errors.RunFailed(f"could not save {step} under {self._folder}: {reason}; earlier checkpoints are kept")
 
 
-def load(folder: epath.Path, like: state.TrainState) -> state.TrainState:
-    """The last state of a finished stage.
+def load(workdir: epath.Path, stage: str, like: state.TrainState) -> state.TrainState:
+    """The last state of a finished stage. Only looks: nothing is removed, whatever cannot be read.
 
     Raises:
-      BadInput: there is none.
+      BadInput: the stage is not finished, or its checkpoint cannot be read.
     """
-    if folder.exists():
-        with Saver(folder, keep=1000) as saver:
-            found = saver.restore(like)
-        if found is not None:
-            return found[0]
-    raise errors.BadInput(f"no checkpoint under {folder}: run the stage that writes it first")
+    about = files.read_json(workdir / "stages" / f"{stage}.json")
+    folder = workdir / "checkpoints" / stage
+    if about is None or about["status"] != "complete" or not folder.exists():
+        raise errors.BadInput(f"no finished {stage} in {workdir}: run --stage={stage} first")
+    found, step, failed = _newest(folder, ocp.utils.checkpoint_steps(folder), like)
+    for broken, reason in failed:
+        log.say(f"checkpoint {folder / str(broken)} cannot be read ({reason})")
+    if failed or found is None:
+        raise errors.BadInput(
+            f"the last checkpoint of {stage} in {workdir} cannot be read; if it is broken, delete "
+            f"stages/{stage}.json there and run --stage={stage}: it goes on from the checkpoint before"
+        )
+    return found[0]
 
 
-def remove(folder: epath.Path) -> None:
-    if folder.exists():
-        folder.rmtree()
+def _newest(folder, steps, like):
+    """((state, progress) or None, its step, [(step, reason) of newer ones that some process could not read])."""
+    found, failed, left = None, [], sorted(steps)
+    while (step := distributed.agree(left.pop() if left else -1)) >= 0:
+        found, reason = _read(folder / str(step), like)
+        if distributed.all_say(found is not None):
+            break
+        found = None
+        failed.append((step, reason))
+    return found, step, failed
 
 
 def _read(folder, like):
@@ -121,7 +128,7 @@ def _read(folder, like):
         progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
         return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
     except Exception as error:
-        return None, _short(error)
+        return None, errors.first_line(error)
 
 
 def _clean(folder: epath.Path) -> None:
@@ -135,8 +142,3 @@ def _clean(folder: epath.Path) -> None:
 
 def _is_local(folder: epath.Path) -> bool:
     return "://" not in os.fspath(folder)
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

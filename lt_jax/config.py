@@ -15,7 +15,8 @@ from lt_jax import errors
 
 DEFAULT = "configs/digits_lt.py"
 
-# What a finished stage was computed from. Paths, logging, device and host keys are in no digest.
+# What a finished stage was computed from. Logging, device and host keys, where the data lie, and what changes memory
+# alone are in no digest.
 _TRUNK = ("seed", "data", "encoder", "dtype")
 DEPENDS = {
     "pretrain": (*_TRUNK, "pretrain"),
@@ -28,7 +29,9 @@ DEPENDS = {
     "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages"),
     "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages", "report"),
 }
-_NOT_DIGESTED = {("data", "dir"), ("data", "list"), ("data", "workers")}
+_NOT_DIGESTED = {
+    ("data", "dir"), ("data", "list"), ("data", "workers"), ("encoder", "remat"), ("pretrain", "ring"),
+}  # fmt: skip
 _ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
@@ -159,6 +162,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
             "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
         )
+    if get(config, "pretrain.ring") and (config.pretrain.loss, config.pretrain.negatives) != ("paper", "sampled"):
+        raise errors.BadInput(
+            "config.pretrain.ring: expected pretrain.loss paper and pretrain.negatives sampled, found "
+            f"{config.pretrain.loss} and {config.pretrain.negatives}"
+        )
+    if "evaluate" in config.stages and not {"baseline", "retrain", "dlsa"} & set(config.stages):
+        raise errors.BadInput("config.stages: evaluate needs baseline, retrain or dlsa before it")
     unknown = [stage for stage in config.stages if stage not in DEPENDS]
     if unknown:
         raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")

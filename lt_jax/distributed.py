@@ -47,9 +47,11 @@ def start(options: Any) -> None:
             shutdown_timeout_seconds=60,
         )
     except ValueError as error:
-        raise errors.BadInput(f"config.host.distributed={options.distributed}: {_first_line(error)}") from error
+        raise errors.BadInput(f"config.host.distributed={options.distributed}: {errors.first_line(error)}") from error
     except RuntimeError as error:
-        raise errors.RunFailed(f"the processes of this run did not find each other: {_first_line(error)}") from error
+        raise errors.RunFailed(
+            f"the processes of this run did not find each other: {errors.first_line(error)}"
+        ) from error
 
 
 def _in_cluster():
@@ -155,13 +157,10 @@ def joined(options: Any):
             raise
         status = errors.EXIT_STATUS.get(type(error), 1)
         if type(error) in errors.EXIT_STATUS or is_lost_peer(error):
-            print(f"lt_jax: {error if type(error) in errors.EXIT_STATUS else LOST}", file=sys.stderr, flush=True)
+            line = error if type(error) in errors.EXIT_STATUS else f"{LOST} ({errors.first_line(error)})"
+            print(f"lt_jax: {line}", file=sys.stderr, flush=True)
         else:
             traceback.print_exc()
         time.sleep(_LINGER if is_main() else 0.0)
         sys.stdout.flush()
         os._exit(status)
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -13,4 +13,9 @@ class Stopped(RuntimeError):
     """Stopped by a signal after saving; the same command resumes. Exit status 75, one line."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says first, for a line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 EXIT_STATUS = {BadInput: 2, RunFailed: 1, Stopped: 75}

@@ -18,6 +18,8 @@ _LINE = "stopped by SIGTERM; run the same command again to resume"
 
 def install() -> None:
     """Called once by the program; a library user's own handlers are left alone."""
+    global _requested
+    _requested = False
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_signal)
 
@@ -43,12 +45,14 @@ def requested() -> bool:
 
 
 def stop_if_requested() -> None:
-    """Between two pieces of work of several processes that need no save. Inside `deferred` the loop asks by itself.
+    """Between two pieces of work that need no save. Inside `deferred` the loop asks by itself.
+
+    One process stops at the signal itself, unless it came in the last moments of a loop; several stop here.
 
     Raises:
       Stopped: there was a SIGTERM.
     """
-    if distributed.several() and not _deferred and requested():
+    if not _deferred and requested():
         raise errors.Stopped(_LINE)
 
 

@@ -30,7 +30,8 @@ def fit(
       {"kernel": (d, num_classes), "bias": (num_classes,)}, laid out like `encoder.head.Linear`.
     """
     options = config.copy_and_resolve_references()
-    options.update(epochs=float(epochs), steps=0)
+    warmup = min(config.warmup_epochs, epochs / 4)  # those of a longer training could be all of this one
+    options.update(epochs=float(epochs), steps=0, warmup_epochs=warmup)
     run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes, class_aware=class_aware))
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
     found = run(key, jnp.asarray((features - mean) / deviation, jnp.float32), jnp.asarray(labels))
@@ -40,9 +41,9 @@ def fit(
 
 def _fit(key, features, labels, *, config, num_classes, class_aware):
     n, d = features.shape
-    size = min(config.batch_size, n)
+    size = optim.batch_size(config, n)
     per_epoch = math.ceil(n / size)
-    tx = optim.adamw(config, per_epoch)
+    tx = optim.adamw(config, per_epoch, n)
     params = {"kernel": jnp.zeros((d, num_classes)), "bias": jnp.zeros(num_classes)}
 
     def loss_of(params, positions):
@@ -57,11 +58,17 @@ def _fit(key, features, labels, *, config, num_classes, class_aware):
         updates, opt_state = tx.update(gradients, opt_state, params)
         return (jax.tree.map(jnp.add, params, updates), opt_state), None
 
-    share = 1.0 / jnp.bincount(labels, length=num_classes)[labels]
+    counts = jnp.bincount(labels, length=num_classes)
+    by_class, starts = jnp.argsort(labels), jnp.cumsum(counts) - counts
+
+    def one_of_each(key):
+        k_class, k_item = jax.random.split(key)
+        classes = jax.random.choice(k_class, num_classes, (per_epoch * size,), p=jnp.where(counts > 0, 1.0, 0.0))
+        return by_class[starts[classes] + jax.random.randint(k_item, classes.shape, 0, counts[classes])]
 
     def one_epoch(carry, key):
         if class_aware:
-            order = jax.random.choice(key, n, (per_epoch * size,), p=share / share.sum())
+            order = one_of_each(key)
         else:
             order = jnp.append(jax.random.permutation(key, n), jnp.full(per_epoch * size - n, -1))
         return jax.lax.scan(one_step, carry, order.reshape(per_epoch, size))

@@ -12,11 +12,16 @@ def total_steps(config: Any, steps_per_epoch: int) -> int:
     return config.steps or max(1, math.ceil(config.epochs * steps_per_epoch))
 
 
-def schedule(config: Any, steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate of each step: base_learning_rate * batch_size / 256 at its peak."""
+def batch_size(config: Any, items: int) -> int:
+    """A batch is never larger than what there is to train on."""
+    return min(config.batch_size, items)
+
+
+def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:
+    """Learning rate of each step: base_learning_rate * batch / 256 at its peak; the batch is that of `items` images."""
     total = total_steps(config, steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
-    peak = config.base_learning_rate * config.batch_size / 256
+    peak = config.base_learning_rate * batch_size(config, items) / 256
     return optax.warmup_cosine_decay_schedule(
         init_value=peak / max(warmup, 1) if warmup else peak,
         peak_value=peak,
@@ -25,10 +30,10 @@ def schedule(config: Any, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
-def adamw(config: Any, steps_per_epoch: int) -> optax.GradientTransformation:
+def adamw(config: Any, steps_per_epoch: int, items: int) -> optax.GradientTransformation:
     """Betas (.9, .95); weight decay on weights only, none on biases and norms."""
     return optax.adamw(
-        schedule(config, steps_per_epoch),
+        schedule(config, steps_per_epoch, items),
         b1=0.9,
         b2=0.95,
         weight_decay=config.weight_decay,

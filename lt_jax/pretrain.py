@@ -15,18 +15,19 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     network, tx, current, per_epoch = _parts(config, dataset)
     m = options.m if options.loss == "paper" else 0
     seed = state.number(config.seed, "pretrain/order")
-    size = _batch_size(options, dataset)
+    size = optim.batch_size(options, len(dataset.train.labels))
     order = pipeline.PartnerOrder(dataset.train.labels, size, m, seed)
     crops, smallest = state.number(config.seed, "pretrain/crops"), options.augment.crop_scale
     feed = pipeline.feed(dataset.train, order, size, crops, smallest, own_key=True, **sharding.host())
     job = train.Job(
         stage="pretrain",
-        step=step.pretrain(network, tx, options, config.seed),
+        seed=config.seed,
+        step=step.pretrain(network, tx, options),
         feed=feed,
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
-        learning_rate=optim.schedule(options, per_epoch),
+        learning_rate=optim.schedule(options, per_epoch, len(dataset.train.labels)),
     )
     _, seconds = train.train(job, current, workdir, config)
     return {"seconds": seconds, "images": job.steps * job.batch_size}
@@ -40,7 +41,7 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
     """
     folder = epath.Path(config.init_from).expanduser() if config.init_from else workdir
     like = sharding.abstract(lambda: _parts(config, dataset)[2])
-    found = checkpoint.load(folder / "checkpoints" / "pretrain", like)
+    found = checkpoint.load(folder, "pretrain", like)
     return {"params": {"encoder": found.params["encoder"]}, "batch_stats": found.batch_stats}
 
 
@@ -52,13 +53,9 @@ def random(config: Any, dataset: data.Dataset) -> dict[str, Any]:
 
 def _parts(config, dataset):
     network = encoder.contrastive(config.encoder, config.pretrain.projector, config.dtype)
-    per_epoch = max(1, len(dataset.train.labels) // _batch_size(config.pretrain, dataset))
-    tx = optim.adamw(config.pretrain, per_epoch)
+    items = len(dataset.train.labels)
+    per_epoch = max(1, items // optim.batch_size(config.pretrain, items))
+    tx = optim.adamw(config.pretrain, per_epoch, items)
     shape = dataset.image_shape
     variables = encoder.initialise(network, state.stream(config.seed, "pretrain/init"), shape, config.encoder.weights)
     return network, tx, state.create(variables, tx), per_epoch
-
-
-def _batch_size(options, dataset):
-    """A batch is never larger than the training set: it would hold the same image twice."""
-    return min(options.batch_size, len(dataset.train.labels))

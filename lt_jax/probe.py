@@ -55,20 +55,21 @@ def official(config: Any, dataset: data.Dataset, encoder_variables: dict[str, An
     options = config.probe
     subset = balanced_subset(dataset.train.labels, options.per_class, state.number(config.seed, "probe/subset"))
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    size = min(options.batch_size, len(subset))
+    size = optim.batch_size(options, len(subset))
     per_epoch = math.ceil(len(subset) / size)
-    tx = optim.adamw(options, per_epoch)
+    tx = optim.adamw(options, per_epoch, len(subset))
     variables = with_new_head(config, dataset, encoder_variables, "probe/official")
     order = pipeline.Subset(subset, pipeline.Order(len(subset), size, state.number(config.seed, "probe/order")))
     crops, smallest = state.number(config.seed, "probe/crops"), options.augment.crop_scale
     job = train.Job(
         stage="probe",
-        step=step.classify(network, tx, options.augment, config.seed, "probe", accumulate=options.accumulate),
+        seed=config.seed,
+        step=step.classify(network, tx, options.augment, accumulate=options.accumulate),
         feed=pipeline.feed(dataset.train, order, size, crops, smallest, **sharding.host()),
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
-        learning_rate=optim.schedule(options, per_epoch),
+        learning_rate=optim.schedule(options, per_epoch, len(subset)),
     )
     final, _ = train.train(job, state.create(variables, tx, trainable="head"), workdir, config)
     _, logits = features.Extractor(network, config.evaluate.batch_size)(final.variables(), dataset.test.images)

@@ -43,21 +43,20 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
             log.say(f"class {name!r} holds {count} images, k is {config.retrain.k}: kept whole")
     rounds = Rounds(config, workdir, dataset)
     tx, current, per_epoch = _parts(config, dataset, rounds.size)
-    size = min(config.retrain.batch_size, rounds.size)
     options = config.retrain
+    size = optim.batch_size(options, rounds.size)
     order = pipeline.Order(rounds.size, size, state.number(config.seed, "retrain/order"))
     crops, smallest = state.number(config.seed, "retrain/crops"), options.augment.crop_scale
     feed = pipeline.feed(dataset.train, None, size, crops, smallest, **sharding.host())
     job = train.Job(
         stage="retrain",
-        step=step.classify(
-            rounds.network, tx, options.augment, config.seed, "retrain", options.trainable == "all", options.accumulate
-        ),
+        seed=config.seed,
+        step=step.classify(rounds.network, tx, options.augment, options.trainable == "all", options.accumulate),
         feed=feed,
         steps=optim.total_steps(options, per_epoch),
         steps_per_epoch=per_epoch,
         batch_size=size,
-        learning_rate=optim.schedule(options, per_epoch),
+        learning_rate=optim.schedule(options, per_epoch, rounds.size),
         at_epoch=lambda *now: rounds.at_epoch(*now, lambda indices: feed.use(pipeline.Subset(indices, order))),
     )
     current = _with_encoder(current, pretrain.load(config, workdir, dataset))
@@ -69,7 +68,7 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
     """Variables of the final classifier."""
     size = int(np.minimum(dataset.counts, config.retrain.k).sum())
     like = sharding.abstract(lambda: _parts(config, dataset, size)[1])
-    return checkpoint.load(workdir / "checkpoints" / "retrain", like).variables()
+    return checkpoint.load(workdir, "retrain", like).variables()
 
 
 class Rounds:
@@ -153,8 +152,8 @@ def _parts(config, dataset, subset_size):
     if subset_size == 0:
         raise errors.BadInput("config.retrain.k: the subset would be empty")
     network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    per_epoch = math.ceil(subset_size / min(config.retrain.batch_size, subset_size))
-    tx = optim.adamw(config.retrain, per_epoch)
+    per_epoch = math.ceil(subset_size / optim.batch_size(config.retrain, subset_size))
+    tx = optim.adamw(config.retrain, per_epoch, subset_size)
     shape = dataset.image_shape
     variables = encoder.initialise(network, state.stream(config.seed, "retrain/init"), shape)
     return tx, state.create(variables, tx, config.retrain.trainable), per_epoch

@@ -39,6 +39,7 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     wanted = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
     _check_init_from(config)
     _refuse_changed_pretraining(config, workdir)
+    _refuse_other_data(config, workdir)
     files.write_json(workdir / "config.json", config_lib.resolved(config))
     for name in wanted:
         _run_one(config, workdir, name, functions[name])
@@ -90,6 +91,33 @@ def _refuse_changed_pretraining(config, workdir):
         )
 
 
+def _refuse_other_data(config, workdir):
+    """The same settings, but images from another place: they must be the same images."""
+    before = (files.read_json(workdir / "run.json") or {}).get("data", {})
+    if before.get("config") != _data_digest(config) or before.get("from", _place(config)) == _place(config):
+        return
+    found = _dataset(config)
+    if (found.digest, found.index_digest) != (before["digest"], before["index_digest"]):
+        raise errors.BadInput(
+            f"{workdir} holds a run on other data, those of {' '.join(filter(None, before['from'])) or 'its config'}; "
+            "give another --workdir, or delete the folder"
+        )
+
+
+def _place(config):
+    return [config.data.dir, config.data.list]
+
+
+def _data_digest(config):
+    return config_lib.digest(config_lib.resolved(config)["data"] | {"dir": "", "list": ""})
+
+
+def _dataset(config):
+    from lt_jax import data  # here, so that --help does not wait for grain
+
+    return data.load(config.data)
+
+
 def _check_init_from(config):
     if config.init_from:
         _init_digest(config)
@@ -103,8 +131,8 @@ def _init_digest(config):
     ours = config_lib.dependencies(config, "pretrain")
     for key in sorted(set(found["depends"]) | set(ours)):
         is_trunk = key.startswith(("encoder.", "data.", "dtype", "pretrain.projector"))
-        # A key that an older version did not have cannot have been set there.
-        if is_trunk and key in found["depends"] and found["depends"][key] != ours.get(key):
+        # A key that only one of two versions has cannot have been set in the other.
+        if is_trunk and key in found["depends"] and key in ours and found["depends"][key] != ours[key]:
             raise errors.BadInput(
                 f"config.{key}: the pretraining in {config.init_from} has {found['depends'].get(key)!r}, "
                 f"this config {ours.get(key)!r}"
@@ -155,14 +183,13 @@ def write_run(config: Any, workdir: epath.Path) -> None:
 def _note_data(config, workdir):
     """What the run was trained on, in `run.json`: digests, class counts, and the images that were left out."""
     run = files.read_json(workdir / "run.json") or {}
-    described = config_lib.digest(config_lib.resolved(config)["data"])
-    if run.get("data", {}).get("config") == described:
+    before = run.get("data", {})
+    if (before.get("config"), before.get("from")) == (_data_digest(config), _place(config)):
         return
-    from lt_jax import data  # here, so that --help does not wait for grain
-
-    dataset = data.load(config.data)
+    dataset = _dataset(config)
     run["data"] = {
-        "config": described,
+        "config": _data_digest(config),
+        "from": _place(config),
         "digest": dataset.digest,
         "index_digest": dataset.index_digest,
         "counts": dataset.counts.tolist(),
@@ -176,11 +203,9 @@ def _commit():
     folder = epath.Path(__file__).parent.parent
     if not (folder / ".git").exists():
         return None
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        said = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return None
     return said.stdout.strip() or None

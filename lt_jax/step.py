@@ -1,7 +1,8 @@
 """Pure training, evaluation and feature steps. A step is (state, data, batch) -> (state, metrics), ready for jit.
 
-`data` is what stays on the device (images uint8, labels) and `batch` holds positions in it; or `batch` holds images and
-labels itself, decoded and cropped on the host. Both are arguments: a closure would bake the images into the executable.
+`data` is what stays on the device (the key of the stage's random numbers, images uint8, labels) and `batch` holds
+positions in it; or `batch` holds images and labels itself, decoded and cropped on the host. All are arguments: a
+closure would bake the images into the executable, and every seed would compile anew.
 """
 
 import functools
@@ -23,12 +24,12 @@ Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
 
 
-def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any, seed: int) -> Step:
+def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any) -> Step:
     """One BNS step. batch: (B, 1 + m) positions, the anchor first; `config` is config.pretrain."""
     loss_of = _bns_loss if config.loss == "paper" else functools.partial(_two_view_loss, TWO_VIEW_LOSSES[config.loss])
 
     def step(current, data, batch):
-        keys = _keys(seed, "pretrain", current.step, 3)
+        keys = _keys(data, current.step, 3)
         return _update(current, tx, lambda params: loss_of(network, current, params, data, batch, keys, config))
 
     return step
@@ -43,7 +44,8 @@ def _bns_loss(network, current, params, data, batch, keys, config):
     embeddings = embeddings.reshape(b, columns, -1)
     queries, anchors_key = embeddings[:, :-1], embeddings[:, -1]
     loss = _over_negatives(queries, anchors_key, labels, keys[1], config).mean()
-    intra, inter = losses.class_distances(anchors_key, labels)
+    some = slice(256 if config.ring else None)  # of all pairs a device would hold a (B, B) matrix
+    intra, inter = losses.class_distances(anchors_key[some], labels[some])
     return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
 
 
@@ -78,8 +80,6 @@ def classify(
     network: nn.Module,
     tx: optax.GradientTransformation,
     options: Any,
-    seed: int,
-    name: str,
     moving: bool = True,
     accumulate: int = 1,
     log_prior: np.ndarray | None = None,
@@ -88,7 +88,6 @@ def classify(
 
     Args:
       options: of the augmentation.
-      name: of the stream of random numbers.
       moving: BatchNorm uses the batch's statistics and moves its own, also under a frozen encoder; else both rest.
       log_prior: (C,) log share of each class, for the balanced softmax; None is cross-entropy.
       accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
@@ -97,7 +96,7 @@ def classify(
     prior = 0.0 if log_prior is None else log_prior[None, :]
 
     def step(current, data, batch):
-        (key,) = _keys(seed, name, current.step, 1)
+        (key,) = _keys(data, current.step, 1)
         images, labels, is_cropped = _take(data, batch)
         images = policies.apply(key, images, options, is_cropped)
         images, others, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
@@ -190,5 +189,5 @@ def _apply(current, tx, value, gradients):
     return new, {"loss": loss, "gradient_norm": norm, **metrics}
 
 
-def _keys(seed: int, name: str, step: jax.Array, count: int) -> jax.Array:
-    return jax.random.split(jax.random.fold_in(state.stream(seed, name), step), count)
+def _keys(data: dict[str, jax.Array], step: jax.Array, count: int) -> jax.Array:
+    return jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(data["key"]), step), count)

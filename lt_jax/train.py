@@ -18,6 +18,7 @@ class Job:
     """What one stage trains."""
 
     stage: str
+    seed: int  # of the random numbers of its steps
     step: step.Step
     feed: Any  # pipeline.Held or Streamed: step -> batch; its `data` are arrays that stay on the device
     steps: int
@@ -44,7 +45,8 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
     """
     mesh = sharding.mesh(job.batch_size)
     current = sharding.put_state(current, mesh, config.host.shard_params)
-    data = sharding.put_replicated(job.feed.data, mesh)
+    key = np.asarray(jax.random.key_data(state.stream(job.seed, job.stage)))
+    data = sharding.put_replicated({**job.feed.data, "key": key}, mesh)
     if config.host.shard_params:
         share = sharding.held(current)
         log.say(f"{job.stage}: each of {mesh.size} devices holds {share:.0%} of parameters and optimiser")

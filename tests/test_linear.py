@@ -33,6 +33,15 @@ def test_fit_finds_what_logistic_regression_finds(clusters):
     np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=0.02)
 
 
+def test_a_short_fit_is_not_warm_up_alone(clusters):
+    """As where the head of the first p has 5 epochs, and the retraining that lends it its settings warms up for 5."""
+    x, labels = clusters
+    long, short = CONFIG.copy_and_resolve_references(), CONFIG.copy_and_resolve_references()
+    long.warmup_epochs, short.warmup_epochs = 5.0, 1.25
+    heads = [linear.fit(jax.random.key(0), x, labels, 3, options, epochs=5) for options in (long, short)]
+    np.testing.assert_array_equal(heads[0]["kernel"], heads[1]["kernel"])
+
+
 def test_class_aware_fit_finds_what_balanced_logistic_regression_finds(clusters):
     x, labels = clusters
     scaled = (x - x.mean(0)) / x.std(0)

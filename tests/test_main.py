@@ -119,7 +119,7 @@ BAD = {
     "unknown encoder": (["--config.encoder.name=resnet"], "config.encoder.name: expected one of"),
     "unknown data": (["--config.data.name=mnist"], "config.data.name: expected one of"),
     "no data": (["--config=configs/cifar10_lt.py", "--config.data.dir=nowhere"], "nowhere is not there"),
-    "no pretraining": (["--stage=retrain"], "no checkpoint under"),
+    "no pretraining": (["--stage=retrain"], "no finished pretrain in"),
     "no result": (["--stage=report"], "run --stage=evaluate first"),
     "init_from nothing": (["--config.init_from=nowhere"], "no finished pretraining in nowhere"),
 }

@@ -7,6 +7,14 @@ from scipy import stats
 from lt_jax.data import pipeline
 
 
+def test_a_subset_that_fell_short_repeats_its_first_items():
+    """As Algorithm 1 as printed may leave it; every batch is full, and nothing but the subset is in it."""
+    order = pipeline.Order(10, 5, 0)
+    subset = pipeline.Subset(np.array([3, 8, 11, 40, 41, 50, 77]), order)
+    seen = np.concatenate([subset(step) for step in range(2)])
+    assert seen.tolist() == [[3, 8, 11, 40, 41, 50, 77, 3, 8, 11][i] for i in np.concatenate([order(0), order(1)])]
+
+
 def test_every_pass_holds_every_item_once():
     order = pipeline.Order(n=12, batch_size=5, seed=3)
     seen = np.concatenate([order(step) for step in range(12)])  # five passes

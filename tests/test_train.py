@@ -12,7 +12,21 @@ import pytest
 from etils import epath
 
 from configs import common, digits_lt
-from lt_jax import checkpoint, data, distributed, encoder, errors, optim, pretrain, sharding, state, step, train
+from lt_jax import (
+    checkpoint,
+    data,
+    distributed,
+    encoder,
+    errors,
+    files,
+    interrupt,
+    optim,
+    pretrain,
+    sharding,
+    state,
+    step,
+    train,
+)
 from lt_jax import config as config_lib
 from lt_jax.data import pipeline
 
@@ -37,12 +51,13 @@ def parts(config, dataset):
     network, tx, _, per_epoch = pretrain._parts(config, dataset)
     job = train.Job(
         stage="pretrain",
-        step=step.pretrain(network, tx, config.pretrain, 0),
+        seed=0,
+        step=step.pretrain(network, tx, config.pretrain),
         feed=pipeline.feed(dataset.train, pipeline.PartnerOrder(dataset.train.labels, 32, 1, 0), 32, 0, 0.5),
         steps=6,
         steps_per_epoch=per_epoch,
         batch_size=32,
-        learning_rate=optim.schedule(config.pretrain, per_epoch),
+        learning_rate=optim.schedule(config.pretrain, per_epoch, 383),
     )
     return job, lambda: pretrain._parts(config, dataset)[2]
 
@@ -50,7 +65,7 @@ def parts(config, dataset):
 def losses_on(devices, parts, steps):
     job, fresh = parts
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
-    current, held = sharding.put_replicated((fresh(), job.feed.data), mesh)
+    current, held = sharding.put_replicated((fresh(), {**job.feed.data, "key": np.zeros(2, np.uint32)}), mesh)
     advance, found = jax.jit(job.step), []
     for number in range(steps):
         current, metrics = advance(current, held, sharding.put_batch(job.feed(number), mesh))
@@ -69,7 +84,7 @@ def test_keys_sent_round_the_devices_train_like_keys_gathered(parts, config, dat
     options = config.pretrain.copy_and_resolve_references()
     options.ring = True
     network, tx, _, _ = pretrain._parts(config, dataset)
-    ring = dataclasses.replace(job, step=step.pretrain(network, tx, options, 0))
+    ring = dataclasses.replace(job, step=step.pretrain(network, tx, options))
     np.testing.assert_allclose(losses_on(8, (ring, fresh), 3), losses_on(8, parts, 3), rtol=1e-4)
 
 
@@ -79,7 +94,7 @@ def test_expected_negatives_train(parts, config, dataset):
     options = config.pretrain.copy_and_resolve_references()
     options.negatives = "expected"
     network, tx, _, _ = pretrain._parts(config, dataset)
-    found = losses_on(1, (dataclasses.replace(job, step=step.pretrain(network, tx, options, 0)), fresh), 8)
+    found = losses_on(1, (dataclasses.replace(job, step=step.pretrain(network, tx, options)), fresh), 8)
     assert found[0] == pytest.approx(losses_on(1, parts, 1)[0], rel=0.1) and min(found[4:]) < found[0]
 
 
@@ -156,7 +171,7 @@ def test_a_device_holds_its_part_of_a_split_state(config, dataset):
     options.width = 16
     network = encoder.classifier(options, 10, "float32")
     variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
-    whole = state.create(variables, optim.adamw(config.baseline, 10))
+    whole = state.create(variables, optim.adamw(config.baseline, 10, 383))
     values = jax.device_get(whole)
     placed = sharding.put_state(whole, sharding.mesh(8), split=True)
     assert equal(placed, values)
@@ -166,12 +181,17 @@ def test_a_device_holds_its_part_of_a_split_state(config, dataset):
     assert placed.step.is_fully_replicated
 
 
+def loaded_from(workdir, like):
+    files.write_json(workdir / "stages" / "pretrain.json", {"status": "complete"})
+    return checkpoint.load(workdir, "pretrain", like)
+
+
 @needs_eight
 def test_a_checkpoint_goes_from_split_to_whole_and_back(parts, unbroken, split):
     like = sharding.abstract(parts[1])
-    loaded = checkpoint.load(split[1] / "checkpoints/pretrain", like)
+    loaded = loaded_from(split[1], like)
     assert equal(loaded, split[0]) and all(place.is_fully_replicated for place in places(loaded))
-    loaded = checkpoint.load(unbroken[1] / "checkpoints/pretrain", split[0])
+    loaded = loaded_from(unbroken[1], split[0])
     assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
 
 
@@ -180,6 +200,13 @@ def test_splitting_the_state_changes_no_stage():
     split.host.shard_params = True
     for stage in config_lib.DEPENDS:
         assert config_lib.dependencies(whole, stage) == config_lib.dependencies(split, stage)
+
+
+def test_what_changes_memory_alone_changes_no_stage():
+    plain, lean = digits_lt.get_config("smoke"), digits_lt.get_config("smoke")
+    lean.encoder.remat = lean.pretrain.ring = True
+    for stage in config_lib.DEPENDS:
+        assert config_lib.dependencies(plain, stage) == config_lib.dependencies(lean, stage)
 
 
 def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, config, unbroken, killed, capsys):
@@ -202,6 +229,35 @@ def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp
     said = capsys.readouterr().err
     assert "checkpoints/pretrain/6 is broken" in said and "resuming from step 4" in said
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
+
+
+def test_load_only_looks(parts, unbroken, tmp_path):
+    workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
+    like, about = sharding.abstract(parts[1]), workdir / "stages" / "pretrain.json"
+    files.write_json(about, {"status": "running"})
+    with pytest.raises(errors.BadInput, match="no finished pretrain in .*: run --stage=pretrain first"):
+        checkpoint.load(workdir, "pretrain", like)
+    assert equal(loaded_from(workdir, like), unbroken[0])
+    for file in (workdir / "checkpoints/pretrain/6/state").glob("manifest.ocdbt"):
+        file.write_bytes(b"")
+    with pytest.raises(errors.BadInput, match="the last checkpoint of pretrain in .* cannot be read"):
+        loaded_from(workdir, like)
+    assert (workdir / "checkpoints/pretrain/6").exists()
+
+
+def test_the_rate_is_that_of_the_batch_that_is_there():
+    options = common.training(epochs=10, batch_size=1024, base_learning_rate=1e-3, warmup_epochs=0)
+    rates = [float(optim.schedule(options, 5, items)(0)) for items in (64, 1024, 10_000)]
+    np.testing.assert_allclose(rates, [0.25e-3, 4e-3, 4e-3], rtol=1e-6)
+
+
+def test_a_signal_after_the_last_step_stops_before_the_next_piece_of_work(monkeypatch):
+    interrupt.stop_if_requested()
+    monkeypatch.setattr(interrupt, "_requested", True)
+    with interrupt.deferred():
+        interrupt.stop_if_requested()
+    with pytest.raises(errors.Stopped, match="stopped by SIGTERM"):
+        interrupt.stop_if_requested()
 
 
 def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroken, tmp_path, capsys, monkeypatch):
@@ -231,13 +287,13 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint
 
 
 def test_step_marks_the_first_bad_step(config, dataset):
-    tx = optim.adamw(config.baseline, 10)
+    tx = optim.adamw(config.baseline, 10, 383)
     network = encoder.classifier(config.encoder, 10, "float32")
     variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx)
     broken = jax.tree.map(lambda x: x * np.nan, current.params)
-    advance = jax.jit(step.classify(network, tx, config.baseline.augment, 0, "test"))
-    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    advance = jax.jit(step.classify(network, tx, config.baseline.augment))
+    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     good, _ = advance(current.replace(step=current.step + 3), held, np.arange(8))
     bad, _ = advance(current.replace(params=broken, step=current.step + 3), held, np.arange(8))
     assert int(good.bad_step) == -1 and int(bad.bad_step) == 3
@@ -246,13 +302,13 @@ def test_step_marks_the_first_bad_step(config, dataset):
 
 
 def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
-    tx = optim.adamw(config.probe, 10)
+    tx = optim.adamw(config.probe, 10, 383)
     network = encoder.classifier(config.encoder, 10, "float32")
     variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx, trainable="head")
-    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     for moving in (False, True):
-        advance = jax.jit(step.classify(network, tx, config.probe.augment, 0, "test", moving=moving))
+        advance = jax.jit(step.classify(network, tx, config.probe.augment, moving=moving))
         new, _ = advance(current, held, np.arange(16))
         assert set(new.params) == {"head"} and equal(new.frozen, current.frozen)
         assert not equal(new.params, current.params)
@@ -264,27 +320,27 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
     tx = optax.sgd(1.0)
     network = encoder.head.Network(encoder.vit.ViT(1, 1, 4, "small"), encoder.head.Linear(10))
     current = state.create(encoder.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
-    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     found = []
     for count in (1, 4):
-        advance = jax.jit(step.classify(network, tx, config.baseline.augment, 0, "test", accumulate=count))
+        advance = jax.jit(step.classify(network, tx, config.baseline.augment, accumulate=count))
         found.append(advance(current, held, np.arange(12)))
     (whole, one), (parts, four) = found
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, parts.params)
     assert not equal(whole.params, current.params)
     np.testing.assert_allclose([one["loss"], one["accuracy"]], [four["loss"], four["accuracy"]], rtol=1e-5)
     with pytest.raises(errors.BadInput, match="accumulate: expected a divisor of the batch of 12, found 5"):
-        step.classify(network, tx, config.baseline.augment, 0, "test", accumulate=5)(current, held, np.arange(12))
+        step.classify(network, tx, config.baseline.augment, accumulate=5)(current, held, np.arange(12))
 
 
 def test_balanced_softmax_adds_the_log_prior_to_the_logits(config, dataset):
     network = encoder.head.Network(encoder.vit.ViT(1, 1, 4, "small"), encoder.head.Linear(10))
     variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, optax.sgd(1.0))
-    held = {"images": dataset.train.images, "labels": dataset.train.labels}
+    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     as_is = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
     log_prior = np.log(dataset.counts / dataset.counts.sum()).astype(np.float32)
-    one_step = step.classify(network, optax.sgd(1.0), as_is, 0, "test", log_prior=log_prior)
+    one_step = step.classify(network, optax.sgd(1.0), as_is, log_prior=log_prior)
     found = jax.jit(one_step)(current, held, np.arange(0, 300, 25))[1]["loss"]
     logits = np.asarray(network.apply(variables, dataset.train.images[:300:25].astype(np.float32) / 255)) + log_prior
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(12), dataset.train.labels[:300:25]]
@@ -305,8 +361,8 @@ def test_sharding_takes_as_many_devices_as_divide_the_batch():
 
 
 def test_load_without_a_checkpoint_says_so(tmp_path):
-    with pytest.raises(errors.BadInput, match="no checkpoint under"):
-        checkpoint.load(epath.Path(tmp_path / "none"), None)
+    with pytest.raises(errors.BadInput, match="no finished pretrain in"):
+        checkpoint.load(epath.Path(tmp_path / "none"), "pretrain", None)
 
 
 def test_a_full_disk_is_said_in_one_line(parts, tmp_path, monkeypatch):

@@ -106,6 +106,24 @@ def test_own_features_from_a_file(gaussians, run_main, tmp_path):
         lt_jax.load(tmp_path / "run")
 
 
+def test_other_features_under_the_same_settings_are_refused(gaussians, run_main, tmp_path, capsys):
+    features, labels, test, test_labels = gaussians
+    names = ("features", "labels", "test_features", "test_labels")
+    for name, change in (("first", 0), ("moved", 0), ("other", 1)):
+        np.savez(
+            tmp_path / f"{name}.npz", **dict(zip(names, (features + change, labels, test, test_labels), strict=True))
+        )
+
+    def run(name):
+        words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / name}.npz")
+        return run_main(*words, "--config.stages=('features',)", f"--workdir={tmp_path / 'run'}")
+
+    assert run("first") == 0 and run("moved") == 0
+    assert "features: complete" in capsys.readouterr().err
+    assert run("other") == 2
+    assert "holds a run on other data" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
