@@ -77,8 +77,7 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
 
     Args:
       key: a JAX random key; the same key gives the same items.
-      probabilities: (N,) probability that the classifier gives to each item's true label, in [0, 1]; None
-      where
+      probabilities: (N,) probability that the classifier gives to each item's true label, in [0, 1]; None where
         log_probabilities are given.
       k: how many items, a Python int from 0 to N.
       method: "rank_one" (exact, any N), "eigen" (exact, N up to a few thousand), "paper" (Algorithm 1 as
@@ -161,8 +160,8 @@ def _select_large(key, log_p, members, k, method, scale_power):
 def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_probabilities=None, scale_power=1):
     """At most k items of every class: `sample` within each class, all classes at once.
 
-    Class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), p_c in the order
-    of the training set; smaller classes are kept whole. The result does not depend on batching, padding or
+    Class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), with the scale that
+    scale_power gives, p_c in the order of the training set; smaller classes are kept whole. The result does not depend on batching, padding or
     the number of devices. Compiles once per padded size and number of classes of that size.
 
     Args:
