@@ -1,4 +1,4 @@
-"""`--stage=export`: the classifier of a finished run as one file that JAX and flatbuffers can call, for any number of images."""
+"""`--stage=export`: the classifier of a finished run as one file that JAX with flatbuffers calls, for any batch."""
 
 import importlib.util
 from typing import Any

@@ -161,8 +161,9 @@ def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_pro
     """At most k items of every class: `sample` within each class, all classes at once.
 
     Class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), with the scale that
-    scale_power gives, p_c in the order of the training set; smaller classes are kept whole. The result does not depend on batching, padding or
-    the number of devices. Compiles once per padded size and number of classes of that size.
+    scale_power gives, p_c in the order of the training set; smaller classes are kept whole. The result does not
+    depend on batching, padding or the number of devices. Compiles once per padded size and number of classes of
+    that size.
 
     Args:
       key: a JAX random key.
