@@ -10,6 +10,8 @@ Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What
 `configs/cifar10_lt.py:100,encoder=resnet_small,epochs=40` is a form that two CPU cores finish in less than an hour.
 """
 
+import math
+
 from configs import common
 from lt_jax.data import longtail
 
@@ -88,7 +90,8 @@ def ten_times_smallest(data):
 
 def shrink(config):
     """The smoke form of the CIFAR experiments: few images, a narrow network of the same kind."""
-    config.data.largest //= 50
+    # No class is left without an image.
+    config.data.largest = max(config.data.largest // 50, math.ceil(config.data.imbalance_factor))
     config.encoder.width = 8
     config.pretrain.batch_size = config.baseline.batch_size = 64
     config.retrain.k = ten_times_smallest(config.data)

@@ -33,8 +33,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         batch_size=size,
         learning_rate=optim.schedule(options, per_epoch, len(labels)),
     )
-    _, seconds = train.train(job, current, workdir, config)
-    return {"seconds": seconds}
+    _, progress = train.train(job, current, workdir, config)
+    return {"seconds": progress["seconds"]}
 
 
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:

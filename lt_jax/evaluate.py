@@ -54,8 +54,7 @@ def _from_checkpoints(config, workdir, dataset):
 
 def _answers(logits):
     """All that the page asks of the yardstick: its answers (n,) and how sure it is of them."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    confidence = (1.0 / np.exp(shifted).sum(axis=1)).astype(np.float32)
+    confidence = metrics.confidences(logits).astype(np.float32)
     return {"baseline_predicted": logits.argmax(axis=1).astype(np.int32), "baseline_confidence": confidence}
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM: a training loop saves first, everything else stops at once; both end with status 75.
+"""SIGTERM, or Ctrl-C once: a training loop saves first, everything else stops at once; both end with status 75.
 
 Several processes stop together: JAX tells all of them of a SIGTERM that one had, and which of the questions below is
 the first that all can answer with yes. So they all ask at the same places of the program.
@@ -13,7 +13,7 @@ from lt_jax import distributed, errors
 _deferred = False
 _requested = False
 _asked = 0
-_LINE = "stopped by SIGTERM; run the same command again to resume"
+_LINE = "stopped by a signal; run the same command again to resume"
 
 
 def install() -> None:
@@ -22,6 +22,7 @@ def install() -> None:
     _requested = False
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_signal)
+        signal.signal(signal.SIGINT, _on_signal)
 
 
 @contextlib.contextmanager
@@ -58,6 +59,10 @@ def stop_if_requested() -> None:
 
 def _on_signal(number, frame):
     global _requested
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends at once
+        if distributed.several():  # which agree on a step at SIGTERM alone
+            raise KeyboardInterrupt
     _requested = True
     if not _deferred:
         raise errors.Stopped(_LINE)

@@ -10,7 +10,7 @@
              predict --images=DIR|FILE... [--format=table|csv|json] [--out=FILE].
 
 The same command again resumes, or says that all is complete. launch/README.md has several processes and hosts.
-Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM after saving.
+Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM or Ctrl-C after saving.
 """
 
 import os

@@ -37,12 +37,17 @@ def measures(labels: np.ndarray, logits: np.ndarray, groups: dict[str, np.ndarra
 
 def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:
     """Mean |confidence - accuracy| over equal-width bins of confidence, weighted by size (Guo et al., ICML 2017)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    confidence = 1.0 / np.exp(shifted).sum(axis=1)
+    confidence = confidences(logits)
     correct = logits.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(which, weights=confidence - correct, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))
+
+
+def confidences(logits: np.ndarray) -> np.ndarray:
+    """Probability that a softmax gives to its answer: (n, C) -> (n,) float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return 1.0 / np.exp(shifted).sum(axis=1)
 
 
 def _per_class(labels, predicted, num_classes):

@@ -29,8 +29,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         batch_size=size,
         learning_rate=optim.schedule(options, per_epoch, len(dataset.train.labels)),
     )
-    _, seconds = train.train(job, current, workdir, config)
-    return {"seconds": seconds, "images": job.steps * job.batch_size}
+    _, progress = train.train(job, current, workdir, config)
+    return {"seconds": progress["seconds"], "images": job.steps * job.batch_size}
 
 
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         at_epoch=lambda *now: rounds.at_epoch(*now, lambda indices: feed.use(pipeline.Subset(indices, order))),
     )
     current = _with_encoder(current, pretrain.load(config, workdir, dataset))
-    _, seconds = train.train(job, current, workdir, config)
-    return {"seconds": seconds, "select_seconds": rounds.seconds}
+    _, progress = train.train(job, current, workdir, config)
+    return {"seconds": progress["seconds"], "select_seconds": progress.get("select_seconds", 0.0)}
 
 
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:

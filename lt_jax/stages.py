@@ -21,7 +21,7 @@ _LEAVES = {
     "dlsa": ("dlsa", "dlsa.json"),
     "separability": ("separability.json",),
     "evaluate": ("result.json", "predictions.npz", "thumbnails.npz", "inclusion.npz", "features/shown.npz"),
-    "report": ("report.html", "figures"),
+    "report": ("report.html",),  # figures/ has the contact sheet too, and a new figure replaces the old one
 }
 
 

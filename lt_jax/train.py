@@ -30,14 +30,16 @@ class Job:
     at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
 
 
-def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any) -> tuple[state.TrainState, float]:
+def train(
+    job: Job, current: state.TrainState, workdir: epath.Path, config: Any
+) -> tuple[state.TrainState, dict[str, Any]]:
     """Trains to the last step, from the newest checkpoint where there is one.
 
     The order is: what an epoch begins with, save, batch, step, write. A save therefore holds the subset that the next
     batch is drawn from, and a line of metrics is never ahead of the step that it names.
 
     Returns:
-      The final state and the seconds spent, over all restarts.
+      The final state, and its progress: `seconds` spent, over all restarts, and what `at_epoch` has put there.
 
     Raises:
       RunFailed: a loss or gradient that is not finite, or a disk that refuses a save.
@@ -79,7 +81,7 @@ def train(job: Job, current: state.TrainState, workdir: epath.Path, config: Any)
         _save(job, saver, writer, current, progress, clock)
         saver.wait()
         writer.close()
-    return current, clock.seconds()
+    return current, {**progress, "seconds": clock.seconds()}
 
 
 def _stop(job, saver, writer, number):

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from lt_jax import metrics
 from lt_jax.report import figures, svg
 
 _BINS = 10
@@ -21,10 +22,10 @@ def answers(predictions: dict[str, np.ndarray], result: dict[str, Any]) -> dict[
     """
     found = {}
     if "baseline_predicted" in predictions:
-        found["cross-entropy"] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
-    logits = predictions["logits"].astype(np.float64)
-    confidence = 1.0 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
-    found[figures.final_name(result)] = (logits.argmax(axis=1), confidence)
+        yardstick = next(iter(figures.methods(result)))
+        found[yardstick] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
+    logits = predictions["logits"]
+    found[figures.final_name(result)] = (logits.argmax(axis=1), metrics.confidences(logits))
     return found
 
 

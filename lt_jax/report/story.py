@@ -177,7 +177,7 @@ def _rounds(workdir):
 def _training(lines):
     text = "Cross-entropy on the balanced subset; it may jump where the subset is drawn anew."
     found = _curves(lines, "retrain", "Retraining loss", text)
-    return found + _curves(lines, "baseline", "Cross-entropy baseline", "Training loss of the plain yardstick.")
+    return found + _curves(lines, "baseline", "Baseline", "Training loss of the plain yardstick.")
 
 
 def _curves(lines, stage, title, text):
