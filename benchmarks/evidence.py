@@ -10,7 +10,6 @@ benchmarks/results/evidence_TABLE.json, whatever it shows; with another config i
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import json
 import multiprocessing
@@ -152,26 +151,23 @@ def finish(jobs, options):
     left = {at: said for at, said in jobs.items() if not (at / "done").exists()}
     # One thread each: networks this small gain less from a second core than a second run does.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=8) as pool:
-        waiting = {pool.submit(one, at, said): at for at, said in left.items()}
-        for number, done in enumerate(concurrent.futures.as_completed(waiting), 1):
-            status = done.result()
-            print(f"{number} of {len(left)}: {waiting[done].relative_to(options.workdir)}", flush=True)
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=8) as pool:
+        for number, (at, status) in enumerate(pool.imap_unordered(one, left.items()), 1):
             if status:
-                pool.shutdown(cancel_futures=True)
-                sys.exit(f"status {status}: see {waiting[done]}/log.txt")
+                sys.exit(f"status {status}: see {at}/log.txt")
+            print(f"{number} of {len(left)}: {at.relative_to(options.workdir)}", flush=True)
 
 
-def one(workdir, said):
+def one(job):
     from lt_jax import main
 
+    workdir, said = job
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         status = main.main(["lt_jax", f"--workdir={workdir}", *said])
     if status == 0:
         (workdir / "done").touch()
-    return status
+    return workdir, status
 
 
 def report(name, found, options):
