@@ -156,6 +156,8 @@ def finish(jobs, options):
             if status:
                 sys.exit(f"status {status}: see {at}/log.txt")
             print(f"{number} of {len(left)}: {at.relative_to(options.workdir)}", flush=True)
+        pool.close()
+        pool.join()
 
 
 def one(job):
