@@ -11,8 +11,8 @@ DIR/val/CLASS/ if there is one. JPEG, PNG, WebP, TIFF, BMP, GIF; photos are turn
 instead: --config.data.name=table --config.data.list=FILE.csv with the columns path, label and perhaps split.
 Recipe: OURS; configs/large.py says why. k: ten times the size of the smallest class is the paper's rule.
 Hardware: one GPU; with `cpu` two CPU cores, at 48 pixels: to see one's data go all the way, not to judge the method.
-Expected: depends on the images. With `cpu` BNS learns little in so few steps: on 404 renderings of four things (320, 64,
-16, 4) cross-entropy had 86 %, BNS + IP-DPP 41 % (one seed).
+Expected: depends on the images. With `cpu` BNS learns little in so few steps: on 404 renderings of four things (320,
+64, 16, 4) cross-entropy had 86 %, BNS + IP-DPP 41 % (one seed).
 """
 
 from configs import large
