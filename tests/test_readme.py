@@ -20,7 +20,7 @@ def test_measured_tables_are_those_of_the_results():
     assert sum(text.count("<!-- end -->") for text in texts) == len(readme.TABLES)
     for text in texts:
         assert readme.filled(text) == text
-        broken = re.sub(r"\| \d+\.\d", "| 100.1", text)
+        broken = re.sub(r"(?s)<!-- [^>]*?-->.*?<!-- end -->", lambda m: re.sub(r"\| \d+\.\d", "| 100.1", m[0]), text)
         assert broken != text and readme.filled(broken) == text
 
 
