@@ -30,7 +30,7 @@ class Saver:
             _clean(folder)
         distributed.wait(f"{folder} is clean")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = _Manager(os.path.abspath(folder) if _is_local(folder) else folder, options=options)
+        self._manager = _Manager(_absolute(folder), options=options)
 
     def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, with its progress; None where there is none.
@@ -93,7 +93,7 @@ def load(workdir: epath.Path, stage: str, like: state.TrainState) -> state.Train
     folder = workdir / "checkpoints" / stage
     if about is None or about["status"] != "complete" or not folder.exists():
         raise errors.BadInput(f"no finished {stage} in {workdir}: run --stage={stage} first")
-    found, step, failed = _newest(folder, ocp.utils.checkpoint_steps(folder), like)
+    found, step, failed = _newest(_absolute(folder), ocp.utils.checkpoint_steps(folder), like)
     for broken, reason in failed:
         log.say(f"checkpoint {folder / str(broken)} cannot be read ({reason})")
     if failed or found is None:
@@ -138,6 +138,11 @@ def _clean(folder: epath.Path) -> None:
     for leftover in folder.glob("*.orbax-checkpoint-tmp*"):
         log.say(f"removing the half-written checkpoint {leftover}")
         shutil.rmtree(leftover) if _is_local(folder) else leftover.rmtree()
+
+
+def _absolute(folder: epath.Path) -> epath.Path:
+    """As orbax wants it."""
+    return epath.Path(os.path.abspath(folder)) if _is_local(folder) else folder
 
 
 def _is_local(folder: epath.Path) -> bool:

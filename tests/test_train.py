@@ -232,6 +232,12 @@ def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
 
 
+def test_load_takes_a_relative_folder(parts, unbroken, tmp_path, monkeypatch):
+    shutil.copytree(unbroken[1], tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert equal(loaded_from(epath.Path("run"), sharding.abstract(parts[1])), unbroken[0])
+
+
 def test_load_only_looks(parts, unbroken, tmp_path):
     workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
     like, about = sharding.abstract(parts[1]), workdir / "stages" / "pretrain.json"
