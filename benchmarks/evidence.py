@@ -127,13 +127,10 @@ def folder(options, run, seed):
     return options.workdir / options.stem / "-".join(run.stages) / changed / f"seed{seed}"
 
 
-def words(options, flags, seed):
-    changed = [f"--config.{flag}" for flag in flags]
-    return [f"--config={options.config}", f"--config.seed={seed}", *changed]
-
-
 def told(options, run, seed):
-    said = [*words(options, run.flags, seed), f"--config.stages={run.stages}"]
+    """The words of the command line."""
+    said = [f"--config={options.config}", f"--config.seed={seed}", f"--config.stages={run.stages}"]
+    said += [f"--config.{flag}" for flag in run.flags]
     if run.stages[0] == "retrain":
         said.append(f"--config.init_from={folder(options, PRETRAINING, seed)}")
     return said

@@ -93,7 +93,7 @@ def load(workdir: epath.Path, stage: str, like: state.TrainState) -> state.Train
     folder = workdir / "checkpoints" / stage
     if about is None or about["status"] != "complete" or not folder.exists():
         raise errors.BadInput(f"no finished {stage} in {workdir}: run --stage={stage} first")
-    found, step, failed = _newest(_absolute(folder), ocp.utils.checkpoint_steps(folder), like)
+    found, _, failed = _newest(_absolute(folder), ocp.utils.checkpoint_steps(folder), like)
     for broken, reason in failed:
         log.say(f"checkpoint {folder / str(broken)} cannot be read ({reason})")
     if failed or found is None:

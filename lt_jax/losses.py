@@ -141,6 +141,12 @@ def _similarity(queries, keys, temperature):
     return jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
 
 
+def _cosines(embeddings):
+    """(n, d) l2-normalised -> (n, n) float32."""
+    embeddings = embeddings.astype(jnp.float32)
+    return jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION)
+
+
 def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
     """The variant of the released code: all pairs of the batch, m and n do not appear.
 
@@ -154,8 +160,7 @@ def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -
     Returns:
       (2B,) float32.
     """
-    embeddings = embeddings.astype(jnp.float32)
-    scores = jnp.exp(jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION) / temperature)
+    scores = jnp.exp(_cosines(embeddings) / temperature)
     same = labels[:, None] == labels[None, :]
     others = same & ~jnp.eye(len(labels), dtype=bool)
     positive = jnp.where(others, scores, 0.0).sum(axis=1) / jnp.maximum(others.sum(axis=1, dtype=jnp.float32), 1.0)
@@ -177,8 +182,7 @@ def supcon(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.
     Returns:
       (2B,) float32.
     """
-    embeddings = embeddings.astype(jnp.float32)
-    scores = jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION) / temperature
+    scores = _cosines(embeddings) / temperature
     itself = jnp.eye(len(labels), dtype=bool)
     log_share = jax.nn.log_softmax(jnp.where(itself, -jnp.inf, scores), axis=1)
     positive = (labels[:, None] == labels[None, :]) & ~itself
@@ -219,7 +223,7 @@ def class_distances(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.Array
     Returns:
       (intra, inter); NaN where the batch holds no such pair.
     """
-    cosine = jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION)
+    cosine = _cosines(embeddings)
     distance = jnp.sqrt(jnp.maximum(2.0 - 2.0 * cosine, 0.0))
     same = labels[:, None] == labels[None, :]
     pairs = ~jnp.eye(len(labels), dtype=bool)

@@ -80,7 +80,6 @@ class Rounds:
         self._extract = features.Extractor(self.network, config.evaluate.batch_size)
         self.size = int(np.minimum(dataset.counts, config.retrain.k).sum())
         self._number = -1  # of the subset in use
-        self.seconds = 0.0
 
     def at_epoch(self, current: state.TrainState, epoch: int, progress: dict[str, Any], use: Any) -> dict[str, Any]:
         """Draws, or reads, the subset of this epoch; `use` takes a new one.
@@ -88,29 +87,29 @@ class Rounds:
         `progress` holds its number and the seconds of all draws so far.
         """
         number = epoch // self._config.retrain.redraw_every
-        self.seconds = progress.get("select_seconds", 0.0)
+        seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:
             log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
             if distributed.is_main():
-                self._draw(number, log_p)
+                seconds += self._draw(number, log_p)
             distributed.wait(f"subset {number}")
         if number != self._number:
             use(files.read_npz(self._file(number))["indices"])
             self._number = number
-        return {**progress, "round": number, "select_seconds": self.seconds}
+        return {**progress, "round": number, "select_seconds": seconds}
 
     def _file(self, number):
         return self._workdir / "subsets" / f"{number}.npz"
 
     def _draw(self, number, log_p):
         if self._file(number).exists():
-            return  # a run that was killed between the draw and the save that follows it; the draw would be the same
+            return 0.0  # killed between the draw and the save that follows it; the draw would be the same
         options, labels = self._config.retrain, self._dataset.train.labels
         key = jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
         began = time.monotonic()
         how = {"log_probabilities": log_p, "scale_power": options.scale_power}
         indices = ipdpp.select_balanced(key, None, labels, options.k, options.method, **how)
-        self.seconds += time.monotonic() - began
+        seconds = time.monotonic() - began
         files.write_npz(
             self._file(number),
             indices=np.asarray(indices),
@@ -126,6 +125,7 @@ class Rounds:
             f"round {number}: {len(indices)} of {len(labels)} images, mean information "
             f"{information[indices].mean():.2f} bits against {information.mean():.2f} over all"
         )
+        return seconds
 
     def _log_p(self, variables):
         _, logits = self._extract(variables, self._dataset.train.images)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -20,7 +19,6 @@ from lt_jax import (
     encoder,
     errors,
     files,
-    interrupt,
     optim,
     pretrain,
     sharding,
@@ -256,34 +254,6 @@ def test_the_rate_is_that_of_the_batch_that_is_there():
     options = common.training(epochs=10, batch_size=1024, base_learning_rate=1e-3, warmup_epochs=0)
     rates = [float(optim.schedule(options, 5, items)(0)) for items in (64, 1024, 10_000)]
     np.testing.assert_allclose(rates, [0.25e-3, 4e-3, 4e-3], rtol=1e-6)
-
-
-def test_ctrl_c_asks_once_and_then_insists():
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    try:
-        interrupt.install()
-        with interrupt.deferred():
-            signal.raise_signal(signal.SIGINT)
-            assert interrupt.requested()
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-        interrupt.install()
-        assert not interrupt.requested()
-        with pytest.raises(errors.Stopped, match="stopped by a signal"):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        interrupt.install()
-        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-            signal.signal(number, handler)
-
-
-def test_a_signal_after_the_last_step_stops_before_the_next_piece_of_work(monkeypatch):
-    interrupt.stop_if_requested()
-    monkeypatch.setattr(interrupt, "_requested", True)
-    with interrupt.deferred():
-        interrupt.stop_if_requested()
-    with pytest.raises(errors.Stopped, match="stopped by a signal"):
-        interrupt.stop_if_requested()
 
 
 def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroken, tmp_path, capsys, monkeypatch):

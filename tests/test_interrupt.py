@@ -1,0 +1,35 @@
+"""What a signal does, inside a training loop and between two pieces of work."""
+
+import signal
+
+import pytest
+
+from lt_jax import errors, interrupt
+
+
+def test_ctrl_c_asks_once_and_then_insists():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        interrupt.install()
+        with interrupt.deferred():
+            signal.raise_signal(signal.SIGINT)
+            assert interrupt.requested()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        interrupt.install()
+        assert not interrupt.requested()
+        with pytest.raises(errors.Stopped, match="stopped by a signal"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        interrupt.install()
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_a_signal_after_the_last_step_stops_before_the_next_piece_of_work(monkeypatch):
+    interrupt.stop_if_requested()
+    monkeypatch.setattr(interrupt, "_requested", True)
+    with interrupt.deferred():
+        interrupt.stop_if_requested()
+    with pytest.raises(errors.Stopped, match="stopped by a signal"):
+        interrupt.stop_if_requested()
