@@ -69,6 +69,9 @@ def step(result):
         (name.strip(), [f"{row['ms']:.1f}", f"{row['mfu']:.2f}" if row["mfu"] else ""])
         for name, row in result["step"].items()
     ]
+    rows += [
+        (f"{name.partition(' ')[0]}: the loop on the host", [f"{ms:.1f}", ""]) for name, ms in result["host_ms"].items()
+    ]
     rows += [(f"PyTorch, {name}", [f"{ms:.1f}", ""]) for name, ms in result.get("torch", {}).items()]
     loss = result["official_loss"]
     rows.append((f"official loss and gradient, batch {loss['batch']}", [f"{loss['ours_ms']:.1f}", ""]))
@@ -77,7 +80,7 @@ def step(result):
             rows.append((f"the same as released, in {name}", [f"{loss[f'{name}_as_released_ms']:.0f}", ""]))
     added = ", ".join(f"{name} {100 * share:+.1f} %" for name, share in result["added"].items())
     about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
-    said = f"{about} The whole step over its network alone: {added}. Commit {result['commit']}, {result['device']}."
+    said = f"{about} Step and loop over the network alone: {added}. Commit {result['commit']}, {result['device']}."
     return _table(("ms", "share of the peak rate"), rows) + f"\n{said} `{result['command']}`\n"
 
 

@@ -5,7 +5,8 @@
 `network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds
 one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
 (three views an anchor: its rows are compared with a network of three times the batch). Rows are measured in turn,
-round by round, and the median is over the rounds. `official loss` is bns_official, compiled, against the form of the
+round by round, and the median is over the rounds. `host` is the training loop itself around a step that computes
+nothing: order, partners, transfer, dispatch and the log. `official loss` is bns_official, compiled, against the form of the
 released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and in
 NumPy without. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the
 compiler's count of floating-point operations over the best rate that a matrix product of 2048 reached here in the same
@@ -17,19 +18,29 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
+import types
 
 import digits
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from etils import epath
 
 from configs import common
-from lt_jax import encoder, losses, negatives, optim, policies, sharding, state, step
+from lt_jax import encoder, losses, negatives, optim, policies, sharding, state, step, train
+from lt_jax.data import pipeline
 
 HERE = pathlib.Path(__file__).resolve().parent
 N, CLASSES, TEMPERATURE = 16, 10, 0.5
+HOST_STEPS = 1000
 KEY = np.zeros(2, np.uint32)
+WHOLE = {  # and the network alone that it is compared with
+    "supervised step, whole": "network, forward and backward",
+    "BNS step, whole": "network and projector, 3 views",
+}
 
 
 def main():
@@ -39,8 +50,12 @@ def main():
     labels = rng.integers(0, CLASSES, len(images)).astype(np.int32)
     rows = {**supervised(options, images, labels), **contrastive(options, images, labels)}
     peak, seconds = matmul_peak(), timed(rows, options.repeats)
-    table = {name: {"ms": 1e3 * seconds[name], **about(name, *rows[name], seconds[name], peak)} for name in rows}
-    report = {"step": table, "added": added(seconds), "official_loss": official(options)}
+    table = {name: {"ms": 1e3 * seconds[name], **about(rows[name][0], seconds[name], peak)} for name in rows}
+    for name in WHOLE:
+        table[name]["images_per_s"] = options.batch / seconds[name]
+    host = on_host(options)
+    report = {"step": table, "host_ms": {name: 1e3 * spent for name, spent in host.items()}}
+    report |= {"added": added(seconds, host), "official_loss": official(options)}
     if options.torch_python:
         sizes = [options.batch, options.side, options.repeats, options.loss_batch]
         words = [options.torch_python, str(HERE / "step_torch.py"), *map(str, sizes)]
@@ -171,7 +186,28 @@ def timed(rows, repeats):
     return {name: float(np.median(values[1:])) for name, values in found.items()}
 
 
-def about(name, run, arguments, seconds, peak):
+def on_host(options):
+    """Seconds a step of the training loop around a step that computes nothing, lines of the log included."""
+    labels = np.arange(12406) % CLASSES  # as many as CIFAR-10-LT has at 100
+    nothing = lambda current, data, batch: (current.replace(step=current.step + 1), {"loss": jnp.zeros(())})  # noqa: E731
+    orders = {
+        "supervised step, whole": pipeline.Order(len(labels), options.batch, 0),
+        "BNS step, whole": pipeline.PartnerOrder(labels, options.batch, 1, 0),
+    }
+    split = types.SimpleNamespace(images=np.zeros(0), labels=labels)
+
+    def spent(order, steps):
+        fresh = state.create({"params": {"w": jnp.zeros(())}}, optax.identity())
+        job = train.Job("host", 0, nothing, pipeline.Held(split, order), steps, 97, options.batch, lambda step: 0.0)
+        with tempfile.TemporaryDirectory() as folder:
+            _, progress = train.train(job, fresh, epath.Path(folder), common.base())
+        return progress["seconds"]
+
+    # What is there once, at the start and the end, goes out in the difference.
+    return {name: (spent(order, HOST_STEPS + 100) - spent(order, 100)) / HOST_STEPS for name, order in orders.items()}
+
+
+def about(run, seconds, peak):
     """Floating-point operations, their share of the peak, and memory, as the compiler counts them."""
     analysis = run.cost_analysis() or {}
     memory = run.memory_analysis()
@@ -198,13 +234,11 @@ def _once(run, x):
     return time.perf_counter() - began
 
 
-def added(seconds):
-    """What the whole step adds to the network's own work, as a share of it."""
-    pairs = {
-        "supervised": ("supervised step, whole", "network, forward and backward"),
-        "BNS": ("BNS step, whole", "network and projector, 3 views"),
+def added(seconds, host):
+    """What the whole step and the loop around it add to the network's own work, as a share of it."""
+    return {
+        whole.partition(" ")[0]: (seconds[whole] + host[whole]) / seconds[alone] - 1 for whole, alone in WHOLE.items()
     }
-    return {name: seconds[whole] / seconds[alone] - 1 for name, (whole, alone) in pairs.items()}
 
 
 def official(options):
@@ -238,8 +272,11 @@ def show(report, options):
     for name, row in report["step"].items():
         mfu = f"{row['mfu']:.2f}" if row["mfu"] else "-"
         print(f"{name:34}{row['ms']:>10.2f}{mfu:>8}{row['temporary_mib'] or 0:>16.0f}")
+    for name, ms in report["host_ms"].items():
+        rate = report["step"][name]["images_per_s"]
+        print(f"{name}: {rate:.1f} images/s; the loop around it takes {ms:.2f} ms of Python a step")
     for name, share in report["added"].items():
-        print(f"the {name} step adds {100 * share:.1f} % to its network's own forward and backward")
+        print(f"{name} step and loop add {100 * share:.1f} % to the network's own forward and backward")
     loss = report["official_loss"]
     for name in ("numpy_as_released_ms", "torch_as_released_ms"):
         if name in loss:

@@ -30,6 +30,18 @@ def test_order_depends_on_seed_and_step_alone():
     assert not np.array_equal(first(7), pipeline.Order(100, 8, 2)(7))
 
 
+def test_the_passes_of_one_seed_are_not_those_of_the_next():
+    """As they are where a pass is seeded by seed + pass: two seeds would share all passes but one."""
+    of = {(seed, number): tuple(pipeline.shuffled(50, seed, number)) for seed in range(4) for number in range(4)}
+    assert len(set(of.values())) == 16
+
+
+def test_every_place_of_a_pass_is_equally_likely():
+    places = np.array([np.argsort(pipeline.shuffled(5, 0, number))[[0, 4]] for number in range(2000)])
+    for column in places.T:
+        assert stats.chisquare(np.bincount(column, minlength=5)).pvalue > 1e-6
+
+
 LABELS = np.array([0, 1, 0, 0, 2, 1, 0, 0])
 
 

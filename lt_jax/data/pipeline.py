@@ -5,9 +5,9 @@ that was killed, sees the same batches.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
-import grain
 import numpy as np
 
 from lt_jax.data import stream
@@ -15,19 +15,28 @@ from lt_jax.data import stream
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Which `batch_size` of `n` items make up the global batch of a step: an endless stream of shuffled passes."""
+    """Which `batch_size` of `n` items make up the global batch of a step: an endless stream of shuffled passes.
+
+    A pass is one permutation: grain's shuffle has random access to each item, and takes longer for a batch than an
+    accelerator does for its step.
+    """
 
     n: int
     batch_size: int
     seed: int
 
-    def __post_init__(self):
-        stream = grain.MapDataset.range(self.n).seed(self.seed).shuffle().repeat()
-        object.__setattr__(self, "_batches", stream.batch(self.batch_size))
-
     def __call__(self, step: int) -> np.ndarray:
         """-> (batch_size,) int32."""
-        return np.asarray(self._batches[step], np.int32)
+        number, within = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.n)
+        parts = [shuffled(self.n, self.seed, p)[within[number == p]] for p in range(number[0], number[-1] + 1)]
+        return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=4)
+def shuffled(n: int, seed: int, number: int) -> np.ndarray:
+    """(n,) int32: the items of pass `number` in their order."""
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 2, number]))
+    return generator.permutation(n).astype(np.int32)
 
 
 def partners(labels: np.ndarray, anchors: np.ndarray, m: int, seed: int, step: int) -> np.ndarray:
