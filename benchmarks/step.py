@@ -5,10 +5,10 @@
 `network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds
 one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
 (three views an anchor: its rows are compared with a network of three times the batch). Rows are measured in turn,
-round by round, and the median is over the rounds. `host` is the training loop itself around a step that computes
-nothing: order, partners, transfer, dispatch and the log. `official loss` is bns_official, compiled, against the form of the
-released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and in
-NumPy without. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the
+round by round, and the median is over the rounds. The loop on the host is that of training around a step that computes
+nothing: order, partners, transfer, dispatch and log. `official loss` is bns_official, compiled, against the form of
+the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and
+in NumPy without. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the
 compiler's count of floating-point operations over the best rate that a matrix product of 2048 reached here in the same
 run. Writes benchmarks/results/step.json.
 """
