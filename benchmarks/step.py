@@ -1,11 +1,11 @@
 """One training step, taken apart: what is the network's own work and what we add; beside PyTorch in the same run.
 
-    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=7] [--torch-python=PY]
+    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=9] [--torch-python=PY]
 
 `network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds
 one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
 (three views an anchor: its rows are compared with a network of three times the batch). Rows are measured in turn,
-round by round, and the median is over the rounds. The loop on the host is that of training around a step that computes
+round by round, and medians are over the rounds. The loop on the host is that of training around a step that computes
 nothing: order, partners, transfer, dispatch and log. `official loss` is bns_official, compiled, against the form of
 the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and
 in NumPy without. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the
@@ -49,13 +49,14 @@ def main():
     images = rng.integers(0, 256, (4 * options.batch, options.side, options.side, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, len(images)).astype(np.int32)
     rows = {**supervised(options, images, labels), **contrastive(options, images, labels)}
-    peak, seconds = matmul_peak(), timed(rows, options.repeats)
+    peak, rounds = matmul_peak(), timed(rows, options.repeats)
+    seconds = {name: float(np.median(values)) for name, values in rounds.items()}
     table = {name: {"ms": 1e3 * seconds[name], **about(rows[name][0], seconds[name], peak)} for name in rows}
     for name in WHOLE:
         table[name]["images_per_s"] = options.batch / seconds[name]
     host = on_host(options)
     report = {"step": table, "host_ms": {name: 1e3 * spent for name, spent in host.items()}}
-    report |= {"added": added(seconds, host), "official_loss": official(options)}
+    report |= {"added": added(rounds, host), "official_loss": official(options)}
     if options.torch_python:
         sizes = [options.batch, options.side, options.repeats, options.loss_batch]
         words = [options.torch_python, str(HERE / "step_torch.py"), *map(str, sizes)]
@@ -77,7 +78,7 @@ def parse():
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--loss-batch", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
     parser.add_argument("--name", default="step.json", help="of the file in benchmarks/results")
     parser.add_argument("--no-write", action="store_true")
@@ -176,14 +177,14 @@ def compiled(function, *arguments):
 
 
 def timed(rows, repeats):
-    """Median seconds of each row; the rows take turns."""
+    """Seconds of each row, round by round; the rows take turns."""
     found = {name: [] for name in rows}
     for _ in range(repeats + 1):
         for name, (run, arguments) in rows.items():
             began = time.perf_counter()
             jax.block_until_ready(run(*arguments))
             found[name].append(time.perf_counter() - began)
-    return {name: float(np.median(values[1:])) for name, values in found.items()}
+    return {name: np.array(values[1:]) for name, values in found.items()}
 
 
 def on_host(options):
@@ -234,10 +235,11 @@ def _once(run, x):
     return time.perf_counter() - began
 
 
-def added(seconds, host):
-    """What the whole step and the loop around it add to the network's own work, as a share of it."""
+def added(rounds, host):
+    """What the whole step and the loop around it add to the network's own work: median over the rounds of the share."""
     return {
-        whole.partition(" ")[0]: (seconds[whole] + host[whole]) / seconds[alone] - 1 for whole, alone in WHOLE.items()
+        whole.partition(" ")[0]: float(np.median((rounds[whole] + host[whole]) / rounds[alone])) - 1
+        for whole, alone in WHOLE.items()
     }
 
 
