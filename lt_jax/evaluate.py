@@ -45,6 +45,8 @@ def _from_checkpoints(config, workdir, dataset):
         }
         for of in (logits, others)
     )
+    if "nearest_class_mean" in others:
+        others["nearest_class_mean"]["ece"] = None  # cosines are no confidences
     final = "retrain" if "retrain" in logits else "baseline"
     if final == "baseline" or "baseline" not in measured:
         return {"logits": logits[final]}, measured[final], None, others, variables

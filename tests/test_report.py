@@ -42,6 +42,18 @@ def test_many_classes_are_an_outline(result):
     assert [end.y1 for end in ends] == [200, 100, 19] and ends[2].x1 == 200
 
 
+def test_the_table_has_every_yardstick_in_its_place(result, finished):
+    page = (finished / "report.html").read_text()
+    table = page[page.index("All numbers") :]
+    rows = re.findall(r'<th scope="row">(.*?)</th>((?:<td>.*?</td>)+)', table)
+    assert [name for name, _ in rows] == [
+        "cross-entropy", "logit adjustment", "cRT", "nearest class mean", "linear probe", "BNS + IP-DPP"
+    ]  # fmt: skip
+    cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
+    assert cells["cRT"][0] == f"{100 * result['yardsticks']['crt']['overall']:.1f}"
+    assert cells["nearest class mean"][-1] == "n/a"  # cosines have no calibration
+
+
 def test_accuracy_by_class_size(result):
     axes = axes_of(figures.accuracy_by_class_size(result))
     final = {line.get_label(): line for line in axes.lines}["BNS + IP-DPP"]

@@ -16,7 +16,7 @@ GROUPS = ("many", "medium", "few")
 SLOTS = ("plain", "probe", "final")  # one colour and one marker for each method, the same in every figure
 MARKERS = ("o", "^", "s")
 _BARS, _POINTS = 60, 300  # most bars of a figure, and most points of an outline
-_NAMES = {"cross_entropy": "cross-entropy", "bns_ipdpp": "BNS + IP-DPP", "dlsa": "DLSA"}
+_NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT", "bns_ipdpp": "BNS + IP-DPP", "dlsa": "DLSA"}
 
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -26,6 +26,14 @@ def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
         found["linear probe"] = result["probe"]["plain"]
     found[final_name(result)] = result["test"]
     return found
+
+
+def every_method(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """As `methods`, and after the baseline what it gives without being trained again."""
+    more = {_NAMES.get(name, name.replace("_", " ")): x for name, x in result.get("yardsticks", {}).items()}
+    found = list(methods(result).items())
+    after = len(result["baseline"] or {})
+    return dict([*found[:after], *more.items(), *found[after:]])
 
 
 def final_name(result: dict[str, Any]) -> str:

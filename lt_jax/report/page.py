@@ -130,7 +130,7 @@ def _numbers(result):
     """The table of all measures."""
     head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS.values())
     rows = []
-    for name, values in figures.methods(result).items():
+    for name, values in figures.every_method(result).items():
         cells = "".join(f"<td>{cell(key, values[key])}</td>" for key in COLUMNS)
         rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
     return (
