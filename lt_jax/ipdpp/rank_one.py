@@ -49,7 +49,7 @@ import jax.numpy as jnp
 from lt_jax.ipdpp import counts, structure
 
 CHAIN = 1024  # up to so many places are a single chain
-MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 8
+MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 16
 SHORT = 32  # so many items are multiplied up before their rounding is divided out
 UNROLL = 4  # terms of a product that are added up at once
 BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
@@ -75,7 +75,7 @@ def radices(size):
     if size <= CHAIN:
         return (size,)
     bits = (size - 1).bit_length() - 4
-    bottom, rest = size >> bits, max(bits - 3, 0)
+    bottom, rest = size >> bits, max(bits - 4, 0)
     stages = -(-rest // MOST_BITS)
     above = (1 << (rest * (i + 1) // stages - rest * i // stages) for i in range(stages))
     return (bottom, 1 << (bits - rest), *above)
@@ -211,17 +211,22 @@ def children_of(laws, stage):
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], stage.children, stage.nodes), 1, 0), laws)
 
 
+def follows_few(plan, nodes):
+    """Whether the way down follows only nodes with items, so that products on the way up need not be kept."""
+    return 2 * plan.k <= nodes
+
+
 def up(laws, plan):
     """From the laws of the items, (2, size), to the root.
 
     Returns the coefficients of t^k of P and Q, (), the log of the number that both were divided by, and for
     the way down a list over the stages of (children, products before each child); the products are None
-    where there are more nodes than items to draw, as those without an item need none.
+    where there are many more nodes than items to draw, as those without an item need none.
     """
     passed, log_mass, low = [], jnp.zeros((), laws.p.dtype), 0
     for stage in plan.stages:
         children, before = children_of(laws, stage), None
-        if plan.k < stage.nodes:
+        if follows_few(plan, stage.nodes):
             laws, masses = products(children, stage, low)
         else:
             before, laws, masses = chain(children, stage, low)
@@ -285,7 +290,7 @@ def down(key, special, plan, passed):
     numbers, count, special = jnp.zeros((1,), jnp.int32), jnp.full((1,), plan.k, jnp.int32), special[None]
     for depth, (stage, (children, before)) in enumerate(zip(plan.stages[::-1], passed[::-1], strict=True)):
         low = 0 if depth + 1 == len(plan.stages) else plan.stages[-depth - 2].lows[-1]
-        if plan.k < count.shape[0]:
+        if follows_few(plan, count.shape[0]):
             numbers, count, special = keep_nonempty(numbers, count, special, plan.k)
             children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
             before, _, _ = chain(children, stage, low)
