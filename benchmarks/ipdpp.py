@@ -188,8 +188,9 @@ def tasks(sizes, methods):
     for n in sizes:
         for method in methods:
             if n <= LARGEST[method]:
-                repeats = 20 if method == "rank_one" and n <= 10**6 else 5 if method == "rank_one" else 3
-                repeats = 1 if method != "rank_one" and n >= 5000 else repeats
+                repeats = 1 if n >= 5000 else 3
+                if method == "rank_one":
+                    repeats = 100 if n <= 10**5 else 20 if n <= 10**6 else 5
                 yield {"method": method, "n": n, "k": chosen(n), "order": "shuffled", "repeats": repeats}
     if "rank_one" in methods:
         for order in ("sorted", "reversed"):
