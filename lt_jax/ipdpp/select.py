@@ -15,6 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lt_jax.ipdpp import checks, eigen, rank_one
 
 BATCH_NUMBERS = 2**26  # in the largest array of one batch of classes: 2^26 float32 are 256 MiB
+FEW_NUMBERS = 2**22  # classes whose chains have no more than that share one size: compiling takes longer than padding
 
 
 def _rank_one(key, log_p, n, relative_scale, k):
@@ -133,11 +134,21 @@ def _compiled(k, method, devices):
     return jax.jit(function)
 
 
+def _sizes(lengths, k, method):
+    """Class -> the size that it is padded to; chains draw the same whatever their padding."""
+    sizes = {number: padded_size(length, method) for number, length in lengths.items()}
+    chains = [size for size in sizes.values() if method == "rank_one" and size <= rank_one.CHAIN]
+    if len(chains) * max(chains, default=0) * (k + 1) > FEW_NUMBERS:
+        return sizes
+    return {number: max(chains) if size in chains else size for number, size in sizes.items()}
+
+
 def _select_large(key, log_p, members, k, method, scale_power):
     """For classes (number -> items) that have more than k items: a list of arrays of chosen items."""
     groups, devices, chosen = {}, tuple(jax.local_devices()), []
-    for number, items in members.items():
-        groups.setdefault(padded_size(len(items), method), []).append(number)
+    sizes = _sizes({number: len(items) for number, items in members.items()}, k, method)
+    for number, size in sizes.items():
+        groups.setdefault(size, []).append(number)
     for size, numbers in sorted(groups.items()):
         split = devices if len(numbers) >= len(devices) else devices[:1]
         # Every device gets as many classes; the last class fills up, and what it draws again is dropped.

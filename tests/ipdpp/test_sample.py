@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lt_jax.ipdpp import METHODS, inclusion_probabilities, kernel, log_probability, sample, select_balanced
+from lt_jax.ipdpp import METHODS, inclusion_probabilities, kernel, log_probability, sample, select, select_balanced
 from lt_jax.ipdpp.select import padded_size
 
 KEY = jax.random.key(0)
@@ -245,6 +245,14 @@ def test_select_balanced_edges():
     assert select_balanced(KEY, np.full(3, 0.5), labels, 0).shape == (0,)
     with pytest.raises(ValueError, match="cannot run inside jit"):
         jax.jit(lambda p: select_balanced(KEY, p, labels, 1))(np.full(3, 0.5, np.float32))
+
+
+def test_chains_of_a_few_classes_share_one_program():
+    lengths = {0: 5000, 1: 120, 2: 20, 3: 14}
+    assert select._sizes(lengths, 10, "rank_one") == {0: 5120, 1: 256, 2: 256, 3: 256}
+    assert select._sizes(lengths, 10, "eigen") == {c: padded_size(n, "eigen") for c, n in lengths.items()}
+    many = {c: 2 + c % 999 for c in range(8142)}
+    assert select._sizes(many, 20, "rank_one") == {c: padded_size(n, "rank_one") for c, n in many.items()}
 
 
 def test_few_padded_sizes():
