@@ -97,8 +97,7 @@ def _images(dataset):
         return None
     split = dataset.train
     view = "whole" if split.in_memory else "centre"  # evaluation looks at the middle of an image file
-    upright = not split.in_memory and split.images.upright
-    return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": upright}
+    return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": split.upright}
 
 
 def _timing(config, workdir):

@@ -82,6 +82,22 @@ def test_tags_that_turn_nothing_are_read(tree):
     assert data.load(config_for("folder", tree)).train.images.image(0).shape == (40, 60, 3)
 
 
+def test_small_sets_may_be_held_in_memory(tree, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write(tree / "train/cat/0.jpg", encoded(Image.fromarray(PIXELS), exif=exif, quality=95))
+    read, held = (data.load(config_for("folder", tree, hold=hold)) for hold in (False, True))
+    assert held.train.in_memory and held.test.in_memory and not read.train.in_memory
+    assert (held.index_digest, held.digest, held.image_shape) == (read.index_digest, read.digest, read.image_shape)
+    for i in range(len(held.train.labels)):
+        whole = decode.sized(read.train.images.image(i), (16, 16), centre=False)
+        np.testing.assert_array_equal(held.train.images[i], whole)
+    assert held.train.upright and read.train.upright
+    monkeypatch.setattr(data, "MOST_HELD", 1000)
+    with pytest.raises(errors.BadInput, match="config.data.hold: 8 images of 16 pixels take more than"):
+        data.load(config_for("folder", tree, hold=True))
+
+
 BROKEN = {
     "zero bytes": (b"", "the file is empty"),
     "text": (b"no image at all, just words", "this is no image file"),

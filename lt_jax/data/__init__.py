@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from lt_jax import errors, log
+from lt_jax.data import decode, longtail, sources, splits, stream
 from lt_jax.data import images as images_lib
-from lt_jax.data import longtail, sources, splits, stream
+
+MOST_HELD = 2 << 30  # bytes of a split that may lie in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Split:
 
     images: Any
     labels: np.ndarray
+    upright: bool = False  # photos are turned as their EXIF tag says
 
     @property
     def in_memory(self) -> bool:
@@ -79,8 +82,8 @@ def load(config: Any) -> Dataset:
     return Dataset(
         raw.name,
         raw.class_names,
-        _split(raw.train.select(indices)),
-        _split(raw.test),
+        _split(raw.train.select(indices), config),
+        _split(raw.test, config),
         counts,
         groups,
         index_digest(places[indices]),
@@ -95,9 +98,25 @@ def index_digest(indices: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(indices, "<i8").tobytes()).hexdigest()
 
 
-def _split(images):
+def _split(images, config):
     labels = images.labels.astype(np.int32)
-    return Split(images.images if isinstance(images, images_lib.Arrays) else images, labels)
+    if isinstance(images, images_lib.Arrays):
+        return Split(images.images, labels)
+    return Split(_held(images) if config.hold else images, labels, images.upright)
+
+
+def _held(images):
+    """(n, size, size, 3): each image decoded once, and all of it that a square can show."""
+    _, *shape = images.shape
+    if np.prod(images.shape) > MOST_HELD:
+        raise errors.BadInput(
+            f"config.data.hold: {len(images)} images of {images.size} pixels take more than {MOST_HELD >> 30} GiB; "
+            "without it they are decoded as they are needed"
+        )
+    held = np.empty(images.shape, np.uint8)
+    for i, place in enumerate(held):
+        place[:] = decode.sized(images.image(i), shape[:2], centre=False)
+    return held
 
 
 def _parts(raw):
@@ -167,10 +186,10 @@ def _with_test_split(raw, config):
 def _validation(raw, indices, config):
     """(training positions, validation split): the source's own, else a share of the chosen training images."""
     if raw.validation is not None:
-        return indices, _split(raw.validation)
+        return indices, _split(raw.validation, config)
     if config.validation <= 0:
         return indices, None
     kept, held, without = splits.stratified(raw.train.labels[indices], config.validation, config.seed)
     if without:
         log.say(f"{without} classes have one image each, which stays in training: validation is without them")
-    return indices[kept], _split(raw.train.select(indices[held]))
+    return indices[kept], _split(raw.train.select(indices[held]), config)
