@@ -14,7 +14,7 @@ Hardware: one GPU; with `cpu` two CPU cores, at 32 pixels, decoded once and held
 way, not to judge the method.
 Expected: depends on the images. So few do not carry a contrastive pretraining from nothing: with `cpu`, on 404
 renderings of four things (320, 64, 16, 4), the mean over the classes was 43 % by cross-entropy, 50 % with logit
-adjustment, 30 % by BNS + IP-DPP (one seed). Weights of a trained encoder help more: --config.encoder.weights=FILE.
+adjustment, 30 % by BNS + IP-DPP (one seed). --config.encoder.weights=FILE starts from a trained encoder instead.
 """
 
 from configs import large
