@@ -100,10 +100,10 @@ def supervised(options, images, labels):
     floats = jnp.asarray(images[: options.batch], jnp.float32) / 255
     y = jnp.asarray(labels[: options.batch])
 
-    def alone(params, x, y):
+    def alone(params, stats, x, y):
         def loss_of(params):
-            out, stats = network.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
-            return losses.cross_entropy(out, y).mean(), stats
+            out, moved = network.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+            return losses.cross_entropy(out, y).mean(), moved
 
         return jax.value_and_grad(loss_of, has_aux=True)(params)
 
@@ -115,7 +115,7 @@ def supervised(options, images, labels):
         return jax.tree.map(jnp.add, current.params, updates), opt_state
 
     return {
-        "network, forward and backward": compiled(alone, current.params, floats, y),
+        "network, forward and backward": compiled(alone, current.params, current.batch_stats, floats, y),
         "supervised step, whole": compiled(whole, current, data, batch),
         "  augmentation": compiled(of_augmentation, jax.random.key(1), data["images"][: options.batch]),
         "  AdamW": compiled(of_optimiser, current.params, current),
@@ -142,10 +142,10 @@ def contrastive(options, images, labels):
     unit = unit / jnp.linalg.norm(unit, axis=2, keepdims=True)
     y = data["labels"][:b]
 
-    def alone(params, x):
+    def alone(params, stats, x):
         def loss_of(params):
-            out, stats = network.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
-            return (out * views[0, 0, 0, 0]).sum(), stats
+            out, moved = network.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+            return (out * x[0, 0, 0, 0]).sum(), moved
 
         return jax.value_and_grad(loss_of, has_aux=True)(params)
 
@@ -162,7 +162,7 @@ def contrastive(options, images, labels):
 
     pixels = jnp.asarray(images[: 3 * b])
     return {
-        "network and projector, 3 views": compiled(alone, current.params, views),
+        "network and projector, 3 views": compiled(alone, current.params, current.batch_stats, views),
         "BNS step, whole": compiled(step.pretrain(network, tx, pretrain), current, data, batch),
         "  augmentation of 3 views": compiled(of_augmentation, jax.random.key(1), pixels),
         "  negatives and loss": compiled(of_loss, jax.random.key(3), unit),
