@@ -4,9 +4,10 @@
 
 Without a name: the tables for which one pretraining a seed is enough. `roads` (how the subset is drawn), `scale` (of
 the kernel), `redraw` (R), `k`, `trainable`, `yardsticks`. The others pretrain once more for each variant: `m`, `n`,
-`negatives`, `loss` (by the plain linear probe), `imbalance`. A variant that stands in several tables runs once. Runs
-are kept in the work directory, and the same command again continues. Each table goes to
-benchmarks/results/evidence_TABLE.json, whatever it shows; with another config its name stands before that of the table.
+`negatives`, `loss` (by the plain linear probe), `start` (the same runs after retraining), `imbalance`. A variant that
+stands in several tables runs once. Runs are kept in the work directory, and the same command again continues. Each
+table goes to benchmarks/results/evidence_TABLE.json, whatever it shows; with another config its name stands before that
+of the table.
 """
 
 import argparse
@@ -80,12 +81,14 @@ TABLES = {
         **{name: probed(f"pretrain.loss={name}") for name in ("official", "simclr", "supcon")},
         "random encoder": probed("pretrain.steps=1", "pretrain.base_learning_rate=0.0"),
     },
+    "start": {},  # the runs of `loss`, after retraining
     "imbalance": {
         f"{name}, IF {factor}": run(f"data.imbalance_factor={factor}.0")
         for factor in (10, 50, 100)
         for name, run in (("cross-entropy", lambda flag: trained("test", flag)), ("BNS + IP-DPP", pretrained))
     },
 }
+TABLES["start"] = {name: run._replace(path="test") for name, run in TABLES["loss"].items()}
 SEEDS = {"roads": 10}  # of the others 5
 PRETRAINING = Run(("pretrain",), ())
 FROM_ONE_PRETRAINING = ("roads", "scale", "redraw", "k", "trainable", "yardsticks")
@@ -101,7 +104,8 @@ def main():
         finish({folder(options, run, seed): told(options, run, seed) for run, seed in several}, options)
     for name in options.tables:
         found = {row: [result(options, run, seed) for seed in seeds[name]] for row, run in TABLES[name].items()}
-        report(name, found, options)
+        commits = {commit(options, run, seed) for run in TABLES[name].values() for seed in seeds[name]}
+        report(name, found, ", ".join(sorted(commits)), options)
     print(
         f"\n{len(bases)} pretrainings, {len(wanted)} runs; {(time.monotonic() - began) / 60:.0f} minutes in this call"
     )
@@ -143,6 +147,11 @@ def result(options, run, seed):
     return found
 
 
+def commit(options, run, seed):
+    """That the run was made at, which may be before this call."""
+    return json.loads((folder(options, run, seed) / "run.json").read_text())["commit"][:7]
+
+
 def finish(jobs, options):
     """Runs what is not done, `jobs` at a time: folder -> words of the command line."""
     left = {at: said for at, said in jobs.items() if not (at / "done").exists()}
@@ -169,7 +178,7 @@ def one(job):
     return workdir, status
 
 
-def report(name, found, options):
+def report(name, found, commits, options):
     first = next(iter(found.values()))
     table, gains = {}, {}
     for row, results in found.items():
@@ -180,7 +189,8 @@ def report(name, found, options):
     show(name, table, gains, count)
     command = f"python benchmarks/evidence.py {name} --seeds={count}"
     own = options.config == "configs/digits_lt.py"
-    kept = {"seeds": count, "config": options.config, "accuracy": table, "gain over the first": gains}
+    kept = {"commit": commits, "seeds": count, "config": options.config}
+    kept |= {"accuracy": table, "gain over the first": gains}
     if not options.no_write:
         prefix = "" if own else f"{options.stem}_"
         digits.write(kept, f"evidence_{prefix}{name}.json", command + ("" if own else f" --config={options.config}"))

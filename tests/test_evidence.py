@@ -43,6 +43,6 @@ def test_the_table_pairs_over_seeds(evidence, capsys):
     found = {"first": [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.5, 0.7)]}
     found["second"] = [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.6, 0.8)]
     options = argparse.Namespace(config="configs/digits_lt.py", no_write=True)
-    evidence.report("roads", found, options)
+    evidence.report("roads", found, "abc", options)
     said = capsys.readouterr().out
     assert "60.0 ± 14.1" in said and "70.0 ± 14.1" in said and "10.0 ± 0.0" in said
