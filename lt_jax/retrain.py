@@ -4,6 +4,7 @@ p(i) is what the current classifier gives to the true label of training image i,
 The first p comes from a head trained for a few passes on frozen features; that head is then discarded.
 """
 
+import concurrent.futures
 import dataclasses
 import math
 import time
@@ -107,8 +108,7 @@ class Rounds:
         options, labels = self._config.retrain, self._dataset.train.labels
         key = jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
         began = time.monotonic()
-        how = {"log_probabilities": log_p, "scale_power": options.scale_power}
-        indices = ipdpp.select_balanced(key, None, labels, options.k, options.method, **how)
+        indices = self._select(key, log_p)
         seconds = time.monotonic() - began
         files.write_npz(
             self._file(number),
@@ -127,11 +127,23 @@ class Rounds:
         )
         return seconds
 
+    def _select(self, key, log_p):
+        options, labels = self._config.retrain, self._dataset.train.labels
+        how = {"log_probabilities": log_p, "scale_power": options.scale_power}
+        return ipdpp.select_balanced(key, None, labels, options.k, options.method, **how)
+
     def _log_p(self, variables):
         _, logits = self._extract(variables, self._dataset.train.images)
         return features.true_log_probabilities(logits, self._dataset.train.labels)
 
     def _first_log_p(self):
+        with concurrent.futures.ThreadPoolExecutor(1) as beside:
+            if self._config.retrain.method == "rank_one" and distributed.is_main():
+                # A draw that nobody keeps: it compiles what all draws need while the head is trained.
+                beside.submit(self._select, jax.random.key(0), np.zeros(len(self._dataset.train.labels), np.float32))
+            return self._log_p_of_a_new_head()
+
+    def _log_p_of_a_new_head(self):
         config, dataset = self._config, self._dataset
         pretrained = pretrain.load(config, self._workdir, dataset)
         variables = probe.with_new_head(config, dataset, pretrained, "retrain/first")

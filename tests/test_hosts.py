@@ -1,6 +1,7 @@
 """Several real processes on this machine: they train one model, are killed, stopped, lost, and resume on any number."""
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import shutil
@@ -27,8 +28,9 @@ def start(count, words, workdir):
 
 
 def finish(processes, seconds=400):
-    """(status, output) of each."""
-    said = [process.communicate(timeout=seconds)[0] for process in processes]
+    """(status, output) of each. All are read at once: one whose pipe is full would wait, and the others for it."""
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as readers:
+        said = list(readers.map(lambda process: process.communicate(timeout=seconds)[0], processes))
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
