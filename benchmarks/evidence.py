@@ -54,6 +54,11 @@ METHODS = {name: retrained(*flags) for name, flags in {
     "uniform": ("retrain.method=uniform",), "rank_one": (), "eigen": ("retrain.method=eigen",),
     "paper": ("retrain.method=paper",),
 }.items()}  # fmt: skip
+LOSSES = {
+    "paper": probed(),
+    **{name: probed(f"pretrain.loss={name}") for name in ("official", "simclr", "supcon")},
+    "random encoder": probed("pretrain.steps=1", "pretrain.base_learning_rate=0.0"),
+}
 TABLES = {
     "roads": METHODS,
     "scale": {"1/N": retrained(), "1/N²": retrained("retrain.scale_power=2")},
@@ -76,19 +81,14 @@ TABLES = {
     "m": {f"m = {m}": pretrained(*([f"pretrain.m={m}"] if m != 1 else [])) for m in (1, 0, 2, 4)},
     "n": {f"n = {n}": pretrained(*([f"pretrain.n={n}"] if n != 16 else [])) for n in (16, 4, 64)},
     "negatives": {"sampled": pretrained(), "expected": pretrained("pretrain.negatives=expected")},
-    "loss": {
-        "paper": probed(),
-        **{name: probed(f"pretrain.loss={name}") for name in ("official", "simclr", "supcon")},
-        "random encoder": probed("pretrain.steps=1", "pretrain.base_learning_rate=0.0"),
-    },
-    "start": {},  # the runs of `loss`, after retraining
+    "loss": LOSSES,
+    "start": {name: run._replace(path="test") for name, run in LOSSES.items()},
     "imbalance": {
         f"{name}, IF {factor}": run(f"data.imbalance_factor={factor}.0")
         for factor in (10, 50, 100)
         for name, run in (("cross-entropy", lambda flag: trained("test", flag)), ("BNS + IP-DPP", pretrained))
     },
 }
-TABLES["start"] = {name: run._replace(path="test") for name, run in TABLES["loss"].items()}
 SEEDS = {"roads": 10}  # of the others 5
 PRETRAINING = Run(("pretrain",), ())
 FROM_ONE_PRETRAINING = ("roads", "scale", "redraw", "k", "trainable", "yardsticks")

@@ -17,8 +17,8 @@ from lt_jax.data import stream
 class Order:
     """Which `batch_size` of `n` items make up the global batch of a step: an endless stream of shuffled passes.
 
-    A pass is one permutation: grain's shuffle has random access to each item, and takes longer for a batch than an
-    accelerator does for its step.
+    A pass is one permutation. grain's shuffle walks to each item by itself: 14 ms for a batch of 1024 of CIFAR-10-LT on
+    a CPU core, where the permutation of a whole pass takes .2 ms.
     """
 
     n: int

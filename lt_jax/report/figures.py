@@ -21,7 +21,7 @@ _NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT", "bns_ipdpp": "BNS + IP
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name -> measures, in the order in which they stand beside each other: yardstick, probe, final."""
-    found = {_NAMES.get(name, name.replace("_", " ")): x for name, x in (result["baseline"] or {}).items()}
+    found = _titled(result["baseline"] or {})
     if result["probe"]:
         found["linear probe"] = result["probe"]["plain"]
     found[final_name(result)] = result["test"]
@@ -30,10 +30,12 @@ def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def every_method(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """As `methods`, and after the baseline what it gives without being trained again."""
-    more = {_NAMES.get(name, name.replace("_", " ")): x for name, x in result.get("yardsticks", {}).items()}
-    found = list(methods(result).items())
-    after = len(result["baseline"] or {})
-    return dict([*found[:after], *more.items(), *found[after:]])
+    plain = {**_titled(result["baseline"] or {}), **_titled(result.get("yardsticks", {}))}
+    return plain | methods(result)
+
+
+def _titled(measures):
+    return {_NAMES.get(name, name.replace("_", " ")): x for name, x in measures.items()}
 
 
 def final_name(result: dict[str, Any]) -> str:
