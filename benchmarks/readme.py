@@ -78,9 +78,12 @@ def step(result):
     for name in ("numpy", "torch"):
         if f"{name}_as_released_ms" in loss:
             rows.append((f"the same as released, in {name}", [f"{loss[f'{name}_as_released_ms']:.0f}", ""]))
-    added = ", ".join(f"{name} {100 * share:+.1f} %" for name, share in result["added"].items())
+    added = ", ".join(
+        "{} {:+.1f} % ({:.1f} to {:.1f})".format(name, *(100 * x for x in (share["median"], *share["interval_95"])))
+        for name, share in result["added"].items()
+    )
     about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
-    said = f"{about} Step and loop over the network alone: {added}. Commit {result['commit']}, {result['device']}."
+    said = f"{about} Step and loop over the network alone, with 95 % interval: {added}. Commit {result['commit']}, {result['device']}."
     return _table(("ms", "share of the peak rate"), rows) + f"\n{said} `{result['command']}`\n"
 
 

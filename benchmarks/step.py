@@ -1,11 +1,12 @@
 """One training step, taken apart: what is the network's own work and what we add; beside PyTorch in the same run.
 
-    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=9] [--torch-python=PY]
+    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=30] [--torch-python=PY]
 
 `network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds
 one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
-(three views an anchor: its rows are compared with a network of three times the batch). Rows are measured in turn,
-round by round, and medians are over the rounds. The loop on the host is that of training around a step that computes
+(three views an anchor: its rows are compared with a network of three times the batch, in a third of the rounds). Rows
+are measured in turn, every second round backwards, and medians are over the rounds. What a step adds is the median of
+its share round by round, with the 95 % interval of a median (order statistics). The loop on the host is that of training around a step that computes
 nothing: order, partners, transfer, dispatch and log. `official loss` is bns_official, compiled, against the form of
 the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and
 in NumPy without. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
+from scipy import stats
 
 from configs import common
 from lt_jax import encoder, losses, negatives, optim, policies, sharding, state, step, train
@@ -48,8 +50,9 @@ def main():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * options.batch, options.side, options.side, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, len(images)).astype(np.int32)
-    rows = {**supervised(options, images, labels), **contrastive(options, images, labels)}
-    peak, rounds = matmul_peak(), timed(rows, options.repeats)
+    plain, views = supervised(options, images, labels), contrastive(options, images, labels)
+    peak, rows = matmul_peak(), {**plain, **views}
+    rounds = {**timed(plain, options.repeats), **timed(views, -(-options.repeats // 3))}
     seconds = {name: float(np.median(values)) for name, values in rounds.items()}
     table = {name: {"ms": 1e3 * seconds[name], **about(rows[name][0], seconds[name], peak)} for name in rows}
     for name in WHOLE:
@@ -78,7 +81,7 @@ def parse():
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--loss-batch", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
     parser.add_argument("--name", default="step.json", help="of the file in benchmarks/results")
     parser.add_argument("--no-write", action="store_true")
@@ -177,10 +180,10 @@ def compiled(function, *arguments):
 
 
 def timed(rows, repeats):
-    """Seconds of each row, round by round; the rows take turns."""
+    """Seconds of each row, round by round; the rows take turns, every second time from the last to the first."""
     found = {name: [] for name in rows}
-    for _ in range(repeats + 1):
-        for name, (run, arguments) in rows.items():
+    for number in range(repeats + 1):
+        for name, (run, arguments) in list(rows.items())[:: -1 if number % 2 else 1]:
             began = time.perf_counter()
             jax.block_until_ready(run(*arguments))
             found[name].append(time.perf_counter() - began)
@@ -238,11 +241,15 @@ def _once(run, x):
 
 
 def added(rounds, host):
-    """What the whole step and the loop around it add to the network's own work: median over the rounds of the share."""
-    return {
-        whole.partition(" ")[0]: float(np.median((rounds[whole] + host[whole]) / rounds[alone])) - 1
-        for whole, alone in WHOLE.items()
-    }
+    """What the whole step and the loop around it add to the network's own work, as a share of it."""
+    found = {}
+    for whole, alone in WHOLE.items():
+        shares = np.sort((rounds[whole] + host[whole]) / rounds[alone] - 1)
+        number = len(shares)
+        rank = max(int(stats.binom.ppf(0.025, number, 0.5)), 1)
+        ends = [float(shares[rank - 1]), float(shares[number - rank])]
+        found[whole.partition(" ")[0]] = {"median": float(np.median(shares)), "interval_95": ends}
+    return found
 
 
 def official(options):
@@ -280,7 +287,9 @@ def show(report, options):
         rate = report["step"][name]["images_per_s"]
         print(f"{name}: {rate:.1f} images/s; the loop around it takes {ms:.2f} ms of Python a step")
     for name, share in report["added"].items():
-        print(f"{name} step and loop add {100 * share:.1f} % to the network's own forward and backward")
+        middle, (low, high) = share["median"], share["interval_95"]
+        what = f"{100 * middle:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        print(f"{name} step and loop add {what} to the network's own forward and backward")
     loss = report["official_loss"]
     for name in ("numpy_as_released_ms", "torch_as_released_ms"):
         if name in loss:
