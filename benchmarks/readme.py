@@ -78,13 +78,19 @@ def step(result):
     for name in ("numpy", "torch"):
         if f"{name}_as_released_ms" in loss:
             rows.append((f"the same as released, in {name}", [f"{loss[f'{name}_as_released_ms']:.0f}", ""]))
-    added = ", ".join(
-        "{} {:+.1f} % ({:.1f} to {:.1f})".format(name, *(100 * x for x in (share["median"], *share["interval_95"])))
-        for name, share in result["added"].items()
+    added = "; ".join(
+        f"{name} " + ", ".join(f"{_share(share)} by the {by}" for by, share in shares.items())
+        for name, shares in result["added"].items()
     )
     about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
-    said = f"{about} Step and loop over the network alone, with 95 % interval: {added}. Commit {result['commit']}, {result['device']}."
+    said = f"{about} Step and loop over the network alone, with 95 % intervals: {added}."
+    said += f" Commit {result['commit']}, {result['device']}."
     return _table(("ms", "share of the peak rate"), rows) + f"\n{said} `{result['command']}`\n"
+
+
+def _share(share):
+    low, high = share["interval_95"]
+    return f"{100 * share['median']:+.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def kill(result):

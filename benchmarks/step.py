@@ -6,7 +6,8 @@
 one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
 (three views an anchor: its rows are compared with a network of three times the batch, in a third of the rounds). Rows
 are measured in turn, every second round backwards, and medians are over the rounds. What a step adds is the median of
-its share round by round, with the 95 % interval of a median (order statistics). The loop on the host is that of training around a step that computes
+its share round by round, with the 95 % interval of a median (order statistics): by the clock, and of the processor
+time of all threads, which other work on the machine moves less. The loop on the host is that of training around a step that computes
 nothing: order, partners, transfer, dispatch and log. `official loss` is bns_official, compiled, against the form of
 the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and
 in NumPy without. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the
@@ -39,6 +40,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 N, CLASSES, TEMPERATURE = 16, 10, 0.5
 HOST_STEPS = 1000
 KEY = np.zeros(2, np.uint32)
+CLOCKS = ("clock", "processor")
 WHOLE = {  # and the network alone that it is compared with
     "supervised step, whole": "network, forward and backward",
     "BNS step, whole": "network and projector, 3 views",
@@ -53,7 +55,7 @@ def main():
     plain, views = supervised(options, images, labels), contrastive(options, images, labels)
     peak, rows = matmul_peak(), {**plain, **views}
     rounds = {**timed(plain, options.repeats), **timed(views, -(-options.repeats // 3))}
-    seconds = {name: float(np.median(values)) for name, values in rounds.items()}
+    seconds = {name: float(np.median(values["clock"])) for name, values in rounds.items()}
     table = {name: {"ms": 1e3 * seconds[name], **about(rows[name][0], seconds[name], peak)} for name in rows}
     for name in WHOLE:
         table[name]["images_per_s"] = options.batch / seconds[name]
@@ -184,10 +186,10 @@ def timed(rows, repeats):
     found = {name: [] for name in rows}
     for number in range(repeats + 1):
         for name, (run, arguments) in list(rows.items())[:: -1 if number % 2 else 1]:
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             jax.block_until_ready(run(*arguments))
-            found[name].append(time.perf_counter() - began)
-    return {name: np.array(values[1:]) for name, values in found.items()}
+            found[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return {name: dict(zip(CLOCKS, np.array(values[1:]).T, strict=True)) for name, values in found.items()}
 
 
 def on_host(options):
@@ -241,15 +243,20 @@ def _once(run, x):
 
 
 def added(rounds, host):
-    """What the whole step and the loop around it add to the network's own work, as a share of it."""
-    found = {}
-    for whole, alone in WHOLE.items():
-        shares = np.sort((rounds[whole] + host[whole]) / rounds[alone] - 1)
-        number = len(shares)
-        rank = max(int(stats.binom.ppf(0.025, number, 0.5)), 1)
-        ends = [float(shares[rank - 1]), float(shares[number - rank])]
-        found[whole.partition(" ")[0]] = {"median": float(np.median(shares)), "interval_95": ends}
-    return found
+    """What the whole step and the loop around it add to the network's own work, as a share of it, by either clock."""
+    return {
+        whole.partition(" ")[0]: {
+            by: median_of((rounds[whole][by] + host[whole]) / rounds[alone][by] - 1) for by in CLOCKS
+        }
+        for whole, alone in WHOLE.items()
+    }
+
+
+def median_of(values):
+    """With its 95 % interval: of two ranks, as far from both ends."""
+    values, number = np.sort(values), len(values)
+    rank = max(int(stats.binom.ppf(0.025, number, 0.5)), 1)
+    return {"median": float(np.median(values)), "interval_95": [float(values[rank - 1]), float(values[number - rank])]}
 
 
 def official(options):
@@ -286,10 +293,9 @@ def show(report, options):
     for name, ms in report["host_ms"].items():
         rate = report["step"][name]["images_per_s"]
         print(f"{name}: {rate:.1f} images/s; the loop around it takes {ms:.2f} ms of Python a step")
-    for name, share in report["added"].items():
-        middle, (low, high) = share["median"], share["interval_95"]
-        what = f"{100 * middle:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        print(f"{name} step and loop add {what} to the network's own forward and backward")
+    for name, shares in report["added"].items():
+        cells = ", ".join(f"{said(share)} by the {by}" for by, share in shares.items())
+        print(f"{name} step and loop add to the network's own forward and backward: {cells}")
     loss = report["official_loss"]
     for name in ("numpy_as_released_ms", "torch_as_released_ms"):
         if name in loss:
@@ -297,6 +303,11 @@ def show(report, options):
             print(f"{what}, {loss[name]:.0f} ms in {name[:5]} as released: {loss[name] / loss['ours_ms']:.0f} times")
     for name, ms in report.get("torch", {}).items():
         print(f"PyTorch, {name:34}{ms:>10.2f} ms")
+
+
+def said(share):
+    low, high = share["interval_95"]
+    return f"{100 * share['median']:+.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def words_of(words):
