@@ -25,8 +25,8 @@ class Job:
     steps_per_epoch: int
     batch_size: int
     learning_rate: Callable[[int], Any]
-    # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. A changed
-    # progress forces a save.
+    # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. What it does must
+    # be the same when it is done again: a run goes on from a save, which may lie some epochs back.
     at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
 
 
@@ -65,11 +65,10 @@ def train(
         writer = _Writer(job, workdir, start, config.log.every_steps)
         clock = _Clock(progress["seconds"], config)
         for number in range(start, job.steps):
-            changed, stop = False, interrupt.requested()
+            stop = interrupt.requested()
             if job.at_epoch is not None and (number == start or number % job.steps_per_epoch == 0):
-                before, progress = progress, job.at_epoch(current, number // job.steps_per_epoch, progress)
-                changed = progress != before
-            if changed or stop or clock.is_due(number, start):
+                progress = job.at_epoch(current, number // job.steps_per_epoch, progress)
+            if stop or clock.is_due(number, start):
                 _save(job, saver, writer, current, progress, clock)
             if stop:
                 _stop(job, saver, writer, number)
