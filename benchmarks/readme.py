@@ -108,11 +108,10 @@ def kill(result):
 
 def evidence(result):
     """Of each variant: accuracy overall and few-shot, then what it gains over the first, paired over the seeds."""
-    first, *_ = result["accuracy"]
     rows = []
     for name, cells in result["accuracy"].items():
-        gain = result["gain over the first"][name]
-        gains = ["", ""] if name == first else [_spread(gain[g], "half_width_95", "+") for g in ("overall", "few")]
+        gain = result["gain over the first"].get(name)
+        gains = [_spread(gain[g], "half_width_95", "+") for g in ("overall", "few")] if gain else ["", ""]
         rows.append((name, [*(_spread(cells[g], "std") for g in ("overall", "few")), *gains]))
     table = _table(("overall", "few", "overall, gain", "few, gain"), rows)
     return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"

@@ -46,3 +46,13 @@ def test_the_table_pairs_over_seeds(evidence, capsys):
     evidence.report("roads", found, "abc", options)
     said = capsys.readouterr().out
     assert "60.0 ± 14.1" in said and "70.0 ± 14.1" in said and "10.0 ± 0.0" in said
+
+
+def test_imbalance_factors_are_compared_each_with_its_own_baseline(evidence, capsys):
+    def row(*values):
+        return [dict.fromkeys(evidence.digits.GROUPS, x) for x in values]
+
+    found = {"a": row(0.9, 0.9), "b": row(0.9, 0.9), "c": row(0.5, 0.5), "d": row(0.7, 0.7)}
+    evidence.report("imbalance", found, "abc", argparse.Namespace(config="configs/digits_lt.py", no_write=True))
+    gains = [line.split()[3] for line in capsys.readouterr().out.splitlines() if line.startswith("  gain")]
+    assert gains == ["0.0", "20.0"]
