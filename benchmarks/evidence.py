@@ -1,13 +1,15 @@
 """One thing changed at a time, over many seeds, each variant paired with the first one of its table or factor.
 
-    python benchmarks/evidence.py [TABLE...] [--seeds=N] [--config=configs/digits_lt.py] [--workdir=runs/evidence]
+    python benchmarks/evidence.py [TABLE...] [--seeds=N] [--config=configs/digits_lt.py] [--set=KEY=VALUE...]
+                                  [--workdir=runs/evidence]
 
 Without a name: the tables for which one pretraining a seed is enough. `roads` (how the subset is drawn), `scale` (of
 the kernel), `redraw` (R), `k`, `trainable`, `yardsticks`. The others pretrain once more for each variant: `m`, `n`,
 `negatives`, `loss` (by the plain linear probe), `start` (the same runs after retraining), `imbalance`. A variant that
-stands in several tables runs once. Runs are kept in the work directory, and the same command again continues. Each
-table goes to benchmarks/results/evidence_TABLE.json, whatever it shows; with another config its name stands before that
-of the table.
+stands in several tables runs once. --set changes a knob of every run, such as retrain.epochs. Runs are kept in the work
+directory, and the same command again continues; other settings want another one. Each table goes to
+benchmarks/results/evidence_TABLE.json, whatever it shows; with another config, or --set, the config's name stands before
+that of the table.
 """
 
 import argparse
@@ -117,6 +119,7 @@ def parse():
     parser.add_argument("tables", nargs="*", choices=[[], *TABLES], metavar="TABLE")
     parser.add_argument("--seeds", type=int, help="of every table; without it 10 of roads, 5 of the others")
     parser.add_argument("--config", default="configs/digits_lt.py")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the config, in every run")
     parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
     parser.add_argument("--no-write", action="store_true")
@@ -135,7 +138,7 @@ def folder(options, run, seed):
 def told(options, run, seed):
     """The words of the command line."""
     said = [f"--config={options.config}", f"--config.seed={seed}", f"--config.stages={run.stages}"]
-    said += [f"--config.{flag}" for flag in run.flags]
+    said += [f"--config.{flag}" for flag in (*options.set, *run.flags)]
     if run.stages[0] == "retrain":
         said.append(f"--config.init_from={folder(options, PRETRAINING, seed)}")
     return said
@@ -189,13 +192,14 @@ def report(name, found, commits, options):
             gains[row] = {g: digits.interval([r[g] - f[g] for r, f in pairs]) for g in digits.GROUPS}
     count = len(next(iter(found.values())))
     show(name, table, gains, count)
-    command = f"python benchmarks/evidence.py {name} --seeds={count}"
-    own = options.config == "configs/digits_lt.py"
-    kept = {"commit": commits, "seeds": count, "config": options.config}
+    own = options.config == "configs/digits_lt.py" and not options.set
+    words = [f"--seeds={count}", *([] if own else [f"--config={options.config}"]), *(f"--set={x}" for x in options.set)]
+    command = f"python benchmarks/evidence.py {name} " + " ".join(words)
+    kept = {"commit": commits, "seeds": count, "config": options.config, "set": options.set}
     kept |= {"accuracy": table, "gain over the first": gains}
     if not options.no_write:
         prefix = "" if own else f"{options.stem}_"
-        digits.write(kept, f"evidence_{prefix}{name}.json", command + ("" if own else f" --config={options.config}"))
+        digits.write(kept, f"evidence_{prefix}{name}.json", command)
 
 
 def show(name, table, gains, seeds):

@@ -22,7 +22,7 @@ def evidence():
 
 
 def test_every_variant_is_a_change_of_the_config(evidence):
-    options = argparse.Namespace(config="configs/digits_lt.py", stem="digits_lt", workdir=pathlib.Path("w"))
+    options = argparse.Namespace(config="configs/digits_lt.py", stem="digits_lt", workdir=pathlib.Path("w"), set=[])
     default = command.parse(["lt_jax", "--config=configs/digits_lt.py"])[0]
     folders = {}
     for table in evidence.TABLES.values():
@@ -42,7 +42,7 @@ def test_every_variant_is_a_change_of_the_config(evidence):
 def test_the_table_pairs_over_seeds(evidence, capsys):
     found = {"first": [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.5, 0.7)]}
     found["second"] = [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.6, 0.8)]
-    options = argparse.Namespace(config="configs/digits_lt.py", no_write=True)
+    options = argparse.Namespace(config="configs/digits_lt.py", no_write=True, set=[])
     evidence.report("roads", found, "abc", options)
     said = capsys.readouterr().out
     assert "60.0 ± 14.1" in said and "70.0 ± 14.1" in said and "10.0 ± 0.0" in said
@@ -53,6 +53,6 @@ def test_imbalance_factors_are_compared_each_with_its_own_baseline(evidence, cap
         return [dict.fromkeys(evidence.digits.GROUPS, x) for x in values]
 
     found = {"a": row(0.9, 0.9), "b": row(0.9, 0.9), "c": row(0.5, 0.5), "d": row(0.7, 0.7)}
-    evidence.report("imbalance", found, "abc", argparse.Namespace(config="configs/digits_lt.py", no_write=True))
+    evidence.report("imbalance", found, "abc", argparse.Namespace(config="configs/digits_lt.py", no_write=True, set=[]))
     gains = [line.split()[3] for line in capsys.readouterr().out.splitlines() if line.startswith("  gain")]
     assert gains == ["0.0", "20.0"]
