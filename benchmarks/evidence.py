@@ -8,7 +8,7 @@ the kernel), `redraw` (R), `k`, `trainable`, `yardsticks`. The others pretrain o
 `negatives`, `loss` (by the plain linear probe), `start` (the same runs after retraining), `imbalance`. A variant that
 stands in several tables runs once. --set changes a knob of every run, such as retrain.epochs. Runs are kept in the work
 directory, and the same command again continues; other settings want another one. Each table goes to
-benchmarks/results/evidence_TABLE.json, whatever it shows; with another config, or --set, the config's name stands before
+benchmarks/results/evidence_TABLE.json, whatever it shows; with another config, or --set, its name stands before
 that of the table.
 """
 
@@ -195,7 +195,7 @@ def report(name, found, commits, options):
     own = options.config == "configs/digits_lt.py" and not options.set
     words = [f"--seeds={count}", *([] if own else [f"--config={options.config}"]), *(f"--set={x}" for x in options.set)]
     command = f"python benchmarks/evidence.py {name} " + " ".join(words)
-    kept = {"commit": commits, "seeds": count, "config": options.config, "set": options.set}
+    kept = {"commit": commits, "seeds": count, "config": options.config}
     kept |= {"accuracy": table, "gain over the first": gains}
     if not options.no_write:
         prefix = "" if own else f"{options.stem}_"

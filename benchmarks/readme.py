@@ -79,7 +79,7 @@ def step(result):
         if f"{name}_as_released_ms" in loss:
             rows.append((f"the same as released, in {name}", [f"{loss[f'{name}_as_released_ms']:.0f}", ""]))
     added = "; ".join(
-        f"{name} " + ", ".join(f"{_share(share)} by the {by}" for by, share in shares.items())
+        f"{name} " + ", ".join(f"{share_of(share)} by the {by}" for by, share in shares.items())
         for name, shares in result["added"].items()
     )
     about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
@@ -88,7 +88,7 @@ def step(result):
     return _table(("ms", "share of the peak rate"), rows) + f"\n{said} `{result['command']}`\n"
 
 
-def _share(share):
+def share_of(share):
     low, high = share["interval_95"]
     return f"{100 * share['median']:+.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import readme
 from etils import epath
 from scipy import stats
 
@@ -295,7 +296,7 @@ def show(report, options):
         rate = report["step"][name]["images_per_s"]
         print(f"{name}: {rate:.1f} images/s; the loop around it takes {ms:.2f} ms of Python a step")
     for name, shares in report["added"].items():
-        cells = ", ".join(f"{said(share)} by the {by}" for by, share in shares.items())
+        cells = ", ".join(f"{readme.share_of(share)} by the {by}" for by, share in shares.items())
         print(f"{name} step and loop add to the network's own forward and backward: {cells}")
     loss = report["official_loss"]
     for name in ("numpy_as_released_ms", "torch_as_released_ms"):
@@ -304,11 +305,6 @@ def show(report, options):
             print(f"{what}, {loss[name]:.0f} ms in {name[:5]} as released: {loss[name] / loss['ours_ms']:.0f} times")
     for name, ms in report.get("torch", {}).items():
         print(f"PyTorch, {name:34}{ms:>10.2f} ms")
-
-
-def said(share):
-    low, high = share["interval_95"]
-    return f"{100 * share['median']:+.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def words_of(words):

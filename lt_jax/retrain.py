@@ -104,7 +104,7 @@ class Rounds:
 
     def _draw(self, number, log_p):
         if self._file(number).exists():
-            return 0.0  # killed after the draw and before the next save; the draw would be the same
+            return 0.0  # killed after the draw and before the next save: what was drawn stays
         options, labels = self._config.retrain, self._dataset.train.labels
         key = jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
         began = time.monotonic()
