@@ -134,9 +134,15 @@ def coins(s, theta):
     return b, not_b, v, s.log_a + theta + jnp.log(total)
 
 
+def with_margin(laws, left, right):
+    """Rows of zeros before and behind: what is outside of the laws."""
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((left, right), (0, 0))), laws)
+    return jax.lax.optimization_barrier(padded)  # or the compiler tests for the margin at every term
+
+
 def add_item(laws, item):
     """The product (2) of laws (W, A) whose counts start at zero, and one item a node, item (2, A)."""
-    more = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]), laws)
+    more = jax.tree.map(lambda x: x[:-1], with_margin(laws, 1, 0))
     not_b, b, v = item.p[0][None, :], item.p[1][None, :], item.q[1][None, :]
     return Dual(not_b * laws.p + b * more.p, not_b * laws.q + b * more.q + v * more.p)
 
@@ -144,10 +150,9 @@ def add_item(laws, item):
 def multiply(laws, child, start, left, right):
     """Rows of the product (2) of laws (W, A) and child (w, A): row i is the sum over a of child[a] laws[start + i - a].
 
-    left and right rows of zeros around the laws stand for what is outside of them.
+    left and right: rows of zeros around the laws, as many as are looked at.
     """
-    # The barrier keeps the compiler from testing for the margin at every term.
-    padded = jax.lax.optimization_barrier(jax.tree.map(lambda x: jnp.pad(x, ((left, right), (0, 0))), laws))
+    padded = with_margin(laws, left, right)
 
     def add(a, product):
         p, q = (jax.lax.dynamic_slice_in_dim(x, left + start - a, laws.p.shape[0], 0) for x in padded)
