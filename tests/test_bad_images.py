@@ -161,6 +161,14 @@ def test_class_of_the_test_split_alone(tree):
         data.load(config_for("folder", tree))
 
 
+def test_folder_above_that_of_the_classes(tree):
+    (tree / "train").rename(tree / "mine")
+    (tree / "test").rename(tree / ".hidden")
+    with pytest.raises(errors.BadInput, match=r"'mine' is the only folder with images, of one class; .* give .*mine$"):
+        data.load(config_for("folder", tree))
+    assert data.load(config_for("folder", tree / "mine")).num_classes == 2
+
+
 @pytest.mark.parametrize("layout", ["nothing", "empty classes", "no classes"])
 def test_folder_without_images(tmp_path, layout):
     if layout == "empty classes":
@@ -257,6 +265,7 @@ TABLES = {
     "unknown split": ("path,label,split\na.jpg,0,dev\n", "line 2 of .*: split 'dev' is none of"),
     "no rows": ("path,label\n", "holds no images"),
     "same by case": ("path,label\na.jpg,Cat\nb.jpg,cat\n", "'cat' and 'Cat' differ by case alone"),
+    "one class": ("path,label\na.jpg,cat\nb.jpg,cat\n", "at least two classes, found 1"),
 }
 
 

@@ -57,7 +57,7 @@ def load(config: Any) -> Dataset:
     """Loads what `config.data` describes.
 
     Raises:
-      BadInput: an unknown name, a missing or broken file, labels out of range.
+      BadInput: an unknown name, a missing or broken file, labels out of range, fewer than two classes.
     """
     if config.name not in sources.SOURCES:
         raise errors.BadInput(f"config.data.name: expected one of {', '.join(sources.SOURCES)}, found {config.name!r}")
@@ -124,6 +124,8 @@ def _parts(raw):
 
 
 def _check_labels(raw: images_lib.Raw) -> None:
+    if len(raw.class_names) < 2:
+        raise errors.BadInput(f"{raw.name}: expected at least two classes, found {len(raw.class_names)}")
     for name, part in _parts(raw).items():
         bad = np.flatnonzero((part.labels < 0) | (part.labels >= len(raw.class_names)))
         if bad.size:

@@ -19,7 +19,7 @@ def folder(config: Any) -> images.Raw:
     """Classes are the folders' names, sorted.
 
     Raises:
-      BadInput: no folder, no image, two classes that differ by case alone, a class that only the test split has.
+      BadInput: no folder, no image, one class alone, two that differ by case alone, one that only the test split has.
     """
     given = config.generated
     root = generated.tree("folder", given) if given else data_folder("folder", config.dir)
@@ -64,6 +64,9 @@ def _class_names(place):
     names = [name for name in names if next(_walk(place / name), None)]
     if not names:
         raise errors.BadInput(f"{place} holds no images: expected one folder for each class, images in it")
+    if len(names) == 1:
+        hint = f"if the classes are inside of it, give {place / names[0]}"
+        raise errors.BadInput(f"{place}: {names[0]!r} is the only folder with images, of one class; {hint}")
     return tuple(names)
 
 
