@@ -60,9 +60,10 @@ def test_blob_id_is_that_of_git(tmp_path):
 
 def test_a_list_that_is_not_the_published_one_is_said(tmp_path, capsys):
     for split in ("train", "val", "test"):
-        (tmp_path / f"ImageNet_LT_{split}.txt").write_text("train/n1/a.JPEG 0\n")
-    (tmp_path / "train/n1").mkdir(parents=True)
-    (tmp_path / "train/n1/a.JPEG").write_bytes(b"")
+        (tmp_path / f"ImageNet_LT_{split}.txt").write_text("train/n1/a.JPEG 0\ntrain/n2/a.JPEG 1\n")
+    for name in ("n1", "n2"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "a.JPEG").write_bytes(b"")
     config = common.data("imagenet_lt", largest=0, imbalance_factor=1.0)
     config.update(profile="all", dir=str(tmp_path))
     data.load(config)
