@@ -1,22 +1,24 @@
 """One training step, taken apart: what is the network's own work and what we add; beside PyTorch in the same run.
 
-    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=30] [--torch-python=PY]
+    python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=30] [--cores=N] [--torch-python=PY]
 
-`network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds
-one part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1
-(three views an anchor: its rows are compared with a network of three times the batch, in half of the rounds). Every
-round has its rows in a new random order: at another place of a fixed one the same program was six per cent slower.
-Medians are over the rounds. What a step adds is the median of its share round by round, with the 95 % interval of a
-median (order statistics): by the clock, and of the processor time of all threads, which other work on the machine moves
-less. The loop on the host is that of training around a step that computes nothing: order, partners, transfer, dispatch
-and log. `official loss` is bns_official, compiled, against the form of the released code, whose cosines go through a
-(2B, 2B, d) tensor: in PyTorch with its gradient where there is one, and in NumPy without. --torch-python names a Python
-that has PyTorch; it runs a ResNet-32, eager and compiled. MFU is the compiler's count of floating-point operations over
-the best rate that a matrix product of 2048 reached here in the same run. Writes benchmarks/results/step.json.
+`network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds one
+part of ours. The supervised step is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1 (three
+views an anchor: its rows are compared with a network of three times the batch, in half of the rounds). Every round has
+its rows in a new random order: at another place of a fixed one the same program was six per cent slower. Medians are
+over the rounds. What a step adds is the median of its share round by round, with the 95 % interval of a median (order
+statistics): by the clock, and of the processor time of all threads, which other work on the machine moves less. By the
+clock a program may also be slower for spreading less over the cores; with --cores=1 it cannot. The loop on the host is
+that of training around a step that computes nothing: order, partners, transfer, dispatch and log. `official loss` is
+bns_official, compiled, against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch
+with its gradient where there is one, and in NumPy without. --torch-python names a Python that has PyTorch; it runs a
+ResNet-32, eager and compiled. MFU is the compiler's count of floating-point operations over the best rate that a matrix
+product of 2048 reached here in the same run. Writes benchmarks/results/step.json.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -50,6 +52,8 @@ WHOLE = {  # and the network alone that it is compared with
 
 def main():
     options = parse()
+    if options.cores:  # before JAX starts its threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * options.batch, options.side, options.side, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, len(images)).astype(np.int32)
@@ -85,6 +89,7 @@ def parse():
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--loss-batch", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--cores", type=int, help="that all threads are held to; without it all")
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
     parser.add_argument("--name", default="step.json", help="of the file in benchmarks/results")
     parser.add_argument("--no-write", action="store_true")
