@@ -78,14 +78,18 @@ def step(result):
     for name in ("numpy", "torch"):
         if f"{name}_as_released_ms" in loss:
             rows.append((f"the same as released, in {name}", [f"{loss[f'{name}_as_released_ms']:.0f}", ""]))
-    added = "; ".join(
+    return _table(("ms", "share of the peak rate"), rows) + "\n" + added(result)
+
+
+def added(result):
+    """What the whole step adds to the network alone, and how it was measured."""
+    shares = "; ".join(
         f"{name} " + ", ".join(f"{share_of(share)} by the {by}" for by, share in shares.items())
         for name, shares in result["added"].items()
     )
     about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
-    said = f"{about} Step and loop over the network alone, with 95 % intervals: {added}."
-    said += f" Commit {result['commit']}, {result['device']}."
-    return _table(("ms", "share of the peak rate"), rows) + f"\n{said} `{result['command']}`\n"
+    said = f"{about} Step and loop over the network alone, with 95 % intervals: {shares}."
+    return f"{said} Commit {result['commit']}, {result['device']}. `{result['command']}`\n"
 
 
 def share_of(share):
@@ -132,11 +136,13 @@ def _table(columns, rows, corner=""):
 
 
 TABLES = {
-    "digits": digits, "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step, "kill": kill,
+    "digits": digits, "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
+    "step one core": added, "kill": kill,
 }  # fmt: skip
 SOURCES = {
     "digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
-    "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "kill": "kill.json",
+    "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
+    "kill": "kill.json",
 }  # fmt: skip
 for _file in sorted(RESULTS.glob("evidence_*.json")):
     _name = _file.stem.replace("_", " ")
