@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from configs import common
 from lt_jax import encoder, errors
@@ -118,6 +119,25 @@ def test_bottleneck_against_numpy(groups):
     y = batch_norm(conv(y, p["conv3"]["kernel"]), p["norm3"], s["norm3"])
     short = batch_norm(conv(x, p["conv_shortcut"]["kernel"], 2), p["norm_shortcut"], s["norm_shortcut"])
     np.testing.assert_allclose(block.apply(variables, x, False), np.maximum(y + short, 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (5, 4)])
+def test_small_maps_are_convolved_alike(size, side, stride):
+    normal = np.random.default_rng(0).normal
+    x, kernel = normal(size=(2, *size, 3)).astype("f"), normal(size=(side, side, 3, 5)).astype("f")
+
+    def loss(convolve, x, kernel):
+        network = nn.Conv(5, (side, side), stride, side // 2, use_bias=False, conv_general_dilated=convolve)
+        y = network.apply({"params": {"kernel": kernel}}, x)
+        return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
+
+    found, expected = (
+        jax.value_and_grad(functools.partial(loss, convolve), (0, 1), has_aux=True)(x, kernel)
+        for convolve in (resnet.unfolded, None)
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
 
 
 def layer_norm(x, params):

@@ -14,7 +14,9 @@ from lt_jax import errors
 from lt_jax.encoder import head, resnet, vit, weights
 
 ENCODERS = {
-    "resnet_small": functools.partial(resnet.ResNet, stages=(1, 1, 1)),
+    "resnet_small": functools.partial(
+        resnet.ResNet, stages=(1, 1, 1), block=functools.partial(resnet.BasicBlock, convolve=resnet.unfolded)
+    ),
     "resnet18": functools.partial(resnet.ResNet, stages=(2, 2, 2, 2)),
     "resnet34": functools.partial(resnet.ResNet, stages=(3, 4, 6, 3)),
     "resnet32": functools.partial(resnet.ResNet, stages=(5, 5, 5), shortcut="pad"),
