@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 
-import digits
 import jax
 import jax.numpy as jnp
+import keep
 import ml_collections
 import numpy as np
 
@@ -50,13 +50,13 @@ def synthetic(options):
         for seed in range(options.seeds):
             for method, found in one_tail(modes, seed).items():
                 rows.setdefault(method, []).append(found)
-        table = {m: {g: digits.summary([f[g] for f in found]) for g in GROUPS} for m, found in rows.items()}
+        table = {m: {g: keep.summary([f[g] for f in found]) for g in GROUPS} for m, found in rows.items()}
         tables[name] = table
         print(f"\n{name}: test accuracy in per cent, mean ± standard deviation over {options.seeds} seeds")
         for method, cells in table.items():
-            print(f"{method:26}" + "".join(f"{digits.cell(cells[g], 'std'):>14}" for g in GROUPS))
+            print(f"{method:26}" + "".join(f"{keep.cell(cells[g], 'std'):>14}" for g in GROUPS))
     command = f"python benchmarks/dlsa.py synthetic --seeds={options.seeds}"
-    digits.write({"seeds": options.seeds, "accuracy": tables}, "dlsa_synthetic.json", command)
+    keep.write({"seeds": options.seeds, "accuracy": tables}, "dlsa_synthetic.json", command)
 
 
 def one_tail(modes, seed):
@@ -150,10 +150,10 @@ def features(options):
     found = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
     print(f"{dataset.name}, {train.shape[1]} features: test accuracy in per cent")
     for name, row in found.items():
-        print(f"{name:22}" + "".join(f"{digits.percent(row[g]):>10}" for g in GROUPS))
+        print(f"{name:22}" + "".join(f"{keep.percent(row[g]):>10}" for g in GROUPS))
     kept = {name: {g: row[g] for g in GROUPS} for name, row in found.items()}
     about = {"dataset": dataset.name, "index_digest": dataset.index_digest, "settings": dlsa.to_dict()}
-    digits.write(
+    keep.write(
         {**about, "accuracy": kept}, f"dlsa_{dataset.name}.json", "python benchmarks/dlsa.py features --workdir=DIR"
     )
 
@@ -174,7 +174,7 @@ def speed(options):
     for name, rate in rates.items():
         print(f"{name:42}{rate:>10.0f}{rates['lt_jax'] / rate:>8.1f}")
     sizes = {"items": items, "width": width, "clusters": clusters, "batch": batch, "steps": steps}
-    digits.write({**sizes, "images_per_s": rates}, "dlsa_time.json", "python benchmarks/dlsa.py time --torch-python=PY")
+    keep.write({**sizes, "images_per_s": rates}, "dlsa_time.json", "python benchmarks/dlsa.py time --torch-python=PY")
 
 
 def ours(x, labels, config, batch, steps):

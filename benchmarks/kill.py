@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-import digits
+import keep
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ def main():
     show(rows)
     if len(rows) >= options.points:
         kept = {"points": len(rows), "identical": sum(row["identical"] for row in rows), "rows": rows}
-        digits.write(kept, "kill.json", "python benchmarks/kill.py")
+        keep.write(kept, "kill.json", "python benchmarks/kill.py")
 
 
 def plan(number):

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 
-import digits
+import keep
 import ml_collections
 import numpy as np
 from etils import epath
@@ -42,7 +42,7 @@ def main():
     kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
     stage = json.loads((options.workdir / "stages" / "pretrain.json").read_text())
     about = {"config": config.pretrain.to_dict(), "encoder": config.encoder.to_dict(), "pretrain_s": stage["seconds"]}
-    digits.write({**about, "accuracy": kept}, f"probe_{dataset.name}.json", "python benchmarks/probe.py --workdir=DIR")
+    keep.write({**about, "accuracy": kept}, f"probe_{dataset.name}.json", "python benchmarks/probe.py --workdir=DIR")
 
 
 def pixels(config, dataset):

@@ -32,13 +32,6 @@ def filled(text):
     return text
 
 
-def digits(result):
-    rows = [(name, [_spread(cells[g], "std") for g in GROUPS]) for name, cells in result["accuracy"].items()]
-    rows.append(("gain, with its 95 % interval", [_spread(result["gain"][g], "half_width_95") for g in GROUPS]))
-    said = f"Mean and standard deviation over {result['seeds']} seeds, commit {result['commit']}, {result['device']}."
-    return _table(GROUPS, rows) + f"\n{said} `{result['command']}`\n"
-
-
 def cifar(result):
     probe = json.loads((RESULTS / "probe_cifar10.json").read_text())
     names = {"cross_entropy": "cross-entropy", "bns_ipdpp": "BNS + IP-DPP"}
@@ -136,11 +129,11 @@ def _table(columns, rows, corner=""):
 
 
 TABLES = {
-    "digits": digits, "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
+    "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill,
 }  # fmt: skip
 SOURCES = {
-    "digits": "digits.json", "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
+    "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json",
 }  # fmt: skip

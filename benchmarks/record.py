@@ -10,7 +10,7 @@ import argparse
 import json
 import pathlib
 
-import digits
+import keep
 
 GROUPS = ("overall", "many", "medium", "few", "worst_class")
 
@@ -27,11 +27,11 @@ def main():
     rows |= {f"probe, {name}": found for name, found in (result["probe"] or {}).items() if found}
     kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
     for name, found in kept.items():
-        print(f"{name:24}" + "".join(f"{digits.percent(found[g]):>12}" for g in GROUPS))
+        print(f"{name:24}" + "".join(f"{keep.percent(found[g]):>12}" for g in GROUPS))
     about = {key: run[key] for key in ("versions", "devices", "seed")}
     seconds = {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage}
     digest = result["dataset"]["index_digest"]
-    digits.write(
+    keep.write(
         {"commit": run["commit"], **about, "index_digest": digest, "seconds": seconds, "accuracy": kept},
         f"{options.name}.json",
         options.command,

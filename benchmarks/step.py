@@ -26,9 +26,9 @@ import tempfile
 import time
 import types
 
-import digits
 import jax
 import jax.numpy as jnp
+import keep
 import numpy as np
 import optax
 import readme
@@ -77,7 +77,7 @@ def main():
     if not options.no_write:
         sizes = {"encoder": options.encoder, "batch": options.batch, "side": options.side, "peak_flops": peak}
         device = {"jax_device": str(jax.devices()[0].device_kind)}
-        digits.write({**device, **sizes, **report}, options.name, "python benchmarks/step.py " + words_of(sys.argv[1:]))
+        keep.write({**device, **sizes, **report}, options.name, "python benchmarks/step.py " + words_of(sys.argv[1:]))
 
 
 def parse():

@@ -31,7 +31,9 @@ def test_every_variant_is_a_change_of_the_config(evidence):
             words = evidence.told(options, run, seed=3)
             config = command.parse(["lt_jax", *words])[0]
             assert tuple(config.stages) == run.stages and config.seed == 3
-            assert (config.init_from != "") == (run.stages[0] == "retrain")
+            before = evidence.pretraining(run)
+            assert config.init_from == (str(evidence.folder(options, before, 3)) if before else "")
+            assert (before is None) == (run.stages[0] == "baseline")
             for flag in run.flags:
                 key = flag.partition("=")[0].split(".")
                 assert config[key[0]][key[1]] != default[key[0]][key[1]], f"{flag} changes nothing"
@@ -40,8 +42,8 @@ def test_every_variant_is_a_change_of_the_config(evidence):
 
 
 def test_the_table_pairs_over_seeds(evidence, capsys):
-    found = {"first": [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.5, 0.7)]}
-    found["second"] = [dict.fromkeys(evidence.digits.GROUPS, x) for x in (0.6, 0.8)]
+    found = {"first": [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.5, 0.7)]}
+    found["second"] = [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.6, 0.8)]
     options = argparse.Namespace(config="configs/digits_lt.py", no_write=True, set=[])
     evidence.report("roads", found, "abc", options)
     said = capsys.readouterr().out
@@ -50,7 +52,7 @@ def test_the_table_pairs_over_seeds(evidence, capsys):
 
 def test_imbalance_factors_are_compared_each_with_its_own_baseline(evidence, capsys):
     def row(*values):
-        return [dict.fromkeys(evidence.digits.GROUPS, x) for x in values]
+        return [dict.fromkeys(evidence.keep.GROUPS, x) for x in values]
 
     found = {"a": row(0.9, 0.9), "b": row(0.9, 0.9), "c": row(0.5, 0.5), "d": row(0.7, 0.7)}
     evidence.report("imbalance", found, "abc", argparse.Namespace(config="configs/digits_lt.py", no_write=True, set=[]))

@@ -1,0 +1,48 @@
+"""What the benchmarks share: numbers over seeds as text, and the file that keeps a table."""
+
+import json
+import pathlib
+import platform
+import subprocess
+
+import numpy as np
+from scipy import stats
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GROUPS = ("overall", "many", "medium", "few")
+
+
+def summary(values):
+    """Mean and standard deviation over seeds."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def interval(differences):
+    """Mean paired difference with its 95 % interval (Student)."""
+    mean, n = float(np.mean(differences)), len(differences)
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n)) if n > 1 else None
+    return {"mean": mean, "half_width_95": half}
+
+
+def cell(value, spread):
+    text = f"{100 * value['mean']:.1f}"
+    return text if value[spread] is None else f"{text} ± {100 * value[spread]:.1f}"
+
+
+def percent(value):
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def write(result, name, command):
+    """benchmarks/results/NAME: the result with the command, commit and device that it came from."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    path = ROOT / "benchmarks" / "results" / name
+    path.parent.mkdir(exist_ok=True)
+    about = {
+        "command": command,
+        "commit": said.stdout.strip() or None,
+        "device": platform.machine() + " CPU",
+    }
+    path.write_text(json.dumps({**about, **result}, indent=1) + "\n")
