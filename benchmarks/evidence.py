@@ -51,7 +51,7 @@ def trained(path, *flags):
 
 def pretraining(run):
     """The run whose encoder `run` starts from, None for one that trains its own."""
-    if run.stages[0] == "baseline":
+    if run.stages[0] in ("pretrain", "baseline"):
         return None
     return Run(("pretrain",), tuple(flag for flag in run.flags if flag.startswith(("pretrain.", "data."))))
 

@@ -34,6 +34,7 @@ def test_every_variant_is_a_change_of_the_config(evidence):
             before = evidence.pretraining(run)
             assert config.init_from == (str(evidence.folder(options, before, 3)) if before else "")
             assert (before is None) == (run.stages[0] == "baseline")
+            assert before is None or command.parse(["lt_jax", *evidence.told(options, before, 3)])[0].init_from == ""
             for flag in run.flags:
                 key = flag.partition("=")[0].split(".")
                 assert config[key[0]][key[1]] != default[key[0]][key[1]], f"{flag} changes nothing"
