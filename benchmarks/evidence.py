@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import pathlib
 import sys
+import threading
 import time
 from concurrent import futures
 from typing import NamedTuple
@@ -112,6 +113,7 @@ def main():
     began = time.monotonic()
     seeds = {name: range(options.seeds or SEEDS.get(name, 3)) for name in options.tables}
     wanted = [(run, seed) for name in options.tables for run in TABLES[name].values() for seed in seeds[name]]
+    wanted.sort(key=lambda pair: pair[1])  # seed by seed: at once two programs are compiled, not one of them twice
     encoders = [(before, seed) for run, seed in wanted if (before := pretraining(run))]
     count = sum(
         finish({folder(options, run, seed): told(options, run, seed) for run, seed in several}, options)
@@ -171,7 +173,8 @@ def finish(jobs, options):
     left = {at: said for at, said in jobs.items() if not (at / "done").exists()}
     # One thread each: networks this small gain less from a second core than a second run does.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-    with futures.ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(options.jobs, spawn, initializer=end_with_parent) as pool:
         running = [pool.submit(one, at, said) for at, said in left.items()]
         for number, done in enumerate(futures.as_completed(running), 1):
             at, status = done.result()
@@ -180,6 +183,16 @@ def finish(jobs, options):
                 sys.exit(f"status {status}: see {at}/log.txt")
             print(f"{number} of {len(left)}: {at.relative_to(options.workdir)}", flush=True)
     return len(left)
+
+
+def end_with_parent():
+    """A worker obeys SIGTERM by saving, and would then wait for work from a benchmark that is gone."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def one(workdir, said):
