@@ -5,6 +5,7 @@ This is the only module that imports orbax.
 
 import os
 import shutil
+import time
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lt_jax import distributed, errors, files, log, state
+
+_PAUSE_S = 1.0  # between two tries to read
 
 
 class _Manager(ocp.CheckpointManager):
@@ -120,15 +123,20 @@ def _read(folder, like):
     """((state, progress) or None, why not).
 
     Each process reads for itself: the manager's own restore ends at a barrier, and a process that fails before it
-    leaves the others there, or meets them with another step.
+    leaves the others there, or meets them with another step. It tries twice, since what one process cannot read is
+    removed, and a store may fail for a moment.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    try:
-        found = ocp.StandardCheckpointHandler().restore(folder / "state", args=ocp.args.StandardRestore(abstract))
-        progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
-        return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
-    except Exception as error:
-        return None, errors.first_line(error)
+    for is_last in (False, True):
+        try:
+            found = ocp.StandardCheckpointHandler().restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+            progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
+            return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
+        except Exception as error:
+            reason = errors.first_line(error)
+        if not is_last:
+            time.sleep(_PAUSE_S)
+    return None, reason
 
 
 def _clean(folder: epath.Path) -> None:

@@ -230,6 +230,23 @@ def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
 
 
+def test_a_read_that_fails_once_costs_no_checkpoint(parts, config, unbroken, tmp_path, capsys, monkeypatch):
+    restore, failures = checkpoint.ocp.StandardCheckpointHandler.restore, [OSError("the store is away")]
+
+    def fails_once(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return restore(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointHandler, "restore", fails_once)
+    workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
+    job, fresh = parts
+    final, _ = train.train(job, fresh(), workdir, config)
+    said = capsys.readouterr().err
+    assert "broken" not in said and "resuming from step 6" in said and failures == []
+    assert equal(final, unbroken[0])
+
+
 def test_load_takes_a_relative_folder(parts, unbroken, tmp_path, monkeypatch):
     shutil.copytree(unbroken[1], tmp_path / "run")
     monkeypatch.chdir(tmp_path)
