@@ -3,13 +3,13 @@
     python benchmarks/evidence.py [TABLE...] [--seeds=N] [--config=configs/digits_lt.py] [--set=KEY=VALUE...]
                                   [--workdir=runs/evidence]
 
-Tables, all of them without a name: `demo` (against cross-entropy), `roads` (how the subset is drawn),
-`scale` (of the kernel), `redraw` (R), `k`, `trainable`, `yardsticks`, for which one pretraining a seed is enough; and
-with a pretraining for each variant `m`, `n`, `negatives`, `loss` (by the plain linear probe), `start` (the same runs
-after retraining), `imbalance`. What stands in several tables runs once. --set changes a knob of every run, such as
-retrain.epochs. Runs are kept in the work directory, and the same command again continues; other settings want another
-one. Each table goes to benchmarks/results/evidence_TABLE.json, whatever it shows; with another config, or --set, its
-name stands before that of the table.
+Tables, all of them without a name: `demo` (against cross-entropy and what can be made of that network), `baselines`
+(other networks trained in one stage), `roads` (how the subset is drawn), `scale` (of the kernel), `redraw` (R), `k`,
+`trainable`, for which one pretraining a seed is enough; and with a pretraining for each variant `m`, `n`, `negatives`,
+`loss` (by the plain linear probe), `start` (the same runs after retraining), `imbalance`. What stands in several tables
+runs once. --set changes a knob of every run, such as retrain.epochs. Runs are kept in the work directory, and the same
+command again continues; other settings want another one. Each table goes to benchmarks/results/evidence_TABLE.json,
+whatever it shows; with another config, or --set, its name stands before that of the table.
 """
 
 import argparse
@@ -72,7 +72,11 @@ LOSSES = {
 TABLES = {
     "demo": {
         "cross-entropy": trained("test"),
-        "linear probe": probed("probe.plain"),
+        "logit adjustment": trained("yardsticks.logit_adjustment"),
+        "cRT": trained("yardsticks.crt"),
+        "nearest class mean": trained("yardsticks.nearest_class_mean"),
+        "BNS, linear probe": probed("probe.plain"),
+        "BNS, uniform subset": METHODS["uniform"],
         "BNS + IP-DPP": DEFAULT,
     },
     "roads": METHODS,
@@ -83,15 +87,10 @@ TABLES = {
     },
     "k": {f"k = {k}": retrained(f"retrain.k={k}") if k != 10 else DEFAULT for k in (10, 4, 6, 20, 40)},
     "trainable": {"whole network": DEFAULT, "head alone": retrained("retrain.trainable=head")},
-    "yardsticks": {
+    "baselines": {
         "cross-entropy": trained("test"),
         "balanced softmax": trained("test", "baseline.loss=balanced_softmax"),
         "class-aware sampling": trained("test", "baseline.sampling=class_aware"),
-        "logit adjustment": trained("yardsticks.logit_adjustment"),
-        "cRT": trained("yardsticks.crt"),
-        "nearest class mean": trained("yardsticks.nearest_class_mean"),
-        "BNS, uniform subset": METHODS["uniform"],
-        "BNS + IP-DPP": METHODS["rank_one"],
     },
     "m": {f"m = {m}": retrained(f"pretrain.m={m}") if m != 1 else DEFAULT for m in (1, 0, 2, 4)},
     "n": {f"n = {n}": retrained(f"pretrain.n={n}") if n != 16 else DEFAULT for n in (16, 4, 64)},
