@@ -127,15 +127,14 @@ def _read(folder, like):
     removed, and a store may fail for a moment.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    for is_last in (False, True):
+    for pause in (_PAUSE_S, 0.0):
         try:
             found = ocp.StandardCheckpointHandler().restore(folder / "state", args=ocp.args.StandardRestore(abstract))
             progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
             return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
         except Exception as error:
             reason = errors.first_line(error)
-        if not is_last:
-            time.sleep(_PAUSE_S)
+            time.sleep(pause)
     return None, reason
 
 
