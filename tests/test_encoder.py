@@ -129,7 +129,8 @@ def test_small_maps_are_convolved_alike(size, side, stride):
     x, kernel = normal(size=(2, *size, 3)).astype("f"), normal(size=(side, side, 3, 5)).astype("f")
 
     def loss(convolve, x, kernel):
-        network = nn.Conv(5, (side, side), stride, side // 2, use_bias=False, conv_general_dilated=convolve)
+        options = {"use_bias": False, "precision": "highest", "conv_general_dilated": convolve}
+        network = nn.Conv(5, (side, side), stride, side // 2, **options)
         y = network.apply({"params": {"kernel": kernel}}, x)
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
