@@ -3,9 +3,14 @@
 This is the only module that imports orbax.
 """
 
+import contextlib
+import gc
+import logging
 import os
 import shutil
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,7 +19,7 @@ from etils import epath
 
 from lt_jax import distributed, errors, files, log, state
 
-_PAUSE_S = 1.0  # between two tries to read
+_PAUSE_S = 1.0  # after a try to read that failed
 
 
 class _Manager(ocp.CheckpointManager):
@@ -127,15 +132,32 @@ def _read(folder, like):
     removed, and a store may fail for a moment.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    for pause in (_PAUSE_S, 0.0):
-        try:
-            found = ocp.StandardCheckpointHandler().restore(folder / "state", args=ocp.args.StandardRestore(abstract))
-            progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
-            return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
-        except Exception as error:
-            reason = errors.first_line(error)
-            time.sleep(pause)
+    for _ in range(2):
+        with _without_echo():
+            try:
+                args = ocp.args.StandardRestore(abstract)
+                found = ocp.StandardCheckpointHandler().restore(folder / "state", args=args)
+                progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
+                return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
+            except Exception as error:
+                reason = errors.first_line(error)
+            time.sleep(_PAUSE_S)
+            gc.collect()  # asyncio speaks of a failed read when it is freed
     return None, reason
+
+
+@contextlib.contextmanager
+def _without_echo() -> Iterator[None]:
+    """Where one array cannot be read the reads of all others fail too, in threads: each would print a traceback."""
+    hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
+    level = logger.level
+    sys.unraisablehook = lambda *_: None
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        logger.setLevel(level)
 
 
 def _clean(folder: epath.Path) -> None:

@@ -1,9 +1,11 @@
 """The loop: devices, checkpoints, resuming, and how it ends when something is wrong."""
 
 import dataclasses
+import gc
 import json
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -219,7 +221,11 @@ def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, co
 
 
 @pytest.mark.parametrize("damage", ["empty file", "missing file"])
-def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp_path, capsys, damage):
+def test_broken_checkpoint_is_named_and_passed_over(
+    parts, config, unbroken, tmp_path, capsys, caplog, monkeypatch, damage
+):
+    echoes = []
+    monkeypatch.setattr(sys, "unraisablehook", echoes.append)
     workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
     for file in (workdir / "checkpoints/pretrain/6/state").glob("manifest.ocdbt"):
         file.unlink() if damage == "missing file" else file.write_bytes(b"")
@@ -228,6 +234,8 @@ def test_broken_checkpoint_is_named_and_passed_over(parts, config, unbroken, tmp
     said = capsys.readouterr().err
     assert "checkpoints/pretrain/6 is broken" in said and "resuming from step 4" in said
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
+    gc.collect()
+    assert echoes == [] and "asyncio" not in {record.name for record in caplog.records}
 
 
 def test_a_read_that_fails_once_costs_no_checkpoint(parts, config, unbroken, tmp_path, capsys, monkeypatch):
