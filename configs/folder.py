@@ -13,9 +13,9 @@ Recipe: OURS; configs/large.py says why. k: ten times the size of the smallest c
 Hardware: one GPU; with `cpu` two CPU cores, at 32 pixels, decoded once and held in memory: to see one's data go all the
 way, not to judge the method.
 Expected: depends on the images. So few do not carry a contrastive pretraining from nothing: with `cpu`, on 404
-renderings of four things (320, 64, 16, 4), the mean over the classes was 48 % by cross-entropy, 47 % with logit
-adjustment, 30 % by BNS + IP-DPP (one seed; at an earlier commit 43, 50, 30). --config.encoder.weights=FILE starts from
-a trained encoder instead.
+renderings of four things (320, 64, 16, 4), asked about 1,000 others, 250 of each, cross-entropy was right in 38.5 %,
+with logit adjustment in 42.1 %, BNS + IP-DPP in 35.9 % (one seed). On the renderings that the recipe was chosen on, two
+seeds, it was 41, 45 and 44 %. --config.encoder.weights=FILE starts from a trained encoder instead.
 """
 
 from configs import large

@@ -151,6 +151,17 @@ def test_inclusion_is_that_of_the_sampler(finished, result):
     assert "0: 10 of 120" in [text.get_text() for text in axes.texts]
 
 
+@pytest.mark.parametrize("easiest", [-1.0, -1e-2, -1e-4, -1e-9])
+def test_ticks_of_the_chances_leave_room(finished, result, easiest):
+    found = files.read_npz(finished / "inclusion.npz")
+    for hardest in (-1.5, -6.0):
+        log_p = np.linspace(hardest, easiest, len(found["log_p"]))
+        figure = selection.inclusion_figure({**found, "log_p": log_p}, result)
+        figure.canvas.draw()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+        assert boxes and all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_thumbnails_are_the_training_images_by_information(finished):
     found, last = files.read_npz(finished / "thumbnails.npz"), files.read_npz(finished / "subsets" / "1.npz")
     assert found["images"].shape[1:] == (8, 8, 3) and len(found["images"]) == len(found["positions"])

@@ -98,7 +98,7 @@ def inclusion_figure(found: dict[str, np.ndarray], result: dict[str, Any]) -> Fi
         axes.plot(p, found["inclusion"][members], ".", markersize=4, color=svg.LIGHT[of[c]])
     axes.set_xscale("logit")
     axes.set_xlim(*axes.get_xlim())
-    axes.set_xticks([x for x in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999) if _inside(axes, x)])
+    axes.set_xticks(_ticks(*axes.get_xlim()))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("p of the true class: hard to easy")
@@ -109,9 +109,16 @@ def inclusion_figure(found: dict[str, np.ndarray], result: dict[str, Any]) -> Fi
     return figure
 
 
-def _inside(axes, x):
-    low, high = axes.get_xlim()
-    return low <= x <= high
+def _ticks(low, high):
+    """Of the logit axis, as many as have room for their labels."""
+    decades = np.log10(high / (1 - high)) - np.log10(low / (1 - low))
+    if decades < 2:
+        ticks = (0.01, 0.02, 0.05, *np.arange(1, 10) / 10, 0.95, 0.98, 0.99)
+    elif decades < 5:
+        ticks = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+    else:
+        ticks = (1e-4, 0.01, 0.5, 0.99, 0.9999, 0.999999)
+    return [x for x in ticks if low <= x <= high]
 
 
 def _even_chances(axes, evens):
