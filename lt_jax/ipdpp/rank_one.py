@@ -285,8 +285,8 @@ def unchain(uniform, children, before, stage, low, count, special):
 
 def keep_nonempty(numbers, count, special, k):
     """The at most k nodes that hold items, filled up with empty ones: three arrays (A,) -> three (k,)."""
-    places = jnp.arange(count.shape[0], dtype=jnp.int32)
-    first = jnp.sort(jnp.where(count > 0, places, count.shape[0]))[:k]
+    ranks = jnp.arange(1, k + 1, dtype=jnp.int32)
+    first = jnp.searchsorted(jnp.cumsum(count > 0), ranks)
     return tuple(x.at[first].get(mode="fill", fill_value=0) for x in (numbers, count, special))
 
 

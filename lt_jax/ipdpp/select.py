@@ -101,10 +101,13 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
     if k in (0, n):
         everything = jnp.arange(k, dtype=jnp.int32)
         return jnp.where(jnp.all(log_p <= 0), everything, -1) if checks.is_traced(log_p) else everything
-    padding = padded_size(n, method) - n
-    pad = jnp if checks.is_traced(log_p) else np
-    log_p = pad.pad(log_p, (0, padding), constant_values=-np.inf)
-    return _draw_one(key, log_p, np.int32(n), relative_scale, k=k, method=method)
+    size = padded_size(n, method)
+    if checks.is_traced(log_p):
+        padded = jnp.pad(log_p, (0, size - n), constant_values=-jnp.inf)
+    else:
+        padded = np.full(size, -np.inf, np.float32)
+        padded[:n] = log_p
+    return _draw_one(key, padded, np.int32(n), relative_scale, k=k, method=method)
 
 
 def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
