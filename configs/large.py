@@ -70,9 +70,9 @@ def recipe(name, arg, title, **switches):
 def for_cpu(config):
     """A few hundred images on two CPU cores, in minutes: 32 pixels and a small ResNet.
 
-    So few images teach little by contrast (a linear probe stays near chance) but start a retraining well; this one is
-    as many small epochs as two cores finish. Chosen on renderings of four things (320, 64, 16, 4), two seeds, with a
-    test set of their own; cross-entropy was given as many images.
+    So few images teach little by contrast (a linear probe stays near chance), so pretraining is short and retraining
+    long. Chosen on renderings of four things (320, 64, 16, 4), two seeds, with a test set of their own; cross-entropy
+    is given about as many images, and nothing else of it was chosen there.
     """
     config.dtype = "float32"
     config.data.update(image_size=32, hold=True)
