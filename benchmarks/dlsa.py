@@ -1,11 +1,12 @@
 """DLSA beside plain classifiers, and its fit beside PyTorch.
 
     python benchmarks/dlsa.py synthetic [--seeds=5]     # long tails with a known Bayes classifier
-    python benchmarks/dlsa.py features --workdir=DIR    # features of a run (stage `features` or `probe`), depth 1 to 3
+    python benchmarks/dlsa.py features [--config=CONFIG] [--workdir=DIR]    # features of a BNS encoder, depth 1 to 3
     python benchmarks/dlsa.py time [--torch-python=PY]  # images/s of the fit; PY is a Python that has PyTorch
 
 Each prints a table and writes benchmarks/results/dlsa_WHAT.json. Every classifier sees the same items and the same
-number of passes; the test items choose nothing.
+number of passes; the test items choose nothing. `features` pretrains by CONFIG in DIR first, or goes on where that was
+stopped; the images are those of LT_JAX_DATA.
 """
 
 import argparse
@@ -136,7 +137,11 @@ def features(options):
     from etils import epath
 
     from lt_jax import data
+    from lt_jax import main as program
 
+    words = [f"--config={options.config}", f"--workdir={options.workdir}", "--config.stages=('pretrain', 'features')"]
+    if status := program.main(["lt_jax", *words]):
+        return status
     config = ml_collections.ConfigDict(json.loads((options.workdir / "config.json").read_text()))
     dataset = data.load(config.data)
     folder = epath.Path(options.workdir)
@@ -153,9 +158,9 @@ def features(options):
         print(f"{name:22}" + "".join(f"{keep.percent(row[g]):>10}" for g in GROUPS))
     kept = {name: {g: row[g] for g in GROUPS} for name, row in found.items()}
     about = {"dataset": dataset.name, "index_digest": dataset.index_digest, "settings": dlsa.to_dict()}
-    keep.write(
-        {**about, "accuracy": kept}, f"dlsa_{dataset.name}.json", "python benchmarks/dlsa.py features --workdir=DIR"
-    )
+    command = f"python benchmarks/dlsa.py features --config={options.config}"
+    keep.write({**about, "accuracy": kept}, f"dlsa_{dataset.name}.json", command)
+    return 0
 
 
 def speed(options):
@@ -203,14 +208,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("synthetic", "features", "time"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workdir", type=pathlib.Path)
+    parser.add_argument("--config", default="configs/dlsa_cifar100_lt.py:100,encoder=resnet_small,epochs=10")
+    parser.add_argument("--workdir", type=pathlib.Path, default=HERE.parent / "runs" / "benchmark_dlsa")
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=16)
     options = parser.parse_args()
-    if options.what == "features" and not options.workdir:
-        parser.error("features needs --workdir")
-    {"synthetic": synthetic, "features": features, "time": speed}[options.what](options)
+    return {"synthetic": synthetic, "features": features, "time": speed}[options.what](options)
 
 
 if __name__ == "__main__":
