@@ -34,12 +34,13 @@ def filled(text):
 
 def cifar(result):
     probe = json.loads((RESULTS / "probe_cifar10.json").read_text())
-    names = {"cross_entropy": "cross-entropy", "bns_ipdpp": "BNS + IP-DPP"}
-    rows = [(names.get(name, f"linear {name}"), _cells(row)) for name, row in result["accuracy"].items()]
+    names = {"cross_entropy": "cross-entropy", "crt": "cRT", "bns_ipdpp": "BNS + IP-DPP"}
+    names |= {f"probe, {protocol}": f"linear probe, {protocol}" for protocol in ("plain", "official")}
+    rows = [(names.get(name, name.replace("_", " ")), _cells(row)) for name, row in result["accuracy"].items()]
     rows += [(f"linear probe, plain, of {n}", _cells(r)) for n, r in probe["accuracy"].items() if n != "BNS encoder"]
     seconds = {"pretrain": probe["pretrain_s"], **result["seconds"]}
     minutes = ", ".join(f"{stage} {spent / 60:.0f} min" for stage, spent in seconds.items())
-    said = f"One seed, commit {result['commit'][:7]}, two CPU cores busy with other work: {minutes}."
+    said = f"One seed, commit {result['commit'][:7]}, two CPU cores: {minutes}."
     return _table(GROUPS, rows) + f"\n{said} `{result['command']}`, `{probe['command']}`\n"
 
 

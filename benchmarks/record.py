@@ -23,7 +23,7 @@ def main():
     options = parser.parse_args()
     result, run = (json.loads((options.workdir / name).read_text()) for name in ("result.json", "run.json"))
     stages = {p.stem: json.loads(p.read_text()) for p in sorted((options.workdir / "stages").glob("*.json"))}
-    rows = {**(result["baseline"] or {}), result["method"]: result["test"]}
+    rows = {**(result["baseline"] or {}), **(result["yardsticks"] or {}), result["method"]: result["test"]}
     rows |= {f"probe, {name}": found for name, found in (result["probe"] or {}).items() if found}
     kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
     for name, found in kept.items():
