@@ -212,7 +212,7 @@ def main():
     parser.add_argument("--workdir", type=pathlib.Path, default=HERE.parent / "runs" / "benchmark_dlsa")
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
     parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     return {"synthetic": synthetic, "features": features, "time": speed}[options.what](options)
 
