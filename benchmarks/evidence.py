@@ -9,13 +9,16 @@ Tables, all of them without a name: `demo` (against cross-entropy and what can b
 `loss` (by the plain linear probe), `start` (the same runs after retraining), `imbalance`. What stands in several tables
 runs once. --set changes a knob of every run, such as retrain.epochs. Runs are kept in the work directory, and the same
 command again continues; other settings want another one. Each table goes to benchmarks/results/evidence_TABLE.json,
-whatever it shows; with another config, or --set, its name stands before that of the table.
+whatever it shows; with another config, or --set, its name stands before that of the table. --factors=10,100,200 are
+those of `imbalance`.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import multiprocessing
+import operator
 import os
 import pathlib
 import sys
@@ -34,7 +37,7 @@ class Run(NamedTuple):
     """One run of the command line, and the measures of its result.json that are looked at."""
 
     stages: tuple[str, ...]
-    flags: tuple[str, ...]  # what differs from the config
+    flags: tuple[str, ...]  # that the row is about; what the config says already is left out when it runs
     path: str = "test"
 
 
@@ -57,18 +60,28 @@ def pretraining(run):
     return Run(("pretrain",), tuple(flag for flag in run.flags if flag.startswith(("pretrain.", "data."))))
 
 
-DEFAULT = probed("test")  # the config as it stands, in most tables the first row
+DEFAULT = probed("test")  # the config as it stands, a row of most tables
 METHODS = {
     "uniform": retrained("retrain.method=uniform"),
-    "rank_one": DEFAULT,
+    "rank_one": retrained("retrain.method=rank_one"),
     "eigen": retrained("retrain.method=eigen"),
     "paper": retrained("retrain.method=paper"),
 }
 LOSSES = {
-    "paper": (),
-    **{name: (f"pretrain.loss={name}",) for name in ("official", "simclr", "supcon")},
+    **{name: (f"pretrain.loss={name}",) for name in ("paper", "official", "simclr", "supcon")},
     "random encoder": ("pretrain.steps=1", "pretrain.base_learning_rate=0.0"),
 }
+
+
+def imbalance(factors):
+    return {
+        f"{name}, IF {factor}": run("test", f"data.imbalance_factor={factor}.0")
+        for factor in factors
+        for name, run in (("cross-entropy", trained), ("BNS + IP-DPP", probed))
+    }
+
+
+FACTORS = (10, 25, 100)
 TABLES = {
     "demo": {
         "cross-entropy": trained("test"),
@@ -80,28 +93,26 @@ TABLES = {
         "BNS + IP-DPP": DEFAULT,
     },
     "roads": METHODS,
-    "scale": {"1/N": DEFAULT, "1/N²": retrained("retrain.scale_power=2")},
+    "scale": {name: retrained(f"retrain.scale_power={n}") for name, n in (("1/N", 1), ("1/N²", 2))},
     "redraw": {
         "never": retrained("retrain.redraw_every=1000000"),
-        **{f"R = {r}": retrained(f"retrain.redraw_every={r}") if r != 10 else DEFAULT for r in (1, 10, 50)},
+        **{f"R = {r}": retrained(f"retrain.redraw_every={r}") for r in (1, 10, 50)},
     },
-    "k": {f"k = {k}": retrained(f"retrain.k={k}") if k != 10 else DEFAULT for k in (10, 4, 6, 20, 40)},
-    "trainable": {"whole network": DEFAULT, "head alone": retrained("retrain.trainable=head")},
+    "k": {f"k = {k}": retrained(f"retrain.k={k}") for k in (10, 4, 6, 20, 40)},
+    "trainable": {
+        n: retrained(f"retrain.trainable={x}") for n, x in (("whole network", "all"), ("head alone", "head"))
+    },
     "baselines": {
         "cross-entropy": trained("test"),
         "balanced softmax": trained("test", "baseline.loss=balanced_softmax"),
         "class-aware sampling": trained("test", "baseline.sampling=class_aware"),
     },
-    "m": {f"m = {m}": retrained(f"pretrain.m={m}") if m != 1 else DEFAULT for m in (1, 0, 2, 4)},
-    "n": {f"n = {n}": retrained(f"pretrain.n={n}") if n != 16 else DEFAULT for n in (16, 4, 64)},
-    "negatives": {"sampled": DEFAULT, "expected": retrained("pretrain.negatives=expected")},
+    "m": {f"m = {m}": retrained(f"pretrain.m={m}") for m in (1, 0, 2, 4)},
+    "n": {f"n = {n}": retrained(f"pretrain.n={n}") for n in (16, 4, 64)},
+    "negatives": {name: retrained(f"pretrain.negatives={name}") for name in ("sampled", "expected")},
     "loss": {name: probed("probe.plain", *flags) for name, flags in LOSSES.items()},
     "start": {name: probed("test", *flags) for name, flags in LOSSES.items()},
-    "imbalance": {
-        f"{name}, IF {factor}": run("test", *([f"data.imbalance_factor={factor}.0"] if factor != 25 else []))
-        for factor in (10, 25, 100)
-        for name, run in (("cross-entropy", trained), ("BNS + IP-DPP", probed))
-    },
+    "imbalance": imbalance(FACTORS),
 }
 SEEDS = {"demo": 10, "roads": 10}  # of the others 3
 TOGETHER = {"imbalance": 2}  # so many rows are compared with the first of them; in the other tables all
@@ -109,9 +120,9 @@ TOGETHER = {"imbalance": 2}  # so many rows are compared with the first of them;
 
 def main():
     options = parse()
-    began = time.monotonic()
+    began, tables = time.monotonic(), tables_of(options)
     seeds = {name: range(options.seeds or SEEDS.get(name, 3)) for name in options.tables}
-    wanted = [(run, seed) for name in options.tables for run in TABLES[name].values() for seed in seeds[name]]
+    wanted = [(run, seed) for name in options.tables for run in tables[name].values() for seed in seeds[name]]
     wanted.sort(key=lambda pair: pair[1])  # seed by seed: at once two programs are compiled, not one of them twice
     encoders = [(before, seed) for run, seed in wanted if (before := pretraining(run))]
     count = sum(
@@ -119,10 +130,29 @@ def main():
         for several in (encoders, wanted)
     )
     for name in options.tables:
-        found = {row: [result(options, run, seed) for seed in seeds[name]] for row, run in TABLES[name].items()}
-        commits = {commit(options, run, seed) for run in TABLES[name].values() for seed in seeds[name]}
+        found = {row: [result(options, run, seed) for seed in seeds[name]] for row, run in tables[name].items()}
+        commits = {commit(options, run, seed) for run in tables[name].values() for seed in seeds[name]}
         report(name, found, ", ".join(sorted(commits)), options)
     print(f"\n{count} runs, those of pretraining among them, in {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def tables_of(options):
+    """TABLES, of runs whose flags all change the config."""
+    from lt_jax import command
+
+    config = command.parse(["lt_jax", f"--config={options.config}", *(f"--config.{flag}" for flag in options.set)])[0]
+    tables = {**TABLES, "imbalance": imbalance(options.factors)}
+    return {name: {row: changing(config, run) for row, run in table.items()} for name, table in tables.items()}
+
+
+def changing(config, run):
+    """The run with only those flags that change the config; DEFAULT where none is left of a retraining."""
+    flags = tuple(flag for flag in run.flags if not holds(config, *flag.split("=")))
+    return DEFAULT if run == retrained(*run.flags) and not flags else run._replace(flags=flags)
+
+
+def holds(config, key, value):
+    return str(functools.reduce(operator.getitem, key.split("."), config)) == value
 
 
 def parse():
@@ -131,6 +161,7 @@ def parse():
     parser.add_argument("--seeds", type=int, help="of every table; without it 10 of demo and roads, 3 of the others")
     parser.add_argument("--config", default="configs/digits_lt.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the config, in every run")
+    parser.add_argument("--factors", type=lambda text: tuple(map(int, text.split(","))), default=FACTORS)
     parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one core")
     parser.add_argument("--no-write", action="store_true")
@@ -217,6 +248,8 @@ def report(name, found, commits, options):
     show(name, table, gains, count)
     own = options.config == "configs/digits_lt.py" and not options.set
     words = [f"--seeds={count}", *([] if own else [f"--config={options.config}"]), *(f"--set={x}" for x in options.set)]
+    if name == "imbalance" and options.factors != FACTORS:
+        words.append("--factors=" + ",".join(map(str, options.factors)))
     command = f"python benchmarks/evidence.py {name} " + " ".join(words)
     kept = {"commit": commits, "seeds": count, "config": options.config}
     kept |= {"accuracy": table, "gain over the first": gains}

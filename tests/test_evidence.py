@@ -21,11 +21,16 @@ def evidence():
     return evidence
 
 
+def options_of(evidence, config="configs/digits_lt.py", **changed):
+    values = {"config": config, "stem": "w", "workdir": pathlib.Path("w"), "set": [], "factors": evidence.FACTORS}
+    return argparse.Namespace(**{**values, "no_write": True, **changed})
+
+
 def test_every_variant_is_a_change_of_the_config(evidence):
-    options = argparse.Namespace(config="configs/digits_lt.py", stem="digits_lt", workdir=pathlib.Path("w"), set=[])
+    options = options_of(evidence)
     default = command.parse(["lt_jax", "--config=configs/digits_lt.py"])[0]
     folders = {}
-    for table in evidence.TABLES.values():
+    for table in evidence.tables_of(options).values():
         assert len(table) > 1
         for run in table.values():
             words = evidence.told(options, run, seed=3)
@@ -45,8 +50,7 @@ def test_every_variant_is_a_change_of_the_config(evidence):
 def test_the_table_pairs_over_seeds(evidence, capsys):
     found = {"first": [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.5, 0.7)]}
     found["second"] = [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.6, 0.8)]
-    options = argparse.Namespace(config="configs/digits_lt.py", no_write=True, set=[])
-    evidence.report("roads", found, "abc", options)
+    evidence.report("roads", found, "abc", options_of(evidence))
     said = capsys.readouterr().out
     assert "60.0 ± 14.1" in said and "70.0 ± 14.1" in said and "10.0 ± 0.0" in said
 
@@ -56,6 +60,23 @@ def test_imbalance_factors_are_compared_each_with_its_own_baseline(evidence, cap
         return [dict.fromkeys(evidence.keep.GROUPS, x) for x in values]
 
     found = {"a": row(0.9, 0.9), "b": row(0.9, 0.9), "c": row(0.5, 0.5), "d": row(0.7, 0.7)}
-    evidence.report("imbalance", found, "abc", argparse.Namespace(config="configs/digits_lt.py", no_write=True, set=[]))
+    evidence.report("imbalance", found, "abc", options_of(evidence))
     gains = [line.split()[3] for line in capsys.readouterr().out.splitlines() if line.startswith("  gain")]
     assert gains == ["0.0", "20.0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "config", "changed"),
+    [
+        ("redraw", "R = 10", "configs/digits_lt.py", {}),
+        ("redraw", "R = 50", "configs/digits_lt.py", {"set": ["retrain.redraw_every=50"]}),
+        ("redraw", "R = 10", "configs/cifar100_lt.py:100", None),
+        ("imbalance", "BNS + IP-DPP, IF 25", "configs/digits_lt.py", {}),
+        ("imbalance", "BNS + IP-DPP, IF 100", "configs/cifar10_lt.py:100", {"factors": (100, 200)}),
+        ("imbalance", "BNS + IP-DPP, IF 25", "configs/cifar10_lt.py:100", None),
+    ],
+)
+def test_a_row_is_the_default_run_if_and_only_if_the_config_has_its_value(evidence, name, row, config, changed):
+    run = evidence.tables_of(options_of(evidence, config, **(changed or {})))[name][row]
+    assert (run == evidence.DEFAULT) == (changed is not None)
+    assert bool(run.flags) == (changed is None)
