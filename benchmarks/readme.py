@@ -40,7 +40,7 @@ def cifar(result):
     rows += [(f"linear probe, plain, of {n}", _cells(r)) for n, r in probe["accuracy"].items() if n != "BNS encoder"]
     seconds = {"pretrain": probe["pretrain_s"], **result["seconds"]}
     minutes = ", ".join(f"{stage} {spent / 60:.0f} min" for stage, spent in seconds.items())
-    said = f"One seed, commit {result['commit'][:7]}, two CPU cores: {minutes}."
+    said = f"One seed, commit {result['commit'][:7]}, two CPU cores busy with other work: {minutes}."
     return _table(GROUPS, rows) + f"\n{said} `{result['command']}`, `{probe['command']}`\n"
 
 
