@@ -40,6 +40,7 @@ windows of counts, and only the at most k nodes that have items are followed dow
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ CHAIN = 1024  # up to so many places are a single chain
 MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 16
 SHORT = 32  # so many items are multiplied up before their rounding is divided out
 UNROLL = 4  # terms of a product that are added up at once
+ROWS = 128  # so many weights are added one after the other
 BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
 
 
@@ -141,9 +143,9 @@ def with_margin(laws, left, right):
 
 
 def add_item(laws, item):
-    """The product (2) of laws (W, A) whose counts start at zero, and one item a node, item (2, A)."""
+    """The product (2) of laws (W, A) whose counts start at zero, and one item a node: not_b, b and v, (1, A) each."""
     more = jax.tree.map(lambda x: x[:-1], with_margin(laws, 1, 0))
-    not_b, b, v = item.p[0][None, :], item.p[1][None, :], item.q[1][None, :]
+    not_b, b, v = item
     return Dual(not_b * laws.p + b * more.p, not_b * laws.q + b * more.q + v * more.p)
 
 
@@ -172,24 +174,26 @@ def unit(laws):
 def chain(children, stage, low):
     """Products of the children of every node: Dual of (R, w, A), whose counts start at low.
 
-    Returns those of the first 0 .. R - 1 children, (R, W, A), that of all, (W, A), and the numbers, (1 or R, A),
-    that they were divided by, so that every P sums to one: a few items need it once, at the end, since each of
-    their laws sums to one already. A common factor changes no draw.
+    Returns those of the first 0 .. R - 1 children, P and Q in one array (R, 2, W, A), that of all, Dual of (W, A),
+    and the numbers, (1 or R, A), that they were divided by, so that every P sums to one: a few items need it once,
+    at the end, since each of their laws sums to one already. A common factor changes no draw.
     """
     _, terms, nodes = children.p.shape
+    items, short = terms == 2, terms == 2 and stage.children <= SHORT
     starts = [after - before - low for before, after in zip(stage.lows, stage.lows[1:], strict=False)]
     left, right = terms - 1 + max(0, -min(starts)), max(0, *starts)
 
     def append(laws, step):
         child, start = step
-        product = add_item(laws, child) if terms == 2 else multiply(laws, child, start, left, right)
+        product = add_item(laws, child) if items else multiply(laws, child, start, left, right)
         if short:
-            return product, (laws, None)
+            return product, (jnp.stack(laws), None)
         product, mass = unit(product)
-        return product, (laws, mass)
+        return product, (jnp.stack(laws), mass)
 
-    short = terms == 2 and stage.children <= SHORT
     zero = jnp.zeros((stage.width, nodes), children.p.dtype)
+    if items:  # in three arrays: XLA's CPU code works number by number where a step reads two rows of one array
+        children = children.p[:, :1], children.p[:, 1:], children.q[:, 1:]
     steps = children, jnp.array(starts, jnp.int32)
     after, (before, masses) = jax.lax.scan(jax.checkpoint(append), Dual(zero.at[0].set(1), zero), steps)
     if short:
@@ -221,6 +225,15 @@ def follows_few(plan, nodes):
     return 2 * plan.k <= nodes
 
 
+def uniforms(key, plan):
+    """The random numbers of the way down, stage by stage from the root: (R, A) for A nodes that are followed."""
+    nodes = [plan.k if follows_few(plan, stage.nodes) else stage.nodes for stage in plan.stages[::-1]]
+    shapes = [(stage.children, a) for stage, a in zip(plan.stages[::-1], nodes, strict=True)]
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+    numbers = jax.random.uniform(jax.random.fold_in(key, 0), (ends[-1],))  # at once: on a CPU it is the calls that cost
+    return [x.reshape(shape) for x, shape in zip(jnp.split(numbers, ends[:-1]), shapes, strict=True)]
+
+
 def up(laws, plan):
     """From the laws of the items, (2, size), to the root.
 
@@ -249,12 +262,16 @@ def share_of_special(root, log_s):
 def choose(uniform, weights):
     """First row whose running sum of weights exceeds uniform times the total: (A,), (W, A) -> (A,) int32.
 
-    Never a row of weight zero, in whatever order the running sum was rounded.
+    Never a row of weight zero: sums that are added one after the other never fall, and where that would take too
+    many steps and a matrix product rounds them in some order, rows of weight zero are passed over.
     """
-    rows = jnp.arange(weights.shape[0], dtype=jnp.int32)
-    up_to = (rows[:, None] >= rows[None, :]).astype(weights.dtype)
-    running = jnp.matmul(up_to, weights, precision=structure.PRECISION)
-    running = jnp.where(weights > 0, running, 0)
+    rows = weights.shape[0]
+    if rows <= ROWS:
+        weights = jax.lax.optimization_barrier(weights)  # or they are computed anew for every sum
+        running = list(itertools.accumulate(weights[row] for row in range(rows)))
+        return sum((x <= uniform * running[-1]).astype(jnp.int32) for x in running[:-1])
+    up_to = jnp.tril(jnp.ones((rows, rows), weights.dtype))
+    running = jnp.where(weights > 0, jnp.matmul(up_to, weights, precision=structure.PRECISION), 0)
     return jnp.argmax(running > (uniform * jnp.max(running, axis=0))[None, :], axis=0).astype(jnp.int32)
 
 
@@ -263,17 +280,20 @@ def unchain(uniform, children, before, stage, low, count, special):
 
     uniform (R, A); children (R, 2, w, A), whose counts start at low, and before (R, 2, W, A) as in `chain`.
     """
+    width, nodes = before.shape[2:]
     terms = jnp.arange(children.p.shape[1], dtype=jnp.int32)[:, None]
+    column = jnp.arange(nodes, dtype=jnp.int32)[None, :]
 
     def decide(state, step):
         left, special = state
         uniform, child, before, before_low = step
         row = left[None, :] - low - terms - before_low  # of what the children before would have to hold
-        inside = (row >= 0) & (row < stage.width)
-        row = jnp.where(inside, row, 0)
-        p, q = (jnp.where(inside, jnp.take_along_axis(x, row, axis=0), 0) for x in before)
-        stays = child.p * jnp.where(special[None, :], q, p)
-        goes = jnp.where(special[None, :], child.q * p, 0)
+        inside = (row >= 0) & (row < width)
+        place, before = jnp.where(inside, row, 0) * nodes + column, before.ravel()
+        own = before.at[place + jnp.where(special, width * nodes, 0)[None, :]].get(mode="promise_in_bounds")
+        p = before.at[place].get(mode="promise_in_bounds")
+        stays = jnp.where(inside, child.p * own, 0)
+        goes = jnp.where(inside & special[None, :], child.q * p, 0)
         drawn = choose(uniform, jnp.concatenate([stays, goes]))
         with_special = drawn >= terms.shape[0]
         count = low + jnp.where(with_special, drawn - terms.shape[0], drawn)
@@ -293,13 +313,14 @@ def keep_nonempty(numbers, count, special, k):
 def down(key, special, plan, passed):
     """From k items at the root, and whether one of them is special, to the k chosen places, (k,) int32."""
     numbers, count, special = jnp.zeros((1,), jnp.int32), jnp.full((1,), plan.k, jnp.int32), special[None]
-    for depth, (stage, (children, before)) in enumerate(zip(plan.stages[::-1], passed[::-1], strict=True)):
-        low = 0 if depth + 1 == len(plan.stages) else plan.stages[-depth - 2].lows[-1]
+    lows = [0, *(stage.lows[-1] for stage in plan.stages)]  # of the children of every stage
+    for stage, low, (children, before), uniform in zip(
+        plan.stages[::-1], lows[-2::-1], passed[::-1], uniforms(key, plan), strict=True
+    ):
         if follows_few(plan, count.shape[0]):
             numbers, count, special = keep_nonempty(numbers, count, special, plan.k)
             children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
             before, _, _ = chain(children, stage, low)
-        uniform = jax.random.uniform(jax.random.fold_in(key, depth), (stage.children, count.shape[0]))
         count, special = unchain(uniform, children, before, stage, low, count, special)
         child = jnp.arange(stage.children, dtype=jnp.int32) * stage.nodes
         numbers, count, special = (child[:, None] + numbers[None, :]).ravel(), count.ravel(), special.ravel()

@@ -64,7 +64,7 @@ def mass_errors(plan, b, not_b, tables):
     hold of them is left out of both.
     """
     for stage, (before, after) in zip(plan.stages, tables, strict=True):
-        every = np.concatenate([np.asarray(before.p, np.float64), np.asarray(after.p, np.float64)[None]])
+        every = np.concatenate([np.asarray(before[:, 0], np.float64), np.asarray(after.p, np.float64)[None]])
         for node in sorted({0, 5 % stage.nodes, stage.nodes // 3, stage.nodes - 1}):
             for j in sorted({1, stage.children // 3, stage.children // 2, stage.children - 1, stage.children}):
                 place = np.arange(len(b))
@@ -148,6 +148,23 @@ def test_multiply(rows, terms, start):
         for found, truth in ((product.p, p), (product.q, q)):
             expected = np.where(inside, truth[at.clip(0, len(p) - 1)], 0)
             np.testing.assert_allclose(found[:, node], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [2, 4, rank_one.ROWS, rank_one.ROWS + 30])
+def test_choose(rows):
+    """The row that a float64 running sum gives, away from its steps; and never a row without weight, at either end."""
+    rng = np.random.default_rng(rows)
+    weights = (rng.random((rows, 500)) * (rng.random((rows, 500)) < 0.7)).astype(np.float32)
+    weights[rng.integers(rows), :] += 0.1
+    uniform = rng.random(500).astype(np.float32)
+    uniform[:100], uniform[100:200] = 0, np.nextafter(np.float32(1), np.float32(0))
+    row = np.asarray(jax.jit(rank_one.choose)(uniform, weights))
+    assert (weights[row, np.arange(500)] > 0).all()
+    running = np.cumsum(weights, axis=0, dtype=np.float64)
+    limit = uniform * running[-1]
+    clear = (np.abs(running - limit) > 1e-5 * running[-1]).all(axis=0)
+    assert clear[200:].mean() > 0.9
+    assert (row == (running <= limit).sum(axis=0))[clear].all()
 
 
 @pytest.mark.parametrize(("exponent"), [-12, -9, -7, -5])
