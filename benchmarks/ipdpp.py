@@ -190,7 +190,7 @@ def tasks(sizes, methods):
             if n <= LARGEST[method]:
                 repeats = 1 if n >= 5000 else 3
                 if method == "rank_one":
-                    repeats = 100 if n <= 10**5 else 20 if n <= 10**6 else 5
+                    repeats = 1000 if n <= 10_000 else 100 if n <= 10**5 else 20 if n <= 10**6 else 5
                 yield {"method": method, "n": n, "k": chosen(n), "order": "shuffled", "repeats": repeats}
     if "rank_one" in methods:
         for order in ("sorted", "reversed"):

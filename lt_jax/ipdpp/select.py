@@ -58,6 +58,7 @@ def padded_size(n, method):
 
 def _draw(key, log_p, n, relative_scale, k, method):
     """(size,) with n items in front -> (k,) sorted int32; -1s where p is invalid. 0 < k < n."""
+    relative_scale = np.float32(1) if relative_scale is None else relative_scale  # a constant costs no transfer
     chosen = METHODS[method](_threefry(key), log_p, n, relative_scale, k)
     present = jnp.arange(log_p.shape[0], dtype=jnp.int32) < n
     return jnp.where(jnp.all(jnp.where(present, log_p <= 0, True)), chosen, -1)
@@ -97,7 +98,7 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     n = log_p.shape[0]
     k = checks.subset_size(k, n)
-    relative_scale = checks.relative_scale(scale, log_p)
+    relative_scale = None if scale is None else checks.relative_scale(scale, log_p)
     if k in (0, n):
         everything = jnp.arange(k, dtype=jnp.int32)
         return jnp.where(jnp.all(log_p <= 0), everything, -1) if checks.is_traced(log_p) else everything
