@@ -12,9 +12,9 @@ clock a program may also be slower for spreading less over the cores; with --cor
 that of training around a step that computes nothing: order, partners, transfer, dispatch and log. `official loss` is
 bns_official, compiled, against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch
 with its gradient where there is one, and in NumPy without. The process starts itself anew with glibc told to keep freed
-memory (KEEP): else a step gives back its temporaries and the kernel clears them again for the next, which took a tenth
-of the time and not the same in every program. --torch-python names a Python that has PyTorch; it runs a
-ResNet-32, eager and compiled. MFU is the compiler's count of floating-point operations over the best rate that a matrix
+memory (MALLOC): else a step gives back its temporaries and the kernel clears them again for the next, a tenth of the
+time and not the same in every program. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and
+compiled. MFU is the compiler's count of floating-point operations over the best rate that a matrix
 product of 2048 reached here in the same run. Writes benchmarks/results/step.json.
 """
 
@@ -46,7 +46,7 @@ N, CLASSES, TEMPERATURE = 16, 10, 0.5
 HOST_STEPS = 1000
 KEY = np.zeros(2, np.uint32)
 CLOCKS = ("clock", "processor")
-KEEP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": f"{2**33}", "MALLOC_TRIM_THRESHOLD_": f"{2**33}"}
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": f"{2**33}", "MALLOC_TRIM_THRESHOLD_": f"{2**33}"}
 WHOLE = {  # and the network alone that it is compared with
     "supervised step, whole": "network, forward and backward",
     "BNS step, whole": "network and projector, 3 views",
@@ -55,8 +55,8 @@ WHOLE = {  # and the network alone that it is compared with
 
 def main():
     options = parse()
-    if not KEEP.items() <= os.environ.items():  # it is read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
+    if not MALLOC.items() <= os.environ.items():  # it is read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     if options.cores:  # before JAX starts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     rng = np.random.default_rng(0)

@@ -179,7 +179,8 @@ def chain(children, stage, low):
     at the end, since each of their laws sums to one already. A common factor changes no draw.
     """
     _, terms, nodes = children.p.shape
-    items, short = terms == 2, terms == 2 and stage.children <= SHORT
+    items = terms == 2
+    short = items and stage.children <= SHORT
     starts = [after - before - low for before, after in zip(stage.lows, stage.lows[1:], strict=False)]
     left, right = terms - 1 + max(0, -min(starts)), max(0, *starts)
 
@@ -227,10 +228,10 @@ def follows_few(plan, nodes):
 
 def uniforms(key, plan):
     """The random numbers of the way down, stage by stage from the root: (R, A) for A nodes that are followed."""
-    nodes = [plan.k if follows_few(plan, stage.nodes) else stage.nodes for stage in plan.stages[::-1]]
-    shapes = [(stage.children, a) for stage, a in zip(plan.stages[::-1], nodes, strict=True)]
+    shapes = [(s.children, plan.k if follows_few(plan, s.nodes) else s.nodes) for s in plan.stages[::-1]]
     ends = list(itertools.accumulate(map(math.prod, shapes)))
-    numbers = jax.random.uniform(jax.random.fold_in(key, 0), (ends[-1],))  # at once: on a CPU it is the calls that cost
+    # In one call, as a CPU pays for calls; with fold_in, as a single chain always had it, so a key keeps its items.
+    numbers = jax.random.uniform(jax.random.fold_in(key, 0), (ends[-1],))
     return [x.reshape(shape) for x, shape in zip(jnp.split(numbers, ends[:-1]), shapes, strict=True)]
 
 
@@ -278,7 +279,7 @@ def choose(uniform, weights):
 def unchain(uniform, children, before, stage, low, count, special):
     """Divide the items of every node among its children: count (A,) and special (A,) bool -> both (R, A).
 
-    uniform (R, A); children (R, 2, w, A), whose counts start at low, and before (R, 2, W, A) as in `chain`.
+    uniform (R, A); children, Dual of (R, w, A), whose counts start at low, and before (R, 2, W, A) as in `chain`.
     """
     width, nodes = before.shape[2:]
     terms = jnp.arange(children.p.shape[1], dtype=jnp.int32)[:, None]
@@ -290,6 +291,7 @@ def unchain(uniform, children, before, stage, low, count, special):
         row = left[None, :] - low - terms - before_low  # of what the children before would have to hold
         inside = (row >= 0) & (row < width)
         place, before = jnp.where(inside, row, 0) * nodes + column, before.ravel()
+        # Where the special item is to stay it is Q that counts, which lies behind P.
         own = before.at[place + jnp.where(special, width * nodes, 0)[None, :]].get(mode="promise_in_bounds")
         p = before.at[place].get(mode="promise_in_bounds")
         stays = jnp.where(inside, child.p * own, 0)
@@ -317,7 +319,7 @@ def down(key, special, plan, passed):
     for stage, low, (children, before), uniform in zip(
         plan.stages[::-1], lows[-2::-1], passed[::-1], uniforms(key, plan), strict=True
     ):
-        if follows_few(plan, count.shape[0]):
+        if follows_few(plan, stage.nodes):
             numbers, count, special = keep_nonempty(numbers, count, special, plan.k)
             children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
             before, _, _ = chain(children, stage, low)
