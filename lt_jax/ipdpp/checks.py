@@ -33,11 +33,11 @@ def log_probabilities_of(probabilities, log_probabilities):
         given = given.astype(jnp.promote_types(given.dtype, jnp.float32))
         return (jnp.log(given) if log_probabilities is None else given).astype(jnp.float32)
     given = given.astype(np.promote_types(given.dtype, np.float32), copy=False)
-    _range(name, given)
+    rounded = _range(name, given)
     if log_probabilities is None:
         with np.errstate(divide="ignore"):
             given = np.log(given)
-    return np.minimum(given, 0).astype(np.float32)
+    return (np.minimum(given, 0) if rounded else given).astype(np.float32, copy=False)
 
 
 def _shape(name, given):
@@ -45,15 +45,17 @@ def _shape(name, given):
         raise ValueError(f"{name} must have one axis, but the shape is {given.shape}")
     if given.size == 0:
         raise ValueError(f"{name} must not be empty")
-    if not jnp.issubdtype(given.dtype, jnp.number) or jnp.issubdtype(given.dtype, jnp.complexfloating):
+    if not jnp.issubdtype(given.dtype, jnp.floating) and not jnp.issubdtype(given.dtype, jnp.integer):
         raise ValueError(f"{name} must be real numbers, but the type is {given.dtype}")
 
 
 def _range(name, given):
+    """Whether some are above what they may be, which rounding allows."""
     low, high = (0, 1) if name == "probabilities" else (-np.inf, 0)
     # NaN fails both comparisons' negation, so ask for what is right.
-    if given.min() >= low and given.max() <= high + ROUNDING:
-        return
+    largest = given.max()
+    if given.min() >= low and largest <= high + ROUNDING:
+        return largest > high
     right = (given >= low) & (given <= high + ROUNDING)
     where = int(np.argmin(right))
     expected = "in [0, 1]" if name == "probabilities" else "at most 0"

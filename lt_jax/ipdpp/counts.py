@@ -30,7 +30,8 @@ class Stage(NamedTuple):
     width: int  # so many counts are kept on the way ..
     kept: int  # .. and so many after the last child
     means: tuple  # expected number of heads, k j / (nodes children)
-    slacks: tuple  # largest |mean - means[j]| for which TAIL holds; inf where the law is whole
+    slacks: tuple  # largest |mean - means[j]| for which TAIL holds; inf where the law is whole, or not kept
+    pair: bool  # two children that are no items: multiplied at once, so the law of the first alone is not kept
 
 
 def log_tail(mean, count):
@@ -74,9 +75,11 @@ def stage(children, nodes, items, k):
     windows = [window(*x, log_eps) if items > 1 else (0, x[2]) for x in zip(means, slacks, most, strict=True)]
     whole = [bounds == (0, top) for bounds, top in zip(windows, most, strict=True)]
     slacks = [math.inf if w else slack for w, slack in zip(whole, slacks, strict=True)]
+    pair = children == 2 and items > 1
+    slacks[1] = math.inf if pair else slacks[1]
     widths = [high - low + 1 for low, high in windows]
     lows = tuple(low for low, _ in windows)
-    return Stage(children, nodes, lows, max(widths), widths[-1], tuple(means), tuple(slacks))
+    return Stage(children, nodes, lows, max(widths), widths[-1], tuple(means), tuple(slacks), pair)
 
 
 def even(b, stages):
@@ -84,11 +87,11 @@ def even(b, stages):
     means, ok = b, jnp.array(True)
     for stage in stages:
         means = means.reshape(stage.children, stage.nodes)
-        if min(stage.slacks) < math.inf:
-            means = jnp.cumsum(means, axis=0)
-            off = jnp.abs(means - jnp.array(stage.means[1:])[:, None])
-            ok = ok & jnp.all(off <= jnp.array(stage.slacks[1:])[:, None])
-            means = means[-1]
-        else:
-            means = jnp.sum(means, axis=0)
+        on_the_way = min(stage.slacks[:-1]) < math.inf
+        means = jnp.cumsum(means, axis=0) if on_the_way else jnp.sum(means, axis=0, keepdims=True)
+        expected, slacks = stage.means[-means.shape[0] :], stage.slacks[-means.shape[0] :]
+        if min(slacks) < math.inf:
+            off = jnp.abs(means - jnp.array(expected)[:, None])
+            ok = ok & jnp.all(off <= jnp.array(slacks)[:, None])
+        means = means[-1]
     return ok

@@ -41,7 +41,7 @@ def _laws(log_p, n, relative_scale, plan):
 
     def roots(b, v):
         """The coefficients of t^k, P and Q, and the log of what they were divided by on the way."""
-        return rank_one.up(rank_one.items_of(b, not_b, v), plan)[:2]
+        return rank_one.up(b, not_b, v, plan)[:2]
 
     return s, theta, log_s, (b, v), numbers, roots
 

@@ -25,15 +25,16 @@ without and with a special item in A. For disjoint A and B
 which is multiplication of dual numbers P + eps Q. With all items, the coefficient of t^k is the normaliser of
 the k-DPP: Z_k ~ P[k] + s Q[k], s = a c sum_j p_j^2 (1 - b_j).
 
-**Up.** Coefficients are stored as `laws` (2, width, nodes): P and Q, one count of heads after the other, for
-many sets ("nodes") at once. A `chain` multiplies the children of every node one after the other by (2) and
-keeps the products on the way. A few stages of chains (counts.py) lead from the items to the root; a class of
-up to a thousand items is a single chain.
+**Up.** Coefficients are stored as `laws`: P and Q, one count of heads after the other, for many sets ("nodes")
+at once. A `chain` multiplies the children of every node one after the other by (2) and keeps the products on the
+way; a `pair` has two children and keeps nothing. A few stages of chains, then of pairs, lead from the items to the
+root (counts.py); a class of up to a thousand items is a single chain.
 
 **Down.** At the root there are k items, and a special one with probability s Q[k] / (P[k] + s Q[k]).
 `unchain` walks every chain backwards. With A the children that remain and B the last of them, a node with n
 items gives m to B with probability proportional to P_A[n - m] P_B[m] if it has no special item, and otherwise
-to Q_A[n - m] P_B[m] (it stays in A) or P_A[n - m] Q_B[m] (it goes to B). At the bottom the children are the items.
+to Q_A[n - m] P_B[m] (it stays in A) or P_A[n - m] Q_B[m] (it goes to B) (`give`). At the bottom the children are
+the items.
 
 Every number is a sum of products of non-negative numbers. The bottom costs O(N); the stages above work in
 windows of counts, and only the at most k nodes that have items are followed down. Memory is linear in N.
@@ -46,15 +47,25 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lt_jax.ipdpp import counts, structure
 
 CHAIN = 1024  # up to so many places are a single chain
 MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 16
+PAIRS = 5  # .. or of two where so many stages do: quicker to draw, but each of them takes half a second to compile
 SHORT = 32  # so many items are multiplied up before their rounding is divided out
 UNROLL = 4  # terms of a product that are added up at once
-ROWS = 128  # so many weights are added one after the other
+ROWS = 32  # so many weights are added one after the other
 BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
+
+
+class Items(NamedTuple):
+    """The children of the first stage, (R, A) each: tails and heads of their coins, and weight if special."""
+
+    not_b: jax.Array
+    b: jax.Array
+    v: jax.Array
 
 
 class Dual(NamedTuple):
@@ -78,6 +89,8 @@ def radices(size):
         return (size,)
     bits = (size - 1).bit_length() - 4
     bottom, rest = size >> bits, max(bits - 4, 0)
+    if rest <= PAIRS:
+        return (bottom, 1 << (bits - rest), *[2] * rest)
     stages = -(-rest // MOST_BITS)
     above = (1 << (rest * (i + 1) // stages - rest * i // stages) for i in range(stages))
     return (bottom, 1 << (bits - rest), *above)
@@ -143,26 +156,28 @@ def with_margin(laws, left, right):
 
 
 def add_item(laws, item):
-    """The product (2) of laws (W, A) whose counts start at zero, and one item a node: not_b, b and v, (1, A) each."""
+    """The product (2) of laws (W, A) whose counts start at zero, and one item a node, Items of (A,) each."""
     more = jax.tree.map(lambda x: x[:-1], with_margin(laws, 1, 0))
-    not_b, b, v = item
+    not_b, b, v = (x[None, :] for x in item)
     return Dual(not_b * laws.p + b * more.p, not_b * laws.q + b * more.q + v * more.p)
 
 
-def multiply(laws, child, start, left, right):
-    """Rows of the product (2) of laws (W, A) and child (w, A): row i is the sum over a of child[a] laws[start + i - a].
+def multiply(laws, child, start, starts, rows):
+    """The product (2) of laws (W, A) and child (w, A): row i is the sum over a of child[a] laws[start + i - a].
 
-    left and right: rows of zeros around the laws, as many as are looked at.
+    start may be traced; starts are the ints that it may be.
     """
+    terms = child.p.shape[0]
+    left, right = max(0, terms - 1 - min(starts)), max(0, max(starts) + rows - laws.p.shape[0])
     padded = with_margin(laws, left, right)
 
     def add(a, product):
-        p, q = (jax.lax.dynamic_slice_in_dim(x, left + start - a, laws.p.shape[0], 0) for x in padded)
+        p, q = (jax.lax.dynamic_slice_in_dim(x, left + start - a, rows, 0) for x in padded)
         p_a, q_a = child.p[a][None, :], child.q[a][None, :]
         return Dual(product.p + p_a * p, product.q + p_a * q + q_a * p)
 
-    terms, zero = child.p.shape[0], jax.tree.map(jnp.zeros_like, laws)
-    return jax.lax.fori_loop(0, terms, add, zero, unroll=min(UNROLL, terms))
+    zero = jnp.zeros((rows, laws.p.shape[1]), laws.p.dtype)
+    return jax.lax.fori_loop(0, terms, add, Dual(zero, zero), unroll=min(UNROLL, terms))
 
 
 def unit(laws):
@@ -172,29 +187,25 @@ def unit(laws):
 
 
 def chain(children, stage, low):
-    """Products of the children of every node: Dual of (R, w, A), whose counts start at low.
+    """Products of the children of every node: Items of (R, A), or Dual of (R, w, A) whose counts start at low.
 
     Returns those of the first 0 .. R - 1 children, P and Q in one array (R, 2, W, A), that of all, Dual of (W, A),
     and the numbers, (1 or R, A), that they were divided by, so that every P sums to one: a few items need it once,
     at the end, since each of their laws sums to one already. A common factor changes no draw.
     """
-    _, terms, nodes = children.p.shape
-    items = terms == 2
+    items = isinstance(children, Items)
     short = items and stage.children <= SHORT
     starts = [after - before - low for before, after in zip(stage.lows, stage.lows[1:], strict=False)]
-    left, right = terms - 1 + max(0, -min(starts)), max(0, *starts)
 
     def append(laws, step):
         child, start = step
-        product = add_item(laws, child) if items else multiply(laws, child, start, left, right)
+        product = add_item(laws, child) if items else multiply(laws, child, start, starts, stage.width)
         if short:
             return product, (jnp.stack(laws), None)
         product, mass = unit(product)
         return product, (jnp.stack(laws), mass)
 
-    zero = jnp.zeros((stage.width, nodes), children.p.dtype)
-    if items:  # in three arrays: XLA's CPU code works number by number where a step reads two rows of one array
-        children = children.p[:, :1], children.p[:, 1:], children.q[:, 1:]
+    zero = jnp.zeros((stage.width, children[0].shape[-1]), children[0].dtype)
     steps = children, jnp.array(starts, jnp.int32)
     after, (before, masses) = jax.lax.scan(jax.checkpoint(append), Dual(zero.at[0].set(1), zero), steps)
     if short:
@@ -206,14 +217,25 @@ def chain(children, stage, low):
 def products(children, stage, low):
     """The last two results of `chain`, block by block so that a block stays in the cache."""
     block = min(BLOCK, stage.nodes)
-    blocks = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:2], -1, block), 2, 0), children)
+    blocks = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], -1, block), -2, 0), children)
     done = jax.lax.map(lambda block: chain(block, stage, low)[1:], blocks)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1), done)
 
 
-def items_of(b, not_b, v):
-    """The laws of the items, (2, size): a coin, or the special item."""
-    return Dual(jnp.stack([not_b, b]), jnp.stack([jnp.zeros_like(v), v]))
+def pair(children, stage, low, k):
+    """The product of two children, Dual of (2, w, A) -> (W, A), and the numbers (1, A) that it was divided by.
+
+    At the root its coefficient of t^k alone, (1, 1).
+    """
+    first, second = (jax.tree.map(lambda x, i=i: x[i], children) for i in (0, 1))
+    if stage.nodes == 1:
+        count, laws = jnp.full((1,), k - 2 * low, jnp.int32), jnp.stack(first)
+        p, q = (remaining(laws, count, second, special) for special in (False, True))
+        product = Dual(second.p * p, second.p * q + second.q * p)
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0, keepdims=True), product), jnp.ones((1, 1), first.p.dtype)
+    start = stage.lows[2] - 2 * low
+    product, mass = unit(multiply(first, second, start, [start], stage.kept))
+    return product, mass[None, :]
 
 
 def children_of(laws, stage):
@@ -226,26 +248,20 @@ def follows_few(plan, nodes):
     return 2 * plan.k <= nodes
 
 
-def uniforms(key, plan):
-    """The random numbers of the way down, stage by stage from the root: (R, A) for A nodes that are followed."""
-    shapes = [(s.children, plan.k if follows_few(plan, s.nodes) else s.nodes) for s in plan.stages[::-1]]
-    ends = list(itertools.accumulate(map(math.prod, shapes)))
-    # In one call, as a CPU pays for calls; with fold_in, as a single chain always had it, so a key keeps its items.
-    numbers = jax.random.uniform(jax.random.fold_in(key, 0), (ends[-1],))
-    return [x.reshape(shape) for x, shape in zip(jnp.split(numbers, ends[:-1]), shapes, strict=True)]
-
-
-def up(laws, plan):
-    """From the laws of the items, (2, size), to the root.
+def up(b, not_b, v, plan):
+    """From the items, (size,) each, to the root.
 
     Returns the coefficients of t^k of P and Q, (), the log of the number that both were divided by, and for
     the way down a list over the stages of (children, products before each child); the products are None
-    where there are many more nodes than items to draw, as those without an item need none.
+    for pairs, and where there are many more nodes than items to draw, as those without an item need none.
     """
-    passed, log_mass, low = [], jnp.zeros((), laws.p.dtype), 0
+    items = Items(*(x.reshape(-1, plan.stages[0].nodes) for x in (not_b, b, v)))
+    passed, log_mass, low, laws = [], jnp.zeros((), b.dtype), 0, None
     for stage in plan.stages:
-        children, before = children_of(laws, stage), None
-        if follows_few(plan, stage.nodes):
+        children, before = children_of(laws, stage) if laws else items, None
+        if stage.pair:
+            laws, masses = pair(children, stage, low, plan.k)
+        elif follows_few(plan, stage.nodes):
             laws, masses = products(children, stage, low)
         else:
             before, laws, masses = chain(children, stage, low)
@@ -260,70 +276,143 @@ def share_of_special(root, log_s):
     return jax.nn.sigmoid(log_s + jnp.log(root.q) - jnp.log(root.p))
 
 
+def chance(key, number):
+    """The random number in [0, 1) of that number: jax.random.uniform(key, (n,))[number]. uint32: key (2,) and number.
+
+    Threefry-2x32 with 20 rounds (Salmon et al., SC 2011). It is written out because jax.random makes all numbers
+    in a loop of its own, whose steps a CPU splits among threads: waking them takes longer than the numbers. Here
+    each is made in the step that uses it.
+    """
+    x, y = jnp.broadcast_to(key[0], number.shape), number + key[1]
+    words = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
+    for i in range(5):
+        for distance in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
+            x = x + y
+            y = (y << np.uint32(distance) | y >> np.uint32(32 - distance)) ^ x
+        x, y = x + words[(i + 1) % 3], y + words[(i + 2) % 3] + np.uint32(i + 1)
+    mantissa = (x ^ y) >> np.uint32(9)
+    return jax.lax.bitcast_convert_type(mantissa | np.uint32(0x3F800000), jnp.float32) - 1
+
+
+def pick(uniform, weights):
+    """`choose`, every row added one after the other; and how far into the row's weight it is, from 0 to below 1."""
+    weights = jax.lax.optimization_barrier(weights)  # or they are computed anew for every sum
+    running = list(itertools.accumulate(weights[row] for row in range(weights.shape[0])))
+    threshold = uniform * running[-1]
+    row = sum((x <= threshold).astype(jnp.int32) for x in running[:-1])
+    rows = jnp.arange(weights.shape[0], dtype=jnp.int32)[:, None]
+    before = jnp.sum(jnp.where(rows < row[None, :], weights, 0), axis=0)
+    inside = jnp.sum(jnp.where(rows == row[None, :], weights, 0), axis=0)
+    return row, jnp.clip((threshold - before) / inside, 0, 1 - 2**-24)
+
+
 def choose(uniform, weights):
     """First row whose running sum of weights exceeds uniform times the total: (A,), (W, A) -> (A,) int32.
 
-    Never a row of weight zero: sums that are added one after the other never fall, and where that would take too
-    many steps and a matrix product rounds them in some order, rows of weight zero are passed over.
+    Never a row of weight zero: sums that are added one after the other never fall. Of many rows first a block of
+    them, then with what is left of the random number a row of the block.
     """
-    rows = weights.shape[0]
+    rows, nodes = weights.shape
     if rows <= ROWS:
-        weights = jax.lax.optimization_barrier(weights)  # or they are computed anew for every sum
-        running = list(itertools.accumulate(weights[row] for row in range(rows)))
-        return sum((x <= uniform * running[-1]).astype(jnp.int32) for x in running[:-1])
-    up_to = jnp.tril(jnp.ones((rows, rows), weights.dtype))
-    running = jnp.where(weights > 0, jnp.matmul(up_to, weights, precision=structure.PRECISION), 0)
-    return jnp.argmax(running > (uniform * jnp.max(running, axis=0))[None, :], axis=0).astype(jnp.int32)
+        return pick(uniform, weights)[0]
+    size = math.isqrt(rows - 1) + 1
+    blocks = jnp.pad(weights, ((0, -rows % size), (0, 0))).reshape(-1, size, nodes)
+    blocks = jax.lax.optimization_barrier(blocks)
+    block, left = pick(uniform, jnp.sum(blocks, axis=1))
+    return block * size + pick(left, blocks[block, :, jnp.arange(nodes)].T)[0]
 
 
-def unchain(uniform, children, before, stage, low, count, special):
+def remaining(laws, count, child, special):
+    """Coefficients of P, or where special of Q, in the rows count - m for every row m of child (w, A): (w, A).
+
+    laws: P and Q in one array (2, W, A).
+    """
+    _, width, nodes = laws.shape
+    row = count[None, :] - jnp.arange(child.p.shape[0], dtype=jnp.int32)[:, None]
+    inside = (row >= 0) & (row < width)
+    column = jnp.where(special, width * nodes, 0) + jnp.arange(nodes, dtype=jnp.int32)  # Q lies behind P
+    place = jnp.where(inside, row, 0) * nodes + column[None, :]
+    return jnp.where(inside, laws.ravel().at[place].get(mode="promise_in_bounds"), 0)
+
+
+def give(uniform, child, laws, count, special):
+    """What a node gives to its child: the row of the child's law, and whether the special item: (A,) each.
+
+    child is a Dual of (w, A), or of (w, A) and fewer rows of Q, the first being zero; laws, count: as in `remaining`.
+    """
+    rows, zero = child.p.shape[0], child.p.shape[0] - child.q.shape[0]
+    stays = child.p * remaining(laws, count, child, special)
+    goes = child.q * remaining(laws, count, child, False)[zero:]
+    row = choose(uniform, jnp.concatenate([stays, jnp.where(special[None, :], goes, 0)]))
+    with_special = row >= rows
+    return jnp.where(with_special, row - rows + zero, row), with_special
+
+
+def unchain(key, number, children, before, stage, low, count, special):
     """Divide the items of every node among its children: count (A,) and special (A,) bool -> both (R, A).
 
-    uniform (R, A); children, Dual of (R, w, A), whose counts start at low, and before (R, 2, W, A) as in `chain`.
+    children and before as in `chain`; number: of the first random number.
     """
-    width, nodes = before.shape[2:]
-    terms = jnp.arange(children.p.shape[1], dtype=jnp.int32)[:, None]
-    column = jnp.arange(nodes, dtype=jnp.int32)[None, :]
 
     def decide(state, step):
         left, special = state
-        uniform, child, before, before_low = step
-        row = left[None, :] - low - terms - before_low  # of what the children before would have to hold
-        inside = (row >= 0) & (row < width)
-        place, before = jnp.where(inside, row, 0) * nodes + column, before.ravel()
-        # Where the special item is to stay it is Q that counts, which lies behind P.
-        own = before.at[place + jnp.where(special, width * nodes, 0)[None, :]].get(mode="promise_in_bounds")
-        p = before.at[place].get(mode="promise_in_bounds")
-        stays = jnp.where(inside, child.p * own, 0)
-        goes = jnp.where(inside & special[None, :], child.q * p, 0)
-        drawn = choose(uniform, jnp.concatenate([stays, goes]))
-        with_special = drawn >= terms.shape[0]
-        count = low + jnp.where(with_special, drawn - terms.shape[0], drawn)
-        return (left - count, special & ~with_special), (count, with_special)
+        number, child, before, before_low = step
+        if isinstance(child, Items):
+            child = Dual(jnp.stack([child.not_b, child.b]), child.v[None, :])
+        # Made apart, as what follows works in rows of many columns.
+        uniform = jax.lax.optimization_barrier(chance(key, number))
+        row, with_special = give(uniform, child, before, left - low - before_low, special)
+        return (left - low - row, special & ~with_special), (low + row, with_special)
 
-    steps = uniform, children, before, jnp.array(stage.lows[:-1], jnp.int32)
+    numbers = number + jnp.arange(stage.children * count.shape[0], dtype=jnp.uint32).reshape(stage.children, -1)
+    steps = numbers, children, before, jnp.array(stage.lows[:-1], jnp.int32)
     return jax.lax.scan(decide, (count, special), steps, reverse=True)[1]
 
 
+def unpair(uniform, children, low, count, special):
+    """`unchain` for pairs, with one random number (A,) for every node."""
+    first, second = (jax.tree.map(lambda x, i=i: x[i], children) for i in (0, 1))
+    row, with_special = give(uniform, second, jnp.stack(first), count - 2 * low, special)
+    return jnp.stack([count - low - row, low + row]), jnp.stack([special & ~with_special, with_special])
+
+
 def keep_nonempty(numbers, count, special, k):
-    """The at most k nodes that hold items, filled up with empty ones: three arrays (A,) -> three (k,)."""
-    ranks = jnp.arange(1, k + 1, dtype=jnp.int32)
-    first = jnp.searchsorted(jnp.cumsum(count > 0), ranks)
-    return tuple(x.at[first].get(mode="fill", fill_value=0) for x in (numbers, count, special))
+    """The at most k nodes that hold items, filled up with empty ones: three arrays (A,) -> three (k,).
+
+    Laid out in rows, which are quick to add up, and in the order of the columns.
+    """
+    rows = math.gcd(count.shape[0], 16)
+    held = (count > 0).astype(jnp.float32).reshape(rows, -1)
+    up_to = jnp.tril(jnp.ones((rows, rows), jnp.float32))
+    running = jnp.matmul(up_to, held, precision=structure.PRECISION).astype(jnp.int32)
+    ends, columns = jnp.cumsum(running[-1]), running.shape[1]
+    rank = jnp.arange(1, k + 1, dtype=jnp.int32)
+    column = jnp.searchsorted(ends, rank)
+    beyond, column = column == columns, jnp.minimum(column, columns - 1)
+    rank = rank - (ends - running[-1])[column]
+    row = jnp.sum((running[:, column] < rank[None, :]).astype(jnp.int32), axis=0)
+    place = jnp.where(beyond, rows * columns, row * columns + column)
+    return tuple(x.at[place].get(mode="fill", fill_value=0) for x in (numbers, count, special))
 
 
 def down(key, special, plan, passed):
     """From k items at the root, and whether one of them is special, to the k chosen places, (k,) int32."""
     numbers, count, special = jnp.zeros((1,), jnp.int32), jnp.full((1,), plan.k, jnp.int32), special[None]
     lows = [0, *(stage.lows[-1] for stage in plan.stages)]  # of the children of every stage
-    for stage, low, (children, before), uniform in zip(
-        plan.stages[::-1], lows[-2::-1], passed[::-1], uniforms(key, plan), strict=True
-    ):
+    key = jax.random.key_data(jax.random.fold_in(key, 0))
+    pairs = sum(plan.k if follows_few(plan, s.nodes) else s.nodes for s in plan.stages if s.pair)
+    uniforms, drawn = chance(key, jnp.arange(pairs, dtype=jnp.uint32)), pairs
+    for stage, low, (children, before) in zip(plan.stages[::-1], lows[-2::-1], passed[::-1], strict=True):
         if follows_few(plan, stage.nodes):
             numbers, count, special = keep_nonempty(numbers, count, special, plan.k)
             children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
-            before, _, _ = chain(children, stage, low)
-        count, special = unchain(uniform, children, before, stage, low, count, special)
+            before = None if stage.pair else chain(children, stage, low)[0]
+        if stage.pair:
+            uniform, uniforms = jnp.split(uniforms, [count.shape[0]])
+            count, special = unpair(uniform, children, low, count, special)
+        else:
+            count, special = unchain(key, drawn, children, before, stage, low, count, special)
+            drawn += count.size
         child = jnp.arange(stage.children, dtype=jnp.int32) * stage.nodes
         numbers, count, special = (child[:, None] + numbers[None, :]).ravel(), count.ravel(), special.ravel()
     return keep_nonempty(numbers, count, special, plan.k)[0]
@@ -356,7 +445,7 @@ def draw(key, log_p, n, relative_scale, plan):
     theta = tilt(s.log_d, s.present, s.n, plan.k)
     b, not_b, v, log_s = coins(s, theta)
     b, not_b, v, numbers = arrange(b, not_b, v, plan)
-    root, _, passed = up(items_of(b, not_b, v), plan)
+    root, _, passed = up(b, not_b, v, plan)
     key_root, key_down = jax.random.split(key)
     special = jax.random.uniform(key_root) < share_of_special(root, log_s)
     places = down(key_down, special, plan, passed)
