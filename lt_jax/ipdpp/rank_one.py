@@ -41,22 +41,19 @@ windows of counts, and only the at most k nodes that have items are followed dow
 """
 
 import functools
-import itertools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from lt_jax.ipdpp import counts, structure
+from lt_jax.ipdpp import choices, counts, structure
 
 CHAIN = 1024  # up to so many places are a single chain
 MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 16
 PAIRS = 5  # .. or of two where so many stages do: quicker to draw, but each of them takes half a second to compile
 SHORT = 32  # so many items are multiplied up before their rounding is divided out
 UNROLL = 4  # terms of a product that are added up at once
-ROWS = 32  # so many weights are added one after the other
 BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
 
 
@@ -276,52 +273,6 @@ def share_of_special(root, log_s):
     return jax.nn.sigmoid(log_s + jnp.log(root.q) - jnp.log(root.p))
 
 
-def chance(key, number):
-    """The random number in [0, 1) of that number: jax.random.uniform(key, (n,))[number]. uint32: key (2,) and number.
-
-    Threefry-2x32 with 20 rounds (Salmon et al., SC 2011). It is written out because jax.random makes all numbers
-    in a loop of its own, whose steps a CPU splits among threads: waking them takes longer than the numbers. Here
-    each is made in the step that uses it.
-    """
-    x, y = jnp.broadcast_to(key[0], number.shape), number + key[1]
-    words = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
-    for i in range(5):
-        for distance in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
-            x = x + y
-            y = (y << np.uint32(distance) | y >> np.uint32(32 - distance)) ^ x
-        x, y = x + words[(i + 1) % 3], y + words[(i + 2) % 3] + np.uint32(i + 1)
-    mantissa = (x ^ y) >> np.uint32(9)
-    return jax.lax.bitcast_convert_type(mantissa | np.uint32(0x3F800000), jnp.float32) - 1
-
-
-def pick(uniform, weights):
-    """`choose`, every row added one after the other; and how far into the row's weight it is, from 0 to below 1."""
-    weights = jax.lax.optimization_barrier(weights)  # or they are computed anew for every sum
-    running = list(itertools.accumulate(weights[row] for row in range(weights.shape[0])))
-    threshold = uniform * running[-1]
-    row = sum((x <= threshold).astype(jnp.int32) for x in running[:-1])
-    rows = jnp.arange(weights.shape[0], dtype=jnp.int32)[:, None]
-    before = jnp.sum(jnp.where(rows < row[None, :], weights, 0), axis=0)
-    inside = jnp.sum(jnp.where(rows == row[None, :], weights, 0), axis=0)
-    return row, jnp.clip((threshold - before) / inside, 0, 1 - 2**-24)
-
-
-def choose(uniform, weights):
-    """First row whose running sum of weights exceeds uniform times the total: (A,), (W, A) -> (A,) int32.
-
-    Never a row of weight zero: sums that are added one after the other never fall. Of many rows first a block of
-    them, then with what is left of the random number a row of the block.
-    """
-    rows, nodes = weights.shape
-    if rows <= ROWS:
-        return pick(uniform, weights)[0]
-    size = math.isqrt(rows - 1) + 1
-    blocks = jnp.pad(weights, ((0, -rows % size), (0, 0))).reshape(-1, size, nodes)
-    blocks = jax.lax.optimization_barrier(blocks)
-    block, left = pick(uniform, jnp.sum(blocks, axis=1))
-    return block * size + pick(left, blocks[block, :, jnp.arange(nodes)].T)[0]
-
-
 def remaining(laws, count, child, special):
     """Coefficients of P, or where special of Q, in the rows count - m for every row m of child (w, A): (w, A).
 
@@ -343,7 +294,7 @@ def give(uniform, child, laws, count, special):
     rows, zero = child.p.shape[0], child.p.shape[0] - child.q.shape[0]
     stays = child.p * remaining(laws, count, child, special)
     goes = child.q * remaining(laws, count, child, False)[zero:]
-    row = choose(uniform, jnp.concatenate([stays, jnp.where(special[None, :], goes, 0)]))
+    row = choices.choose(uniform, jnp.concatenate([stays, jnp.where(special[None, :], goes, 0)]))
     with_special = row >= rows
     return jnp.where(with_special, row - rows + zero, row), with_special
 
@@ -360,7 +311,7 @@ def unchain(key, number, children, before, stage, low, count, special):
         if isinstance(child, Items):
             child = Dual(jnp.stack([child.not_b, child.b]), child.v[None, :])
         # Made apart, as what follows works in rows of many columns.
-        uniform = jax.lax.optimization_barrier(chance(key, number))
+        uniform = jax.lax.optimization_barrier(choices.chance(key, number))
         row, with_special = give(uniform, child, before, left - low - before_low, special)
         return (left - low - row, special & ~with_special), (low + row, with_special)
 
@@ -376,35 +327,16 @@ def unpair(uniform, children, low, count, special):
     return jnp.stack([count - low - row, low + row]), jnp.stack([special & ~with_special, with_special])
 
 
-def keep_nonempty(numbers, count, special, k):
-    """The at most k nodes that hold items, filled up with empty ones: three arrays (A,) -> three (k,).
-
-    Laid out in rows, which are quick to add up, and in the order of the columns.
-    """
-    rows = math.gcd(count.shape[0], 16)
-    held = (count > 0).astype(jnp.float32).reshape(rows, -1)
-    up_to = jnp.tril(jnp.ones((rows, rows), jnp.float32))
-    running = jnp.matmul(up_to, held, precision=structure.PRECISION).astype(jnp.int32)
-    ends, columns = jnp.cumsum(running[-1]), running.shape[1]
-    rank = jnp.arange(1, k + 1, dtype=jnp.int32)
-    column = jnp.searchsorted(ends, rank)
-    beyond, column = column == columns, jnp.minimum(column, columns - 1)
-    rank = rank - (ends - running[-1])[column]
-    row = jnp.sum((running[:, column] < rank[None, :]).astype(jnp.int32), axis=0)
-    place = jnp.where(beyond, rows * columns, row * columns + column)
-    return tuple(x.at[place].get(mode="fill", fill_value=0) for x in (numbers, count, special))
-
-
 def down(key, special, plan, passed):
     """From k items at the root, and whether one of them is special, to the k chosen places, (k,) int32."""
     numbers, count, special = jnp.zeros((1,), jnp.int32), jnp.full((1,), plan.k, jnp.int32), special[None]
     lows = [0, *(stage.lows[-1] for stage in plan.stages)]  # of the children of every stage
     key = jax.random.key_data(jax.random.fold_in(key, 0))
     pairs = sum(plan.k if follows_few(plan, s.nodes) else s.nodes for s in plan.stages if s.pair)
-    uniforms, drawn = chance(key, jnp.arange(pairs, dtype=jnp.uint32)), pairs
+    uniforms, drawn = choices.chance(key, jnp.arange(pairs, dtype=jnp.uint32)), pairs
     for stage, low, (children, before) in zip(plan.stages[::-1], lows[-2::-1], passed[::-1], strict=True):
         if follows_few(plan, stage.nodes):
-            numbers, count, special = keep_nonempty(numbers, count, special, plan.k)
+            numbers, count, special = choices.keep_nonempty(numbers, count, special, plan.k)
             children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
             before = None if stage.pair else chain(children, stage, low)[0]
         if stage.pair:
@@ -415,7 +347,7 @@ def down(key, special, plan, passed):
             drawn += count.size
         child = jnp.arange(stage.children, dtype=jnp.int32) * stage.nodes
         numbers, count, special = (child[:, None] + numbers[None, :]).ravel(), count.ravel(), special.ravel()
-    return keep_nonempty(numbers, count, special, plan.k)[0]
+    return choices.keep_nonempty(numbers, count, special, plan.k)[0]
 
 
 def arrange(b, not_b, v, plan):
