@@ -110,6 +110,15 @@ def test_uneven_nodes_are_sorted_first():
     assert even and max(mass_errors(plan, b, not_b, tables))[0] < counts.TAIL
 
 
+def test_uneven_pairs_are_sorted_first():
+    """Every 16th item hard: the windows of the chains hold every count, and only those of pairs leave mass out."""
+    n, k = 4096, 400
+    log_p = np.log(np.where(np.arange(n) % 16 == 5, 1e-38, 1.0))
+    plan, b, not_b, tables, even = laws_of(log_p, k, order="given", chosen=(4, 4) + (2,) * 8)
+    assert all(min(stage.slacks) == math.inf for stage in plan.stages if not stage.pair)
+    assert not even and max(mass_errors(plan, b, not_b, tables))[0] > 1e-6
+
+
 @pytest.mark.parametrize("mean", [0.01, 0.5, 3.0, 40.0, 1000.0])
 def test_chernoff_is_above_the_poisson_tail(mean):
     for count in (math.ceil(mean), math.ceil(mean + 5 * mean**0.5), math.ceil(3 * mean)):

@@ -118,6 +118,7 @@ PATHS = {
     "two stages, sorted": ((8, 4), {"chosen": (4, 2), "order": "sorted"}),
     "depth three": ((8, 3), {"chosen": (2, 2, 2)}),
     "depth three, sorted": ((10, 4), {"chosen": (2, 2, 4), "order": "sorted"}),
+    "three chains": ((10, 4), {"chosen": (3, 3, 3)}),
     "empty places": ((9, 3), {"chosen": (4, 4)}),
     "few nodes of pairs": ((8, 1), {"chosen": (2, 2, 2)}),
     "few nodes of pairs, then all": ((14, 2), {"chosen": (2, 2, 2, 2), "order": "sorted"}),
