@@ -4,19 +4,19 @@
 
 `network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds one
 part of ours. A whole step runs as in training, its state given to the next one in the same buffers. The supervised step
-is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1 (three
-views an anchor: its rows are compared with a network of three times the batch, in half of the rounds). Every round has
-its rows in a new random order: at another place of a fixed one the same program was six per cent slower. Medians are
-over the rounds. What a step adds is the median of its share round by round, with the 95 % interval of a median (order
-statistics): by the clock, and of the processor time of all threads, which other work on the machine moves less. By the
-clock a program may also be slower for spreading less over the cores; with --cores=1 it cannot. The loop on the host is
-that of training around a step that computes nothing: order, partners, transfer, dispatch and log. `official loss` is
-bns_official, compiled, against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch
-with its gradient where there is one, and in NumPy without. The process starts itself anew with glibc told to keep freed
-memory (MALLOC): else a step gives back its temporaries and the kernel clears them again for the next, a tenth of the
-time and not the same in every program. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and
-compiled. MFU is the compiler's count of floating-point operations over the best rate that a matrix
-product of 2048 reached here in the same run. Writes benchmarks/results/step.json.
+is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1 (three views an anchor: its rows are
+compared with a network of three times the batch, in half of the rounds). Every round has its rows in a new random
+order: at another place of a fixed one the same program was six per cent slower. Medians are over the rounds. What a
+step adds is the median of its share round by round, with the 95 % interval of a median (order statistics): by the
+clock, and of the processor time of all threads, which other work on the machine moves less. By the clock a program may
+also be slower for spreading less over the cores; with --cores=1 it cannot. The loop on the host is that of training
+around a step that computes nothing: order, partners, transfer, dispatch and log. `official loss` is bns_official,
+compiled, against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its
+gradient where there is one, and in NumPy without. The process starts itself anew with glibc told to keep freed memory
+(MALLOC): else a step gives back its temporaries and the kernel clears them again for the next, a tenth of the time and
+not the same in every program. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled.
+MFU is the compiler's count of floating-point operations over the best rate that a matrix product of 2048 reached here
+in the same run. Writes benchmarks/results/step.json.
 """
 
 import argparse

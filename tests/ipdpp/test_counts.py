@@ -66,7 +66,7 @@ def mass_errors(plan, b, not_b, tables):
     hold of them is left out of both.
     """
     for stage, (before, after) in zip(plan.stages, tables, strict=True):
-        every = [np.asarray(x, np.float64) for x in ([] if stage.pair else before[:, 0])] + [np.asarray(after.p)]
+        every = [np.asarray(x, np.float64) for x in [*([] if stage.pair else before[:, 0]), after.p]]
         for node in sorted({0, 5 % stage.nodes, stage.nodes // 3, stage.nodes - 1}):
             some = {1, stage.children // 3, stage.children // 2, stage.children - 1} if len(every) > 1 else set()
             for j in sorted(some | {stage.children}):
