@@ -39,7 +39,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
     """Variables of the trained network."""
-    like = sharding.abstract(lambda: _parts(config, dataset)[2])
+    like = sharding.abstract(lambda: _parts(config, dataset)[2], config.host.shard_params)
     return checkpoint.load(workdir, "baseline", like).variables()
 
 

@@ -40,7 +40,7 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
       BadInput: there is no checkpoint.
     """
     folder = epath.Path(config.init_from).expanduser() if config.init_from else workdir
-    like = sharding.abstract(lambda: _parts(config, dataset)[2])
+    like = sharding.abstract(lambda: _parts(config, dataset)[2], config.host.shard_params)
     found = checkpoint.load(folder, "pretrain", like)
     return {"params": {"encoder": found.params["encoder"]}, "batch_stats": found.batch_stats}
 

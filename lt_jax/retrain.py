@@ -68,7 +68,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, Any]:
     """Variables of the final classifier."""
     size = int(np.minimum(dataset.counts, config.retrain.k).sum())
-    like = sharding.abstract(lambda: _parts(config, dataset, size)[1])
+    like = sharding.abstract(lambda: _parts(config, dataset, size)[1], config.host.shard_params)
     return checkpoint.load(workdir, "retrain", like).variables()
 
 

@@ -66,8 +66,7 @@ def put_state(tree: Any, mesh: jax.sharding.Mesh, split: bool = False) -> Any:
     """
     if not split:
         return put_replicated(tree, mesh)
-    places = jax.tree.map(lambda x: NamedSharding(mesh, _cut(np.shape(x), mesh.size)), tree)
-    placed = _put(tree, places)
+    placed = _put(tree, jax.tree.map(lambda x: _part(x, mesh), tree))
     for before, after in zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True):
         if isinstance(before, jax.Array) and not after.is_fully_replicated and before.sharding != after.sharding:
             before.delete()
@@ -80,11 +79,12 @@ def held(tree: Any) -> float:
     return sum(x.addressable_shards[0].data.nbytes for x in arrays) / sum(x.nbytes for x in arrays)
 
 
-def _cut(shape, devices):
-    fitting = [(size, axis) for axis, size in enumerate(shape) if size % devices == 0]
-    if devices == 1 or math.prod(shape) < _SMALL or not fitting:
-        return PartitionSpec()
-    return PartitionSpec(*[None] * max(fitting)[1], AXIS)
+def _part(array, mesh):
+    shape = np.shape(array)
+    fitting = [(size, axis) for axis, size in enumerate(shape) if size % mesh.size == 0]
+    if mesh.size == 1 or math.prod(shape) < _SMALL or not fitting:
+        return replicated(mesh)
+    return NamedSharding(mesh, PartitionSpec(*[None] * max(fitting)[1], AXIS))
 
 
 def _put(tree, places):
@@ -115,8 +115,15 @@ def put_batch(tree: Any, mesh: jax.sharding.Mesh, is_local: bool = False) -> Any
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i]), tree)
 
 
-def abstract(make: Callable[..., Any], *arguments: Any) -> Any:
-    """Shapes, types and places of what `make(*arguments)` would give, without computing it: what a restore needs."""
-    everywhere = replicated(mesh(len(jax.devices())))
-    shapes = jax.eval_shape(make, *arguments)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes)
+def abstract(make: Callable[[], Any], split: bool = False) -> Any:
+    """Shapes, types and places of what `make()` would give, without computing it: what a restore needs.
+
+    Every device gets all of it or, with `split`, its part of each large array.
+    """
+    everywhere = mesh(len(jax.devices()))
+
+    def described(x):
+        place = _part(x, everywhere) if split else replicated(everywhere)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+    return jax.tree.map(described, jax.eval_shape(make))

@@ -189,9 +189,10 @@ def loaded_from(workdir, like):
 
 @needs_eight
 def test_a_checkpoint_goes_from_split_to_whole_and_back(parts, unbroken, split):
-    like = sharding.abstract(parts[1])
-    loaded = loaded_from(split[1], like)
+    loaded = loaded_from(split[1], sharding.abstract(parts[1]))
     assert equal(loaded, split[0]) and all(place.is_fully_replicated for place in places(loaded))
+    loaded = loaded_from(unbroken[1], sharding.abstract(parts[1], split=True))
+    assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
     loaded = loaded_from(unbroken[1], split[0])
     assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
 
