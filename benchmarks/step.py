@@ -1,6 +1,7 @@
 """One training step, taken apart: what is the network's own work and what we add; beside PyTorch in the same run.
 
     python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=30] [--cores=N] [--torch-python=PY]
+    python benchmarks/step.py --encoder=resnet18 --width=64 --batch=1024 --dtype=bfloat16 --torch-python=PY  # on a GPU
 
 `network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds one
 part of ours. A whole step runs as in training, its state given to the next one in the same buffers. The supervised step
@@ -14,9 +15,10 @@ around a step that computes nothing: order, partners, transfer, dispatch and log
 compiled, against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its
 gradient where there is one, and in NumPy without. The process starts itself anew with glibc told to keep freed memory
 (MALLOC): else a step gives back its temporaries and the kernel clears them again for the next, a tenth of the time and
-not the same in every program. --torch-python names a Python that has PyTorch; it runs a ResNet-32, eager and compiled.
-MFU is the compiler's count of floating-point operations over the best rate that a matrix product of 2048 reached here
-in the same run. Writes benchmarks/results/step.json.
+not the same in every program. --torch-python names a Python that has PyTorch: it goes first, with the same network and
+BNS step, eager and compiled, and, where it has torchvision, the way the released code trains (bns_torch.py says what
+each is). MFU is the floating-point operations of the program over the best rate that a matrix product of the same type
+reached here in the same run. Writes benchmarks/results/step.json.
 """
 
 import argparse
@@ -45,6 +47,7 @@ from lt_jax.data import pipeline
 HERE = pathlib.Path(__file__).resolve().parent
 N, CLASSES, TEMPERATURE = 16, 10, 0.5
 HOST_STEPS = 1000
+CIFAR10_LT = 12406  # images, at an imbalance factor of 100
 KEY = np.zeros(2, np.uint32)
 CLOCKS = ("clock", "processor")
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": f"{2**33}", "MALLOC_TRIM_THRESHOLD_": f"{2**33}"}
@@ -63,8 +66,9 @@ def main():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * options.batch, options.side, options.side, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, len(images)).astype(np.int32)
+    torch = of_torch(options) if options.torch_python else None  # first: JAX takes most of a GPU's memory
     plain, views = supervised(options, images, labels), contrastive(options, images, labels)
-    peak, rows = matmul_peak(), {**plain, **views}
+    peak, rows = matmul_peak(options.dtype), {**plain, **views}
     rounds = {**timed(plain, options.repeats), **timed(views, -(-options.repeats // 2))}
     seconds = {name: float(np.median(values["clock"])) for name, values in rounds.items()}
     table = {name: {"ms": 1e3 * seconds[name], **about(rows[name][0], seconds[name], peak)} for name in rows}
@@ -73,16 +77,16 @@ def main():
     host = on_host(options)
     report = {"step": table, "host_ms": {name: 1e3 * spent for name, spent in host.items()}}
     report |= {"added": added(rounds, host), "official_loss": official(options)}
-    if options.torch_python:
-        sizes = [options.batch, options.side, options.repeats, options.loss_batch]
-        words = [options.torch_python, str(HERE / "step_torch.py"), *map(str, sizes)]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        report["torch"] = json.loads(done.stdout.strip().splitlines()[-1])
+    if torch:
+        agree(torch["check"], views["BNS step, whole"][0].state)
+        report["torch"] = torch["ms"]
         report["official_loss"]["torch_as_released_ms"] = report["torch"].pop("official loss, as released")
     show(report, options)
     if not options.no_write:
-        sizes = {"encoder": options.encoder, "batch": options.batch, "side": options.side, "peak_flops": peak}
-        device = {"jax_device": str(jax.devices()[0].device_kind)}
+        names = ("encoder", "width", "batch", "side", "dtype")
+        sizes = {**{name: getattr(options, name) for name in names}, "peak_flops": peak}
+        kind = str(jax.devices()[0].device_kind)
+        device = {"jax_device": kind, **({} if is_cpu() else {"device": kind})}
         keep.write({**device, **sizes, **report}, options.name, "python benchmarks/step.py " + words_of(sys.argv[1:]))
 
 
@@ -97,6 +101,7 @@ def parse():
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--cores", type=int, help="that all threads are held to; without it all")
     parser.add_argument("--torch-python", help="a Python that has PyTorch")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of PyTorch that make views")
     parser.add_argument("--name", default="step.json", help="of the file in benchmarks/results")
     parser.add_argument("--no-write", action="store_true")
     return parser.parse_args()
@@ -233,7 +238,7 @@ def timed(rows, repeats):
 
 def on_host(options):
     """Seconds a step of the training loop around a step that computes nothing, lines of the log included."""
-    labels = np.arange(12406) % CLASSES  # as many as CIFAR-10-LT has at 100
+    labels = np.arange(CIFAR10_LT) % CLASSES
     orders = {
         "supervised step, whole": pipeline.Order(len(labels), options.batch, 0),
         "BNS step, whole": pipeline.PartnerOrder(labels, options.batch, 1, 0),
@@ -266,13 +271,18 @@ def about(run, seconds, peak):
     }
 
 
-def matmul_peak():
-    """Operations per second of a float32 matrix product of 2048: what this machine can do."""
-    x = jnp.ones((2048, 2048))
+def matmul_peak(dtype):
+    """Operations per second of a matrix product: what this machine can do."""
+    size = 2048 if is_cpu() else 8192
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     run = jax.jit(jnp.dot)
     jax.block_until_ready(run(x, x))
     best = min(_once(run, x) for _ in range(8))
-    return 2 * 2048**3 / best
+    return 2 * size**3 / best
+
+
+def is_cpu():
+    return jax.default_backend() == "cpu"
 
 
 def _once(run, x):
@@ -323,6 +333,24 @@ def broadcast(z, labels, temperature):
     return (np.log1p(np.exp(-positive)) + np.log1p(np.exp(negative))).mean()
 
 
+def of_torch(options):
+    """Milliseconds of each row in PyTorch, and what to compare with ours."""
+    names = ("encoder", "width", "batch", "side", "repeats", "dtype", "loss_batch", "workers")
+    words = json.dumps({name: getattr(options, name) for name in names})
+    command = [options.torch_python, str(HERE / "step_torch.py"), words]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def agree(check, current):
+    """Both sides compute the same loss, of networks of the same size."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(32, 3, 8)).astype(np.float32)
+    z, drawn = z / np.linalg.norm(z, axis=2, keepdims=True), rng.integers(0, 32, (32, 5))
+    loss = losses.bns(z[:, :2], z[:, 2], jnp.arange(32), drawn, TEMPERATURE).mean()
+    assert abs(check["bns"] / float(loss) - 1) < 1e-4, (check, float(loss))
+    assert check["parameters"] == sum(x.size for x in jax.tree.leaves(current.params)), check
+
+
 def show(report, options):
     print(f"{options.encoder}, width {options.width}, batch {options.batch}, {options.side} x {options.side}")
     print(f"{'':34}{'ms':>10}{'MFU':>8}{'temporary MiB':>16}")
@@ -341,7 +369,10 @@ def show(report, options):
             what = f"official loss, batch {loss['batch']}: {loss['ours_ms']:.1f} ms with its gradient"
             print(f"{what}, {loss[name]:.0f} ms in {name[:5]} as released: {loss[name] / loss['ours_ms']:.0f} times")
     for name, ms in report.get("torch", {}).items():
-        print(f"PyTorch, {name:34}{ms:>10.2f} ms")
+        print(f"PyTorch, {name:48}{ms:>10.2f} ms")
+    steps = CIFAR10_LT // options.batch
+    minutes = 1000 * steps * report["step"]["BNS step, whole"]["ms"] / 6e4
+    print(f"1,000 epochs of {steps} such BNS steps, those of CIFAR-10-LT at 100: {minutes:.1f} minutes")
 
 
 def words_of(words):

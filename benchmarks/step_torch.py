@@ -1,8 +1,10 @@
-"""ResNet-32 of the CIFAR experiments in PyTorch, eager and compiled, for benchmarks/step.py; needs nothing of ours.
+"""What benchmarks/step.py measures, in PyTorch, eager and compiled; needs nothing of ours.
 
-    python benchmarks/step_torch.py BATCH SIDE REPEATS LOSS_BATCH
+    python benchmarks/step_torch.py '{"encoder": "resnet32", "width": 16, "batch": 128, "side": 32, "repeats": 30, \
+"dtype": "float32", "loss_batch": 512, "workers": 2}'
 
-Prints one JSON line: milliseconds, medians.
+Prints one JSON line: milliseconds (medians), and numbers that step.py compares with its own: the BNS loss of arrays
+that both draw with the same seed, and how many parameters the network has.
 """
 
 import json
@@ -10,42 +12,35 @@ import statistics
 import sys
 import time
 
+import bns_torch
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-TEMPERATURE, CLASSES = 0.5, 10
+RELEASED_STEPS = 12  # the first ones wait for the workers to start
+STARTING = 4
 
 
-class Block(nn.Module):
-    def __init__(self, before, width, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-        self.stride, self.missing = stride, width - before
-
-    def forward(self, x):
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        if self.missing:
-            half = self.missing // 2
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.missing - half))
-        return F.relu(x + y)
-
-
-class ResNet32(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        blocks, before = [], 16
-        for width in (16, 32, 64):
-            for i in range(5):
-                blocks.append(Block(before, width, 2 if width > 16 and i == 0 else 1))
-                before = width
-        self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(64, CLASSES)
-
-    def forward(self, x):
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+def main(options):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in JAX
+    found = {}
+    for how in ("eager", "compiled"):
+        try:
+            found[f"{options['encoder']} forward and backward, {how}"] = supervised(options, device, how == "compiled")
+            step = bns_torch.Fast(options, device, how == "compiled")
+            found[f"BNS step, {how}"] = median_ms(step, -(-options["repeats"] // 2))
+        except Exception as error:
+            if how == "eager":
+                raise
+            print(f"torch.compile: {error}", file=sys.stderr)  # no compiler on this machine, say
+    found["official loss, as released"] = official(options, device)
+    found |= released(options, device)
+    network = bns_torch.ResNet(options["encoder"], options["width"], bns_torch.projector)
+    parameters = sum(p.numel() for p in network.parameters())
+    print(json.dumps({"ms": found, "check": {"bns": check(), "parameters": parameters}}))
 
 
 def median_ms(function, repeats):
@@ -60,44 +55,51 @@ def median_ms(function, repeats):
     return 1e3 * statistics.median(times)
 
 
-def official_broadcast(z, labels):
-    """With its gradient: cosines through a (2B, 2B, d) tensor, as released."""
-    z = z.requires_grad_()
-    scores = torch.exp(F.cosine_similarity(z[:, None], z[None], dim=2) / TEMPERATURE)
-    same = labels[:, None] == labels[None]
-    others = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-    positive = torch.where(others, scores, 0).sum(1) / others.sum(1)
-    negative = torch.where(same, 0, scores).sum(1) / len(z)
-    loss = -(F.logsigmoid(positive) + F.logsigmoid(-negative)).mean()
-    loss.backward()
-    return loss
+def supervised(options, device, is_compiled):
+    model = bns_torch.ResNet(options["encoder"], options["width"], lambda size: nn.Linear(size, bns_torch.CLASSES))
+    model = model.to(device, memory_format=bns_torch.layout(device))
+    x = torch.rand(options["batch"], 3, options["side"], options["side"], device=device)
+    y = torch.randint(0, bns_torch.CLASSES, (options["batch"],), device=device)
+    network = torch.compile(model) if is_compiled else model
+
+    def run():
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=options["dtype"] == "bfloat16"):
+            loss = F.cross_entropy(network(x), y)
+        loss.backward()
+
+    return median_ms(run, options["repeats"])
 
 
-def main(batch, side, repeats, loss_batch):
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    model = ResNet32().to(device)
-    x = torch.rand(batch, 3, side, side, device=device)
-    y = torch.randint(0, CLASSES, (batch,), device=device)
+def official(options, device):
+    """With its gradient."""
+    labels = torch.randint(0, bns_torch.CLASSES, (options["loss_batch"],), device=device).repeat(2)
+    z = F.normalize(torch.randn(2 * options["loss_batch"], 128, device=device), dim=1)
+    return median_ms(lambda: bns_torch.official_broadcast(z.detach().requires_grad_(), labels).backward(), 3)
 
-    def both_ways(network):
-        def run():
-            model.zero_grad(set_to_none=True)
-            F.cross_entropy(network(x), y).backward()
 
-        return run
-
-    found = {"ResNet-32 forward and backward, eager": median_ms(both_ways(model), repeats)}
+def released(options, device):
+    times = [time.perf_counter()]
     try:
-        compiled = torch.compile(model)
-        found["ResNet-32 forward and backward, compiled"] = median_ms(both_ways(compiled), repeats)
-    except Exception as error:  # no compiler on this machine, say
-        print(f"torch.compile: {error}", file=sys.stderr)
-    labels = torch.randint(0, CLASSES, (loss_batch,)).repeat(2)
-    z = F.normalize(torch.randn(2 * loss_batch, 128), dim=1)
-    found["official loss, as released"] = median_ms(lambda: official_broadcast(z.detach(), labels), 3)
-    print(json.dumps(found))
+        for _ in bns_torch.released(options, device, RELEASED_STEPS):
+            times.append(time.perf_counter())
+    except ImportError as error:
+        print(f"the released way is left out: {error}", file=sys.stderr)
+        return {}
+    spent = (times[-1] - times[STARTING]) / (RELEASED_STEPS - STARTING)
+    return {f"step of the released way, {options['workers']} workers": 1e3 * spent}
+
+
+def check():
+    """The loss of seeded arrays; negatives must be of other classes."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(32, 3, 8)).astype(np.float32)
+    z, drawn = torch.from_numpy(z / np.linalg.norm(z, axis=2, keepdims=True)), rng.integers(0, 32, (32, 5))
+    labels = torch.from_numpy(rng.integers(0, bns_torch.CLASSES, 32))
+    own = bns_torch.negatives(labels, 64)
+    assert (labels[own] != labels[:, None]).all()
+    return float(bns_torch.bns(z[:, :2], z[:, 2], torch.from_numpy(drawn)))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(json.loads(sys.argv[1]))
