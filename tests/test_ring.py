@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lt_jax import losses, negatives
 
@@ -21,38 +21,57 @@ def inputs(b=16, m=1, n=5, d=8, seed=0):
     return jnp.float32(queries), jnp.float32(keys), jnp.arange(b), jnp.asarray(drawn, jnp.int32)
 
 
+def mesh_of(devices):
+    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
+
+
+def on(devices, arguments):
+    """Their rows split over the devices."""
+    return jax.device_put(arguments, NamedSharding(mesh_of(devices), PartitionSpec("data")))
+
+
+def gather(devices):
+    return functools.partial(losses.bns, temperature=TEMPERATURE)  # the compiler gathers the keys
+
+
 def ring(devices):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,))
     loss = functools.partial(losses.bns_ring, temperature=TEMPERATURE, axis="data")
     split = PartitionSpec("data")
-    return jax.jit(jax.shard_map(loss, mesh=mesh, in_specs=(split,) * 4, out_specs=split))
+    return jax.shard_map(loss, mesh=mesh_of(devices), in_specs=(split,) * 4, out_specs=split)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_ring_gives_loss_and_gradient_of_one_device(devices):
-    queries, keys, own, drawn = inputs()
-    weights = jnp.linspace(0.5, 1.5, 16)
+def gradient(form):
+    """Of queries and keys, each anchor's loss with a weight of its own."""
 
-    def total(form, queries, keys):
+    def total(queries, keys, own, drawn):
+        weights = jnp.linspace(0.5, 1.5, len(own))
         return (weights * form(queries, keys, own, drawn)).sum()
 
+    return jax.jit(jax.grad(total, argnums=(0, 1)))
+
+
+@pytest.mark.parametrize("form", [gather, ring])
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_loss_and_gradient_are_those_of_one_device(form, devices):
+    arguments = inputs()
+    placed, form = on(devices, arguments), form(devices)
+    assert len(placed[0].sharding.device_set) == min(devices, len(jax.devices()))
     single = functools.partial(losses.bns, temperature=TEMPERATURE)
-    np.testing.assert_allclose(ring(devices)(queries, keys, own, drawn), single(queries, keys, own, drawn), rtol=1e-5)
-    expected = jax.grad(functools.partial(total, single), argnums=(0, 1))(queries, keys)
-    found = jax.grad(functools.partial(total, ring(devices)), argnums=(0, 1))(queries, keys)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(form)(*placed), single(*arguments), rtol=1e-5)
+    for found, expected in zip(gradient(form)(*placed), gradient(single)(*arguments), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_memory_of_the_ring_does_not_grow_with_the_devices():
     """Loss and gradient at a fixed local batch: what the compiler plans for 8 devices, at most 1.1 times that for 2."""
 
-    def planned(devices, local=64):
-        arguments = inputs(b=local * devices, d=32)
-        gradient = jax.jit(jax.grad(lambda q, k, o, n: ring(devices)(q, k, o, n).sum(), argnums=(0, 1)))
-        return gradient.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    def planned(form, devices, local=256):
+        arguments = on(devices, inputs(b=local * devices, n=16, d=64))
+        plan = gradient(form(devices)).lower(*arguments).compile().memory_analysis()
+        return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
 
-    assert 0 < planned(8) <= 1.1 * planned(2)
+    assert 0 < planned(ring, 8) <= 1.1 * planned(ring, 2)
+    assert planned(gather, 8) > 2 * planned(gather, 2)  # what the ring is for
 
 
 def test_expected_weights_are_the_mean_of_the_draw():
