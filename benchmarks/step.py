@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def main():
         table[name]["images_per_s"] = options.batch / seconds[name]
     host = on_host(options)
     report = {"step": table, "host_ms": {name: 1e3 * spent for name, spent in host.items()}}
-    report |= {"added": added(rounds, host), "official_loss": official(options)}
+    report |= {"added": added(rounds, host), "official_loss": official(options), "peak_mib": peak_memory()}
     if torch:
         agree(torch["check"], views["BNS step, whole"][0].state)
         report["torch"] = torch["ms"]
@@ -192,12 +193,12 @@ def contrastive(options, images, labels):
 
 
 class Jitted:
-    """A jitted function, and what the compiler says of it."""
+    """A jitted function; its operations as written, since once compiled some are hidden in calls of a library."""
 
     def __init__(self, function, arguments, **options):
         self.run = jax.jit(function, **options)
-        executable = self.run.lower(*arguments).compile()
-        self.cost_analysis, self.memory_analysis = executable.cost_analysis, executable.memory_analysis
+        lowered = self.run.lower(*arguments)
+        self.cost_analysis, self.memory_analysis = lowered.cost_analysis, lowered.compile().memory_analysis
 
     def __call__(self, *arguments):
         return self.run(*arguments)
@@ -260,7 +261,7 @@ def on_host(options):
 
 
 def about(run, seconds, peak):
-    """Floating-point operations, their share of the peak, and memory, as the compiler counts them."""
+    """Floating-point operations as a share of the peak, and the memory that the compiler plans for what is between."""
     analysis = run.cost_analysis() or {}
     memory = run.memory_analysis()
     flops = analysis.get("flops") if isinstance(analysis, dict) else None
@@ -279,6 +280,14 @@ def matmul_peak(dtype):
     jax.block_until_ready(run(x, x))
     best = min(_once(run, x) for _ in range(8))
     return 2 * size**3 / best
+
+
+def peak_memory():
+    """MiB that the process has held at most, and the device where it counts."""
+    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    if counted := jax.devices()[0].memory_stats():
+        found["device"] = counted["peak_bytes_in_use"] / 2**20
+    return found
 
 
 def is_cpu():
@@ -360,6 +369,7 @@ def show(report, options):
     for name, ms in report["host_ms"].items():
         rate = report["step"][name]["images_per_s"]
         print(f"{name}: {rate:.1f} images/s; the loop around it takes {ms:.2f} ms of Python a step")
+    print("peak memory: " + ", ".join(f"{mib:.0f} MiB of the {where}" for where, mib in report["peak_mib"].items()))
     for name, shares in report["added"].items():
         cells = ", ".join(f"{readme.share_of(share)} by the {by}" for by, share in shares.items())
         print(f"{name} step and loop add to the network's own forward and backward: {cells}")

@@ -26,6 +26,7 @@ def main(options):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in JAX
+    torch.backends.cudnn.benchmark = True
     found = {}
     for how in ("eager", "compiled"):
         try:

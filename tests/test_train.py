@@ -197,6 +197,15 @@ def test_a_checkpoint_goes_from_split_to_whole_and_back(parts, unbroken, split):
     assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
 
 
+@needs_eight
+def test_a_later_stage_reads_its_part_of_a_split_state(unbroken, config, dataset):
+    files.write_json(unbroken[1] / "stages" / "pretrain.json", {"status": "complete"})
+    options = config.copy_and_resolve_references()
+    for options.host.shard_params in (False, True):
+        variables = pretrain.load(options, unbroken[1], dataset)
+        assert any(not x.is_fully_replicated for x in jax.tree.leaves(variables)) == options.host.shard_params
+
+
 def test_splitting_the_state_changes_no_stage():
     whole, split = digits_lt.get_config("smoke"), digits_lt.get_config("smoke")
     split.host.shard_params = True
