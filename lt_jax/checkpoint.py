@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,7 @@ class Saver:
         distributed.wait(f"{folder} is clean")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
         self._manager = _Manager(_absolute(folder), options=options)
+        self._quiet = contextlib.ExitStack()
 
     def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, with its progress; None where there is none.
@@ -59,8 +61,10 @@ class Saver:
         """Starts a save in the background; a step that is saved already is left alone.
 
         Raises:
-          RunFailed: an earlier step was not finite, or the disk refuses.
+          RunFailed: an earlier step was not finite, the disk refuses, or the folder is gone.
         """
+        if _is_local(self._folder):  # a bucket has no folders
+            files.check_there(self._folder)
         step = int(current.step)
         if step in self._manager.all_steps():
             return
@@ -78,12 +82,17 @@ class Saver:
             raise self._refused("the last step", error) from error
 
     def __enter__(self) -> "Saver":
+        self._quiet.enter_context(_without_echo())
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Lets a save that is under way finish, also when the run has failed; without a peer it never would."""
         if not any(isinstance(x, BaseException) and distributed.is_lost_peer(x) for x in exception):
             self._manager.close()
+        if exception[0] is None:
+            self._quiet.close()
+        else:  # the process ends, and what is left of a failed save would speak until then
+            warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
     def _refused(self, step, error) -> errors.RunFailed:
         full = "No space left" in str(error)
@@ -148,10 +157,15 @@ def _read(folder, like):
 
 @contextlib.contextmanager
 def _without_echo() -> Iterator[None]:
-    """Where one array cannot be read the reads of all others fail too, in threads: each would print a traceback."""
+    """Where one array cannot be read or written, all others fail too, in threads: each would print a traceback."""
     hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
     level = logger.level
-    sys.unraisablehook = lambda *_: None
+
+    def rest(about):
+        if str(about.exc_value) != "Event loop is closed":
+            hook(about)
+
+    sys.unraisablehook = rest
     logger.setLevel(logging.CRITICAL)
     try:
         yield

@@ -61,6 +61,16 @@ def read_json(path: epath.PathLike) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def check_there(path: epath.PathLike) -> None:
+    """Of something that this run has made: what is written later would make its folders anew, and lack the rest.
+
+    Raises:
+      RunFailed: it is gone.
+    """
+    if distributed.is_main() and not epath.Path(path).exists():
+        raise errors.RunFailed(f"{path} is gone: the work directory was removed or moved, or its disk is away")
+
+
 def write_npy(path: epath.PathLike, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)

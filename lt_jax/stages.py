@@ -66,6 +66,7 @@ def _run_one(config, workdir, name, function):
     files.write_json(file, entry)
     distributed.wait(f"{name} begins")
     found = function(config, workdir) if name != "report" or distributed.is_main() else {}
+    files.check_there(file)
     files.write_json(file, {**entry, **found, "status": "complete"})
     distributed.wait(f"{name} is complete")
 

@@ -24,6 +24,7 @@ from lt_jax import (
     optim,
     pretrain,
     sharding,
+    stages,
     state,
     step,
     train,
@@ -406,3 +407,28 @@ def test_a_full_disk_is_said_in_one_line(parts, tmp_path, monkeypatch):
         monkeypatch.setattr(saver._manager, "save", refuse)
         with pytest.raises(errors.RunFailed, match="could not save step 0 under .*: no space left on the disk"):
             saver.save(fresh(), {})
+
+
+def test_a_work_directory_that_vanishes_is_said_and_not_made_anew(parts, config, tmp_path):
+    job, fresh = parts
+    workdir = tmp_path / "run"
+
+    def remove(_, epoch, progress):
+        shutil.rmtree(workdir)
+        return progress
+
+    with pytest.raises(errors.RunFailed, match="checkpoints/pretrain is gone: the work directory was removed"):
+        train.train(dataclasses.replace(job, at_epoch=remove), fresh(), epath.Path(workdir), config)
+    assert not (workdir / "checkpoints").exists()
+
+
+def test_a_stage_whose_work_directory_vanishes_is_not_complete(config, tmp_path):
+    workdir = tmp_path / "run"
+
+    def remove(config, workdir):
+        shutil.rmtree(workdir)
+        return {}
+
+    with pytest.raises(errors.RunFailed, match="stages/pretrain.json is gone"):
+        stages.run(config, epath.Path(workdir), "pretrain", {"pretrain": remove})
+    assert not workdir.exists()
