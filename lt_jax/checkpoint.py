@@ -5,6 +5,7 @@ This is the only module that imports orbax.
 
 import contextlib
 import gc
+import hashlib
 import logging
 import os
 import shutil
@@ -119,6 +120,66 @@ def load(workdir: epath.Path, stage: str, like: state.TrainState) -> state.Train
             f"stages/{stage}.json there and run --stage={stage}: it goes on from the checkpoint before"
         )
     return found[0]
+
+
+def exists(workdir: epath.Path, stage: str) -> bool:
+    """Whether the stage has saved anything."""
+    return bool(_steps(workdir / "checkpoints" / stage))
+
+
+def copy(source: epath.Path, stage: str, workdir: epath.Path, name: str) -> str:
+    """Copies the newest checkpoint of a stage of another work directory to `checkpoints/NAME`.
+
+    Returns:
+      Its content digest.
+
+    Raises:
+      BadInput: there is none.
+      RunFailed: the disk refuses.
+    """
+    newest = _newest_folder(source, stage)
+    folder = workdir / "checkpoints" / name
+    if folder.exists():  # of a copy that was interrupted
+        folder.rmtree()
+    target = folder / newest.name
+    for path in _files_below(newest):
+        files.write_bytes(target / os.path.relpath(path, newest), path.read_bytes())
+    return content_digest(workdir, name)
+
+
+def content_digest(workdir: epath.Path, stage: str) -> str:
+    """SHA-256 of the names and contents of the files of the newest checkpoint.
+
+    Raises:
+      BadInput: there is none.
+    """
+    newest = _newest_folder(workdir, stage)
+    digest = hashlib.sha256()
+    for path in _files_below(newest):
+        digest.update(os.path.relpath(path, newest).encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _newest_folder(workdir, stage):
+    folder = workdir / "checkpoints" / stage
+    steps = _steps(folder)
+    if not steps:
+        raise errors.BadInput(f"no checkpoint of {stage} in {workdir}")
+    return folder / str(max(steps))
+
+
+def _steps(folder):
+    return ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+
+
+def _files_below(folder):
+    """All files, at any depth, by name."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
 
 
 def _newest(folder, steps, like):

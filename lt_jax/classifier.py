@@ -12,7 +12,7 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import baseline, data, encoder, errors, features, files, pretrain, probe, retrain, step
+from lt_jax import baseline, data, encoder, errors, features, files, pretrain, probe, results, retrain, step
 from lt_jax.data import decode
 from lt_jax.dlsa import divide
 from lt_jax.dlsa import stages as dlsa
@@ -95,10 +95,8 @@ def load(workdir: epath.PathLike) -> Classifier:
     Raises:
       BadInput: the run is not finished, or has no classifier of images.
     """
-    workdir = epath.Path(workdir).expanduser()
-    config, result = (files.read_json(workdir / name) for name in ("config.json", "result.json"))
-    if config is None or result is None:
-        raise errors.BadInput(f"no finished run in {workdir}: expected its config.json and result.json")
+    workdir = files.expand(workdir, "workdir")
+    config, result = results.read(workdir)
     dataset = _described(workdir, result["dataset"])
     config = ml_collections.ConfigDict(config)
     about = result["dataset"]["images"]

@@ -15,8 +15,8 @@ from lt_jax import errors
 
 DEFAULT = "configs/digits_lt.py"
 
-# What a finished stage was computed from. Logging, device and host keys, where the data lie, and what changes memory
-# alone are in no digest.
+# What a finished stage was computed from. Logging, device and host keys, and what changes memory alone are in no
+# digest. Files count by their content (lt_jax.inputs), not by their path.
 _TRUNK = ("seed", "data", "encoder", "dtype")
 DEPENDS = {
     "pretrain": (*_TRUNK, "pretrain"),
@@ -30,7 +30,8 @@ DEPENDS = {
     "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages", "report"),
 }
 _NOT_DIGESTED = {
-    ("data", "dir"), ("data", "list"), ("data", "workers"), ("encoder", "remat"), ("pretrain", "ring"),
+    ("data", "dir"), ("data", "list"), ("data", "classes"), ("data", "workers"),
+    ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"),
 }  # fmt: skip
 _ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 
@@ -184,12 +185,13 @@ def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
     return value
 
 
-def resolved(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, Any]:
     """Plain nested dicts, as written to `config.json`."""
-    return json.loads(json.dumps(config.to_dict(), default=list))
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    return json.loads(json.dumps(tree, default=list))
 
 
-def dependencies(config: ml_collections.ConfigDict, stage: str) -> dict[str, Any]:
+def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
     """Dotted key -> value of everything that `stage` is computed from."""
     tree = resolved(config)
     flat = {}

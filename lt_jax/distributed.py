@@ -118,6 +118,16 @@ def agree(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(int(value)))
 
 
+def agree_bytes(value: bytes) -> bytes:
+    """What process 0 gives; all processes give as many bytes."""
+    if not several():
+        return value
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(value, np.uint8))))
+
+
 def all_say(value: bool) -> bool:
     """Whether it is true in every process."""
     if not several():

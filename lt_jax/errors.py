@@ -18,4 +18,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def reason(error: OSError) -> str:
+    """What the system says of a file, in lower case: "no such file or directory"."""
+    return (error.strerror or str(error)).lower()
+
+
 EXIT_STATUS = {BadInput: 2, RunFailed: 1, Stopped: 75}

@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import baseline, data, encoder, errors, exhibits, features, files, log, metrics, retrain, yardsticks
+from lt_jax import (
+    baseline,
+    data,
+    encoder,
+    errors,
+    exhibits,
+    features,
+    files,
+    log,
+    metrics,
+    results,
+    retrain,
+    yardsticks,
+)
 
 NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT"}
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
@@ -87,6 +100,7 @@ def _result(config, workdir, dataset, test, baselines):
         "probe": files.read_json(workdir / "probe.json"),
         "baseline": baselines,
         "epoch_rule": "last",
+        "digests": results.digests(config, workdir),
         "timing": _timing(config, workdir),
     }
 

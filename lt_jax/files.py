@@ -7,6 +7,7 @@ Of several processes the first one writes; `distributed.wait` comes before the o
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -61,6 +62,12 @@ def read_json(path: epath.PathLike) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def digest(path: epath.PathLike) -> str | None:
+    """SHA-256 of the content, None where there is no such file."""
+    path = epath.Path(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
 def check_there(path: epath.PathLike) -> None:
     """Of something that this run has made: what is written later would make its folders anew, and lack the rest.
 
@@ -88,18 +95,28 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
         return dict(content)
 
 
-def folder(path: epath.PathLike) -> epath.Path:
-    """The folder that a person has named, with `~` resolved."""
-    return epath.Path(os.path.expanduser(os.fspath(path)))
+def expand(path: epath.PathLike, key: str) -> epath.Path:
+    """The path with `~` or `~user` at its start replaced by that home folder.
+
+    Args:
+      key: the flag or config key that holds the path, for the error.
+
+    Raises:
+      BadInput: there is no such user.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    if text.startswith("~"):
+        raise errors.BadInput(f"{key}: there is no home folder {text.partition('/')[0]!r}, as in {os.fspath(path)!r}")
+    return epath.Path(text)
 
 
-def prepare_folder(path: epath.PathLike) -> epath.Path:
+def prepare_folder(path: epath.PathLike, key: str = "--workdir") -> epath.Path:
     """Makes the folder and proves that it can be written to.
 
     Raises:
-      BadInput: it cannot.
+      BadInput: it cannot, or `~` in it has no meaning.
     """
-    path = folder(path)
+    path = expand(path, key)
     probe = path / ".writable"
     write_bytes(probe, b"")
     if distributed.is_main():

@@ -39,14 +39,13 @@ def main(argv: list[str]) -> int:
 
 def _run(config, asked):
     is_after = asked.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
-    workdir = files.folder(asked.workdir) if is_after else files.prepare_folder(asked.workdir)
+    workdir = files.expand(asked.workdir, "--workdir") if is_after else files.prepare_folder(asked.workdir)
     functions = _functions(asked)
     logging.set_verbosity(logging.FATAL)  # orbax logs a traceback for each thread of a save; we say it in one line
     _keep_compiled_programs(config.host.compile_cache)
     if is_after:
         return functions[asked.stage](config, workdir)
     log.say(f"work directory {workdir}")
-    stages.write_run(config, workdir)
     return stages.run(config, workdir, asked.stage, functions)
 
 

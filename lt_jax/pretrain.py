@@ -39,10 +39,9 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
     Raises:
       BadInput: there is no checkpoint.
     """
-    folder = epath.Path(config.init_from).expanduser() if config.init_from else workdir
     like = sharding.abstract(lambda: _parts(config, dataset)[2], config.host.shard_params)
-    found = checkpoint.load(folder, "pretrain", like)
-    return {"params": {"encoder": found.params["encoder"]}, "batch_stats": found.batch_stats}
+    final = checkpoint.load(workdir, "init_from" if config.init_from else "pretrain", like)
+    return {"params": {"encoder": final.params["encoder"]}, "batch_stats": final.batch_stats}
 
 
 def random(config: Any, dataset: data.Dataset) -> dict[str, Any]:

@@ -72,6 +72,10 @@ def load(config: Any, workdir: epath.Path, dataset: data.Dataset) -> dict[str, A
     return checkpoint.load(workdir, "retrain", like).variables()
 
 
+# Relative and absolute difference of log p between two device counts, in bfloat16; another network differs by more.
+_SAME_LOG_P = (0.05, 0.05)
+
+
 class Rounds:
     """The subset in use, redrawn at the right epochs. Each round has its own file, which is never written twice."""
 
@@ -95,6 +99,11 @@ class Rounds:
                 seconds += self._draw(number, log_p)
             distributed.wait(f"subset {number}")
         if number != self._number:
+            if not self._is_ours(number):
+                raise errors.RunFailed(
+                    f"{self._file(number)} is missing or was drawn with other settings than this run has; "
+                    "delete checkpoints/retrain and subsets, and run again"
+                )
             use(files.read_npz(self._file(number))["indices"])
             self._number = number
         return {**progress, "round": number, "select_seconds": seconds}
@@ -103,10 +112,10 @@ class Rounds:
         return self._workdir / "subsets" / f"{number}.npz"
 
     def _draw(self, number, log_p):
-        if self._file(number).exists():
-            return 0.0  # killed after the draw and before the next save: what was drawn stays
+        if self._is_ours(number, log_p):
+            return 0.0  # killed after the draw and before the next save
         options, labels = self._config.retrain, self._dataset.train.labels
-        key = jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
+        key = self._key(number)
         began = time.monotonic()
         indices = self._select(key, log_p)
         seconds = time.monotonic() - began
@@ -126,6 +135,24 @@ class Rounds:
             f"{information[indices].mean():.2f} bits against {information.mean():.2f} over all"
         )
         return seconds
+
+    def _key(self, number):
+        return jax.random.fold_in(state.stream(self._config.seed, "retrain/select"), number)
+
+    def _is_ours(self, number, log_p=None):
+        """Whether the file of this round was drawn with the settings and the key of this run, from these images."""
+        if not self._file(number).exists():
+            return False
+        options, labels = self._config.retrain, self._dataset.train.labels
+        drawn = files.read_npz(self._file(number))
+        settings = {"k": options.k, "method": options.method, "scale_power": options.scale_power}
+        return (
+            all(drawn[name].item() == value for name, value in settings.items())
+            and np.array_equal(drawn["key"], jax.random.key_data(self._key(number)))
+            and len(drawn["log_p"]) == len(labels)
+            and np.array_equal(drawn["labels"], labels[drawn["indices"]])
+            and (log_p is None or np.allclose(drawn["log_p"], log_p, *_SAME_LOG_P))
+        )
 
     def _select(self, key, log_p):
         options, labels = self._config.retrain, self._dataset.train.labels

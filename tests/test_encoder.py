@@ -242,11 +242,25 @@ def test_files_that_do_not_fit_are_named(tmp_path):
 
     assert "has no tensor 'conv1.weight', which stem/kernel needs" in said(**{"conv1.weight": None})
     assert "'bn1.bias' in" in said(**{"bn1.bias": np.zeros(5)}) and "needs (4,)" in said(**{"bn1.bias": np.zeros(5)})
+    assert "is of type int64, expected floating point" in said(**{"bn1.bias": np.zeros(4, np.int64)})
+    assert "holds a value that is not finite" in said(**{"conv1.weight": given["conv1.weight"] * np.nan})
+    blocks = {"layer1.1.conv1.weight": np.zeros((4, 4, 3, 3)), "layer1.0.se.fc1.weight": np.zeros((4, 4))}
+    assert "holds 'layer1.0.se.fc1.weight' and 1 more tensors that this encoder does not have" in said(**blocks)
     for name, content in (("none.npz", None), ("bad.npz", b"nothing"), ("bad.safetensors", b"x" * 20), ("w.pth", b"")):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(errors.BadInput, match=f"config.encoder.weights: .*{name}"):
             start(str(tmp_path / name))
+
+
+def test_the_classifier_layer_and_counters_are_left_alone(tmp_path):
+    network = encoder.classifier(options("resnet_small", 4), 3, "float32")
+    given = exported(scattered(network.encoder, jnp.zeros((1, 8, 8, 3))))
+    counters = {"bn1.num_batches_tracked": np.array(7), "layer1.0.bn1.num_batches_tracked": np.array(7)}
+    np.savez(tmp_path / "w.npz", **given, **counters, **{"fc.bias": np.zeros(10)})
+    loaded = encoder.initialise(network, jax.random.key(0), (8, 8, 3), str(tmp_path / "w.npz"))
+    stem = np.transpose(given["conv1.weight"], (2, 3, 1, 0))
+    np.testing.assert_array_equal(loaded["params"]["encoder"]["stem"]["kernel"], stem)
 
 
 def test_images_are_normalised_as_the_weights_want():

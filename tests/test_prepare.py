@@ -1,12 +1,14 @@
 """Preparing: every image comes back, a second call goes on, damage is seen, and it works in a bucket."""
 
 import json
+import os
 
 import fsspec
 import numpy as np
 import pytest
 from etils import epath
 from etils.epath import backend
+from PIL import Image
 
 from configs import common
 from lt_jax import data, errors
@@ -136,3 +138,97 @@ def test_full_disk(tree, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
     assert run(tree, tmp_path) == 1
     assert "no space left to write" in capsys.readouterr().err
+
+
+def small_tree(folder):
+    """Two classes of three training images."""
+    for name in "ab":
+        (folder / "train" / name).mkdir(parents=True)
+        (folder / "test" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (9, 9), (40 * i, ord(name), 0)).save(folder / "train" / name / f"{i}.png")
+        Image.new("RGB", (9, 9), (9, ord(name), 0)).save(folder / "test" / name / "0.png")
+    return folder
+
+
+def test_shards_hold_what_the_images_are_now(tmp_path, capsys):
+    tree = small_tree(tmp_path / "in")
+    out = tmp_path / "out"
+    words = ["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1", "--shard_size=2"]
+    assert prepare.main(words) == 0
+    blanked = tree / "train/a/1.png"
+    times = blanked.stat().st_atime_ns, blanked.stat().st_mtime_ns
+    before = blanked.read_bytes()
+    Image.new("RGB", (9, 9)).save(blanked)
+    os.utime(blanked, ns=times)
+    capsys.readouterr()
+    assert prepare.main(words) == 0
+    assert "1 shards written, 3 were there" in capsys.readouterr().err
+    assert blanked.read_bytes() in all_contents(out) and before not in all_contents(out)
+    os.utime(tree / "train/b/0.png")  # touched, with the same pixels
+    assert prepare.main(words) == 0
+    assert "0 shards written, 4 were there" in capsys.readouterr().err
+
+
+def test_shards_of_images_that_are_gone_are_removed(tmp_path):
+    tree, out = small_tree(tmp_path / "in"), tmp_path / "out"
+    words = ["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1", "--shard_size=2"]
+    assert prepare.main(words) == 0
+    removed = (tree / "train/a/2.png").read_bytes()
+    (tree / "train/a/2.png").unlink()
+    (tree / "train/b/2.png").unlink()
+    assert prepare.main(words) == 0
+    assert len(data.load(config_for("prepared", out)).train.labels) == 4
+    assert sorted(path.name for path in out.glob("train*.array_record")) == [
+        "train-00000-of-00002.array_record",
+        "train-00001-of-00002.array_record",
+    ]
+    assert not any(removed in path.read_bytes() for path in out.glob("*.array_record"))
+
+
+def test_a_shard_that_is_not_what_the_index_says_is_refused(tmp_path, run_main, tiny, capsys):
+    tree, out = small_tree(tmp_path / "in"), tmp_path / "out"
+    assert prepare.main(["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1"]) == 0
+    words = (
+        "--config=configs/folder.py:smoke",
+        "--config.data.generated=0",
+        "--config.data.name=prepared",
+        f"--config.data.dir={out}",
+        "--config.data.workers=0",
+        "--config.data.image_size=8",
+        "--config.encoder.name=resnet_small",
+        "--config.encoder.stem=small",
+        "--config.dtype=float32",
+        "--config.stages=('baseline','evaluate')",
+        tiny[-1],
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert run_main(*words) == 0
+    shard = next(out.glob("train*.array_record"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert run_main(*words) == 2
+    assert f"{shard.name} does not hold the images that index.json lists" in capsys.readouterr().err
+    assert prepare.main(["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1"]) == 0
+    assert run_main(*words) == 0
+    assert "baseline: complete" in capsys.readouterr().err
+
+
+def test_copies_of_a_bucket_are_those_of_its_index(tmp_path, monkeypatch):
+    """Prepared again with other pixels, under the same names: the local copies are not used."""
+    monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: fsspec.filesystem("memory"))
+    tree, out = small_tree(tmp_path / "in"), epath.Path("gs://bucket/small")
+    words = ["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1"]
+    assert prepare.main(words) == 0
+    before = (tree / "train/a/0.png").read_bytes()
+    assert before in all_contents(out)
+    Image.new("RGB", (9, 9), "white").save(tree / "train/a/0.png")
+    assert prepare.main(words) == 0
+    assert (tree / "train/a/0.png").read_bytes() in all_contents(out) and before not in all_contents(out)
+
+
+def all_contents(out):
+    images = data.load(config_for("prepared", out)).train.images
+    return [images.content(i) for i in range(len(images))]

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import common
 from lt_jax import data, errors
@@ -124,5 +125,19 @@ def test_digests_tell_data_apart():
     assert first.digest == again.digest and len(first.digest) == 64
     digits.seed = 1
     assert data.load(digits).digest != first.digest
-    some = images.files("x", [("a.jpg", 0, 1), ("b.jpg", 1, 2)], "list")
-    assert some.digest != some.select(np.array([1, 0])).digest
+
+
+def test_digests_are_of_content_not_of_names(tmp_path):
+    config = common.data("folder", largest=0, imbalance_factor=1.0)
+    config.update(profile="all", dir=str(tmp_path), workers=0)
+    for split, name, color in (("train", "a", 1), ("train", "b", 2), ("test", "a", 3), ("test", "b", 4)):
+        (tmp_path / split / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (color, 0, 0)).save(tmp_path / split / name / "0.png")
+    first = data.load(config).digest
+    (tmp_path / "train/a/0.png").rename(tmp_path / "train/a/1.png")
+    assert data.load(config).digest == first
+    held = config.copy_and_resolve_references()
+    held.update(hold=True, image_size=4)
+    assert data.load(held).digest == first
+    Image.new("RGB", (9, 9), (5, 0, 0)).save(tmp_path / "train/a/1.png")
+    assert data.load(config).digest != first

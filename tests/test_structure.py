@@ -14,11 +14,11 @@ from lt_jax.dlsa import flow as flows
 
 PACKAGE = pathlib.Path(lt_jax.__file__).parent
 FLOORS = (
-    ("config", "log", "files", "errors", "interrupt", "distributed"),
+    ("config", "log", "files", "errors", "interrupt", "distributed", "results"),
     ("data", "augment", "policies"),
     ("encoder", "losses", "negatives", "metrics"),
     ("optim", "sharding", "state", "step"),
-    ("checkpoint", "linear"),
+    ("checkpoint", "linear", "inputs"),
     ("features", "ipdpp"),
     ("train",),
     ("pretrain", "baseline"),

@@ -4,6 +4,7 @@ Floor: above config, log, files; below encoder and losses. No JAX.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lt_jax import errors, log
-from lt_jax.data import decode, longtail, sources, splits, stream
+from lt_jax.data import decode, identity, longtail, sources, splits, stream
 from lt_jax.data import images as images_lib
 
 MOST_HELD = 2 << 30  # bytes of a split that may lie in memory
@@ -24,6 +25,7 @@ class Split:
     images: Any
     labels: np.ndarray
     upright: bool = False  # photos are turned as their EXIF tag says
+    stored: Any = None  # the `images.Encoded` that pixels in memory were decoded from
 
     @property
     def in_memory(self) -> bool:
@@ -40,8 +42,12 @@ class Dataset:
     groups: dict[str, np.ndarray]  # many, medium, few -> boolean mask over classes
     index_digest: str  # of the chosen positions in the original files
     validation: Split | None = None
-    digest: str = ""  # of all training and test images and labels of the source
     skipped: tuple[str, ...] = ()  # what could not be read and was left out, with the reason
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of classes, labels and images of all splits, by content. Reads every file."""
+        return identity.whole(identity.of_dataset(self)[0])
 
     @property
     def num_classes(self) -> int:
@@ -88,7 +94,6 @@ def load(config: Any) -> Dataset:
         groups,
         index_digest(places[indices]),
         validation,
-        hashlib.sha256(f"{raw.train.digest} {raw.test.digest}".encode()).hexdigest(),
         skipped,
     )
 
@@ -102,7 +107,9 @@ def _split(images, config):
     labels = images.labels.astype(np.int32)
     if isinstance(images, images_lib.Arrays):
         return Split(images.images, labels)
-    return Split(_held(images) if config.hold else images, labels, images.upright)
+    if config.hold:
+        return Split(_held(images), labels, images.upright, stored=images)
+    return Split(images, labels, images.upright)
 
 
 def _held(images):

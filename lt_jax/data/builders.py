@@ -5,6 +5,9 @@ and with it the canonical subset, is restored.
 """
 
 import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +46,14 @@ def encoded(name: str, config: Any) -> images.Raw:
     """ImageNet-LT or iNaturalist 2018, decoded when an image is asked for."""
     sources = [open_source(name, split, config, raw=True) for split in _SPLITS.get(name, ("train",))]
     names = tuple(sources[0].dataset_info.features["label"].names)
-    return images.Raw(name, names, *(_records(name, source) for source in sources))
+    splits = _SPLITS.get(name, ("train",))
+    return images.Raw(name, names, *(_records(name, *pair) for pair in zip(splits, sources, strict=True)))
 
 
-def _records(name, source):
+def _records(name, split, source):
     labels = np.array([int(source[i]["label"]) for i in range(len(source))], np.int64)
-    return Examples(source, np.arange(len(labels)), labels, name)
+    files = tuple(os.fspath(path) for path in source.dataset_info.splits[split].filepaths)
+    return Examples(source, files, np.arange(len(labels)), labels, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Examples(images.Encoded):
     """Rows of a prepared set."""
 
     source: Any
+    files: tuple[str, ...]  # that hold the rows
     positions: np.ndarray
     labels: np.ndarray
     of: str
@@ -72,9 +78,13 @@ class Examples(images.Encoded):
     def select(self, positions: np.ndarray) -> "Examples":
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
 
-    @property
-    def digest(self) -> str:
-        return images.list_digest((str(p) for p in self.positions), self.labels)
+    def stored_in(self) -> tuple[str, Sequence[str]]:
+        return os.path.dirname(self.files[0]), [os.path.basename(file) for file in self.files]
+
+    def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
+        whole = file_digests.tobytes()
+        digests = (hashlib.sha256(whole + int(p).to_bytes(8, "little")).digest() for p in self.positions)
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
 def open_source(name: str, split: str, config: Any, raw: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""Images behind one small interface: `len`, `labels`, `image(i) -> uint8 (h, w, 3)`, `name(i)`, `digest`.
+"""Images behind one small interface: `len`, `labels`, `image(i) -> uint8 (h, w, 3)`, `name(i)`.
 
 `Arrays` lie in memory and live on the device; `Files` (and `records.Records`) are decoded when they are asked for, by
 worker processes, so they hold nothing but paths and can be pickled.
@@ -6,9 +6,8 @@ worker processes, so they hold nothing but paths and can be pickled.
 
 import abc
 import dataclasses
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,11 +37,6 @@ class Images(Protocol):
 
     def select(self, positions: np.ndarray) -> Any:
         """The items at these positions, in this order."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """sha256 of what the split is: pixels and labels in memory, names and labels of files."""
         ...
 
 
@@ -79,12 +73,6 @@ class Arrays:
     def select(self, positions: np.ndarray) -> "Arrays":
         return Arrays(self.images[positions], self.labels[positions])
 
-    @property
-    def digest(self) -> str:
-        found = hashlib.sha256(np.ascontiguousarray(self.images))
-        found.update(np.asarray(self.labels, "<i8").tobytes())
-        return found.hexdigest()
-
 
 class Encoded(abc.ABC):
     """What image files and records share: they are bytes until somebody asks for a crop."""
@@ -104,6 +92,18 @@ class Encoded(abc.ABC):
     @abc.abstractmethod
     def name(self, i: int) -> str:
         """What a message calls item i."""
+
+    @abc.abstractmethod
+    def stored_in(self) -> tuple[str, Sequence[str]]:
+        """(folder, names of the files below it that hold the items)."""
+
+    @abc.abstractmethod
+    def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
+        """Content digest of each item, (n, 32) uint8, from those of the files of `stored_in`.
+
+        Raises:
+          BadInput: a file that is not what it is recorded to be.
+        """
 
     def image(self, i: int) -> np.ndarray:
         return decode.image(self.content(i), self.name(i), upright=self.upright)
@@ -148,9 +148,11 @@ class Files(Encoded):
         lines = None if self.lines is None else self.lines[positions]
         return dataclasses.replace(self, paths=self.paths[positions], labels=self.labels[positions], lines=lines)
 
-    @property
-    def digest(self) -> str:
-        return list_digest(self.paths, self.labels)
+    def stored_in(self) -> tuple[str, Sequence[str]]:
+        return self.root, self.paths
+
+    def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
+        return file_digests
 
     def missing(self) -> np.ndarray:
         """(n,) bool. One listing a folder, not one question a file."""
@@ -158,14 +160,6 @@ class Files(Encoded):
         there = {folder: _listing(os.path.join(self.root, folder)) for folder in set(folders)}
         names = (os.path.basename(path) for path in self.paths)
         return np.array([n not in there[f] for n, f in zip(names, folders, strict=True)], bool)
-
-
-def list_digest(names: Iterable[str], labels: np.ndarray) -> str:
-    """sha256 over lines `name TAB label`."""
-    found = hashlib.sha256()
-    for name, label in zip(names, labels, strict=True):
-        found.update(f"{name}\t{label}\n".encode())
-    return found.hexdigest()
 
 
 def _listing(folder: str) -> frozenset[str]:

@@ -10,9 +10,10 @@
   --on_bad_image  error (default) or skip: unreadable images are left out, counted and listed in index.json
 
 Every image is decoded once before it is written, and every shard is read back and compared. The same command again
-goes on where the last one stopped: a shard that is there and is what it should be is not written again. `index.json`
-comes last; it holds the class names and the shards with their digests, and beside it `SPLIT.npz` the labels, names and
-digests of the images. Exit status: 0 done, 1 failed, 2 bad input.
+continues: a shard is written again if it is damaged or if the images that it was made from have changed, by content;
+shards of images that are gone are removed. `index.json` comes last; it holds the class names and the shards with their
+digests, and beside it `SPLIT.npz` the labels, names and digests of the images. Exit status: 0 done, 1 failed, 2 bad
+input.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 from typing import Any
@@ -32,8 +34,9 @@ from etils import epath
 from PIL import Image
 
 from lt_jax import errors, files, log
-from lt_jax.data import decode, images, records, sources
+from lt_jax.data import decode, identity, images, records, sources
 
+_SHARD = re.compile(rf"({'|'.join(records.SPLITS)})-\d{{5}}-of-\d{{5}}\.array_record")
 CONFIG = {
     "tfds": False, "classes": "", "generated": 0, "seed": 0,
 }  # fmt: skip
@@ -108,6 +111,15 @@ def run(options: Any) -> None:
     written = sum(entry["written"] for entry in done)
     log.say(f"{written} shards written, {len(done) - written} were there; writing the index")
     _write_index(raw, shards, done, out)
+    _remove_other_shards({shard.file for shard in shards}, out)
+
+
+def _remove_other_shards(names, out):
+    """Removes shards of an earlier call that the index no longer lists: they hold images that are gone."""
+    for path in list(out.iterdir()):
+        name = path.name.removesuffix(".json")
+        if _SHARD.fullmatch(name) and name not in names:
+            path.unlink()
 
 
 def _shards(split, part, out, options):
@@ -134,9 +146,12 @@ def _all(shards, workers):
 def write_shard(shard: Shard) -> dict[str, Any]:
     """Writes one shard and what is in it, unless both are there and whole; returns its entry of the index."""
     out = epath.Path(shard.out)
-    note, source = out / f"{shard.file}.json", _source(shard)
+    note = out / f"{shard.file}.json"
     entry = _read_note(note)
+    source, manifest = _source(shard, entry)
     if entry and entry["source"] == source and _is_whole(out / shard.file, entry["sha256"]):
+        if entry["manifest"] != manifest:
+            files.write_text(note, json.dumps({**entry, "manifest": manifest}))
         return {**entry, "written": False}
     contents, names, labels, skipped = _contents(shard)
     blob = _encode(contents)
@@ -147,23 +162,45 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     if not _is_whole(out / shard.file, digest):
         raise errors.RunFailed(f"{out / shard.file}: the disk does not hold what was written")
     entry = {
-        "file": shard.file, "sha256": digest, "source": source, "names": names, "labels": labels, "skipped": skipped,
+        "file": shard.file, "sha256": digest, "source": source, "manifest": manifest, "names": names,
+        "labels": labels, "skipped": skipped,
         "digests": [hashlib.sha256(content).hexdigest() for content in contents],
     }  # fmt: skip
     files.write_text(note, json.dumps(entry))
     return {**entry, "written": True}
 
 
-def _source(shard):
-    """What the shard is made from: another list, size or rule makes another shard."""
-    return hashlib.sha256(f"{shard.images.digest} {shard.size} {shard.skip}".encode()).hexdigest()
+def _source(shard, entry):
+    """(digest of what the shard is made from, manifest of its files as JSON).
+
+    Other images, labels, names, size or rule give another digest. Files that are as `entry` has them are not read.
+    """
+    digest = hashlib.sha256(f"{shard.size} {shard.skip} {shard.images.labels.tolist()}".encode())
+    if isinstance(shard.images, images.Arrays):
+        digest.update(np.ascontiguousarray(shard.images.images))
+        return digest.hexdigest(), []
+    before = identity.Manifest(*_columns(entry["manifest"])) if entry else None
+    folder, names = shard.images.stored_in()
+    manifest = identity.scan(folder, names, before, skip_missing=True)  # reading the images says what is missing
+    digest.update("\0".join(manifest.names).encode(errors="surrogateescape"))
+    digest.update(np.ascontiguousarray(shard.images.item_digests(manifest.digests)))
+    rows = zip(manifest.names, manifest.stats.tolist(), manifest.digests, strict=True)
+    return digest.hexdigest(), [[name, stat, bytes(content).hex()] for name, stat, content in rows]
+
+
+def _columns(rows):
+    names, stats, digests = zip(*rows, strict=True) if rows else ((), (), ())
+    contents = np.array([list(bytes.fromhex(digest)) for digest in digests], np.uint8).reshape(-1, 32)
+    return names, np.array(stats, np.int64).reshape(-1, 3), contents
 
 
 def _read_note(note):
+    """The entry that an earlier call has left; None where there is none of this version, or half of one."""
     try:
-        return files.read_json(note)
+        entry = files.read_json(note)
     except json.JSONDecodeError:
         return None
+    return entry if entry and "manifest" in entry else None
 
 
 def _is_whole(path, digest):

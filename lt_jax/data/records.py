@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lt_jax import errors, files
 from lt_jax.data import images
 
 SPLITS = ("train", "test", "validation")
+_AGAIN = "run python -m lt_jax.data.prepare again"
 
 
 def prepared(config: Any) -> images.Raw:
@@ -35,38 +37,73 @@ def prepared(config: Any) -> images.Raw:
 
 def _split(folder, split, index):
     entry = index["splits"][split]
-    missing = [shard["file"] for shard in entry["shards"] if not (folder / shard["file"]).exists()]
+    is_bucket = "://" in os.fspath(folder)
+    local_folder = _copied(folder, entry["shards"]) if is_bucket else os.fspath(folder)
+    shards = tuple(_copy_name(shard) if is_bucket else shard["file"] for shard in entry["shards"])
+    missing = [name for name in shards if not os.path.exists(os.path.join(local_folder, name))]
     if missing:
-        raise errors.BadInput(f"prepared: {folder / missing[0]} is missing: run python -m lt_jax.data.prepare again")
+        raise errors.BadInput(f"prepared: {folder / missing[0]} is missing: {_AGAIN}")
     table = files.read_npz(folder / entry["table"])
-    paths = tuple(_local(folder, shard["file"]) for shard in entry["shards"])
     positions = np.arange(len(table["labels"]))
-    return Records(paths, positions, table["labels"], table["names"], table["digests"], upright=index["upright"])
+    return Records(
+        local_folder,
+        shards,
+        tuple(shard["sha256"] for shard in entry["shards"]),
+        positions,
+        table["labels"],
+        table["names"],
+        table["digests"],
+        upright=index["upright"],
+    )
 
 
-def _local(folder: epath.Path, name: str) -> str:
-    """ArrayRecord reads local files alone: a shard in a bucket is copied once."""
-    if "://" not in os.fspath(folder):
-        return os.fspath(folder / name)
+def _copied(folder, shards):
+    """The local folder of copies of these shards: ArrayRecord reads local files alone.
+
+    A copy is named by its content, so that one of other images is never used, and the bucket is only read for a shard
+    that has no copy yet.
+    """
     key = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:16]
-    copy = epath.Path(tempfile.gettempdir()) / f"lt_jax-shards-{os.getuid()}" / key / name
-    if not copy.exists():
-        files.write_bytes(copy, (folder / name).read_bytes(), by_all=True)
-    return os.fspath(copy)
+    copies = epath.Path(tempfile.gettempdir()) / f"lt_jax-shards-{os.getuid()}" / key
+    for shard in shards:
+        if (copies / _copy_name(shard)).exists():
+            continue
+        content = _read_shard(folder / shard["file"])
+        if hashlib.sha256(content).hexdigest() != shard["sha256"]:
+            raise errors.BadInput(_not_indexed(folder / shard["file"]))
+        files.write_bytes(copies / _copy_name(shard), content, by_all=True)
+    return os.fspath(copies)
+
+
+def _read_shard(path):
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise errors.BadInput(f"prepared: {path} is missing: {_AGAIN}") from error
+
+
+def _copy_name(shard):
+    return f"{shard['sha256'][:32]}.array_record"
+
+
+def _not_indexed(path):
+    return f"prepared: {path} does not hold the images that index.json lists: {_AGAIN}"
 
 
 @functools.lru_cache(maxsize=8)
-def _open(paths: tuple[str, ...]) -> Any:
+def _open(folder: str, shards: tuple[str, ...], shard_digests: tuple[str, ...]) -> Any:
     import grain
 
-    return grain.sources.ArrayRecordDataSource(list(paths))
+    return grain.sources.ArrayRecordDataSource([os.path.join(folder, shard) for shard in shards])
 
 
 @dataclasses.dataclass(frozen=True)
 class Records(images.Encoded):
     """Items of one prepared split; the shards are opened by each process that reads them."""
 
-    paths: tuple[str, ...]
+    folder: str
+    shards: tuple[str, ...]  # names of the files in it
+    shard_digests: tuple[str, ...]  # SHA-256 of each, as the index has it
     positions: np.ndarray
     labels: np.ndarray
     names: np.ndarray  # what each item was called where it came from
@@ -77,7 +114,7 @@ class Records(images.Encoded):
 
     def content(self, i: int) -> bytes:
         try:
-            return _open(self.paths)[int(self.positions[i])]
+            return _open(self.folder, self.shards, self.shard_digests)[int(self.positions[i])]
         except Exception as error:  # its reader raises what it likes
             raise errors.BadInput(f"{self.name(i)}: the shard cannot be read ({error})") from error
 
@@ -85,9 +122,14 @@ class Records(images.Encoded):
         return f"record {self.positions[i]} ({self.names[i]})"
 
     def select(self, positions: np.ndarray) -> "Records":
-        kept = {key: getattr(self, key)[positions] for key in ("positions", "labels", "names", "digests")}
-        return dataclasses.replace(self, **kept)
+        columns = {key: getattr(self, key)[positions] for key in ("positions", "labels", "names", "digests")}
+        return dataclasses.replace(self, **columns)
 
-    @property
-    def digest(self) -> str:
-        return images.list_digest(self.digests, self.labels)
+    def stored_in(self) -> tuple[str, Sequence[str]]:
+        return self.folder, self.shards
+
+    def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
+        for shard, recorded, digest in zip(self.shards, self.shard_digests, file_digests, strict=True):
+            if bytes(digest).hex() != recorded:
+                raise errors.BadInput(_not_indexed(os.path.join(self.folder, shard)))
+        return np.array([list(bytes.fromhex(digest)) for digest in self.digests], np.uint8).reshape(-1, 32)

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from lt_jax import errors
-from lt_jax.data import decode
+from lt_jax.data import decode, identity
 
 _AHEAD = 2  # batches that each worker keeps ready
 _CHECKED: dict[str, dict[int, str]] = {}
@@ -177,8 +177,11 @@ def clean_batches(
 
 
 def unreadable(images: Any) -> dict[int, str]:
-    """position -> reason for every image that cannot be decoded. One pass over all, remembered in this process."""
-    key = f"{images.digest} {images.name(0)}"
+    """position -> reason for every image that cannot be decoded.
+
+    One pass over all of them; the answer is remembered in this process for as long as no file changes.
+    """
+    key = identity.stat_digest(*images.stored_in())
     if key not in _CHECKED:
         parts = np.array_split(np.arange(len(images)), max(1, images.workers))
         if images.workers > 1 and len(images) > 1000:

@@ -1,17 +1,17 @@
 """Weights from a local file, under the names of torchvision (residual networks) and timm (these and transformers).
 
-A tensor that an encoder needs and the file lacks, or that has another shape, is named; what is left over (the last
-layer, counters) is left alone.
+A tensor that the encoder needs and the file lacks is named, and so is one that the encoder has no place for: weights
+of another network never load silently. Only the classifier layer and the counters of BatchNorm are left alone.
 """
 
-import pathlib
 import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors
+from lt_jax import errors, files
 
 _RESNET = (
     (r"stem/kernel", "conv1.weight"),
@@ -30,31 +30,59 @@ _VIT = (
     (r"block(\d+)/(qkv|proj)/(\w+)", r"blocks.{\1}.attn.\2.\3"),
     (r"block(\d+)/(fc\d)/(\w+)", r"blocks.{\1}.mlp.\2.\3"),
 )
+# The classifier layer of these networks, and what no network computes with.
+_IGNORED = re.compile(r"(fc|head|head_dist|classifier)\.(weight|bias)|.*\bnum_batches_tracked")
 _LAST = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 def load(path: str, variables: dict[str, Any]) -> dict[str, Any]:
     """`variables` of an encoder ({"params", "batch_stats"}) with the values of a .safetensors or .npz file.
 
-    Raises:
-      BadInput: no such file, of no known kind, or a tensor that is missing or has another shape.
-    """
-    tensors = _read(pathlib.Path(path).expanduser())
+    Every tensor of the file must have its place in the encoder, but for the classifier layer and counters of batches.
 
-    def value(place, like):
-        ours = "/".join(str(key.key) for key in place[1:])
+    Raises:
+      BadInput: no such file, of no known kind; a tensor that is missing, has another shape, is not of floating point,
+        holds a value that is not finite, or belongs to another network.
+    """
+    file = files.expand(path, "config.encoder.weights")
+    tensors = _read(file)
+    used = set()
+
+    def value(key_path, like):
+        ours = "/".join(str(key.key) for key in key_path[1:])
         name = theirs(ours)
         if name not in tensors:
-            raise errors.BadInput(f"config.encoder.weights: {path} has no tensor {name!r}, which {ours} needs")
-        found = _turned(tensors[name])
-        if found.shape != like.shape:
-            raise errors.BadInput(
-                f"config.encoder.weights: {name!r} in {path} has shape {tensors[name].shape}, "
-                f"which gives {found.shape}; {ours} needs {like.shape}"
-            )
-        return found.astype(np.float32)
+            raise errors.BadInput(f"config.encoder.weights: {file} has no tensor {name!r}, which {ours} needs")
+        used.add(name)
+        return _checked(file, name, tensors[name], ours, like.shape)
 
-    return jax.tree_util.tree_map_with_path(value, variables)
+    loaded = jax.tree_util.tree_map_with_path(value, variables)
+    left_over = sorted(name for name in tensors.keys() - used if not _IGNORED.fullmatch(name))
+    if left_over:
+        more = f" and {len(left_over) - 1} more tensors" if len(left_over) > 1 else ""
+        raise errors.BadInput(
+            f"config.encoder.weights: {file} holds {left_over[0]!r}{more} that this encoder does not have: "
+            "it is of another network; set config.encoder.name to that one"
+        )
+    return loaded
+
+
+def _checked(file, name, tensor, ours, shape):
+    """The tensor in our layout, float32."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise errors.BadInput(
+            f"config.encoder.weights: {name!r} in {file} is of type {tensor.dtype}, expected floating point"
+        )
+    turned = _turned(tensor)
+    if turned.shape != shape:
+        raise errors.BadInput(
+            f"config.encoder.weights: {name!r} in {file} has shape {tensor.shape}, "
+            f"which gives {turned.shape}; {ours} needs {shape}"
+        )
+    values = turned.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise errors.BadInput(f"config.encoder.weights: {name!r} in {file} holds a value that is not finite")
+    return values
 
 
 def theirs(ours: str) -> str:

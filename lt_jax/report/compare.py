@@ -14,11 +14,14 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lt_jax import errors, files, log
+from lt_jax import errors, files, log, results
 from lt_jax.report import figures, page, svg
 
-# What makes no other experiment of a run.
-_IGNORED = ("seed", "init_from", "stages", "report.", "host.", "log.", "checkpoint.", "data.dir", "data.workers")
+# What makes no other experiment of a run, and what is compared by content.
+_IGNORED = (
+    "seed", "init_from", "stages", "report.", "host.", "log.", "checkpoint.",
+    "data.dir", "data.list", "data.classes", "data.workers", "encoder.weights",
+)  # fmt: skip
 _COLORS = ("final", "probe", "medium", "few", "many", "plain", "ink")
 
 
@@ -52,10 +55,9 @@ def write(folders: list[str], out: str) -> None:
 
 
 def _read(folder):
-    workdir = epath.Path(folder).expanduser()
-    config, result = (files.read_json(workdir / name) for name in ("config.json", "result.json"))
-    if config is None or result is None:
-        raise errors.BadInput(f"no finished run in {folder}: expected its config.json and result.json")
+    config, result = results.read(files.expand(folder, "work directory"))
+    if not result.get("digests"):
+        log.say(f"{folder} was made by an older lt_jax, which recorded no digests: its images are not compared")
     return _flat(config), result
 
 
@@ -76,16 +78,34 @@ def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
     data = {(result["dataset"]["name"], result["dataset"]["num_classes"]) for _, result in runs}
     if len(data) > 1:
         raise errors.BadInput(f"runs on other data cannot stand beside each other: {', '.join(n for n, _ in data)}")
-    kept = [{key: value for key, value in config.items() if not key.startswith(_IGNORED)} for config, _ in runs]
+    if len(_digests_of(runs, "test")) > 1:
+        raise errors.BadInput(f"the runs were tested on other images of {data.pop()[0]}: they cannot be compared")
+    settings = [{key: value for key, value in config.items() if not key.startswith(_IGNORED)} for config, _ in runs]
     # A key that not all have belongs to another method, which `method` says, or to a younger version of the config.
-    common = sorted(set.intersection(*(set(config) for config in kept)))
-    differing = [key for key in common if len({json.dumps(config[key]) for config in kept}) > 1]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for config, (_, result) in zip(kept, runs, strict=True):
-        if any(result["seed"] == other["seed"] for other in rows.get(_label(config, differing), [])):
-            raise errors.BadInput(f"two runs of {_label(config, differing)} have the seed {result['seed']}")
-        rows.setdefault(_label(config, differing), []).append(result)
-    return [Row(label, results) for label, results in rows.items()]
+    common = sorted(set.intersection(*(set(config) for config in settings)))
+    differing = [key for key in common if len({json.dumps(config[key]) for config in settings}) > 1]
+    rows: dict[str, list[Any]] = {}
+    for config, run in zip(settings, runs, strict=True):
+        rows.setdefault(_label(config, differing), []).append(run)
+    for label, members in rows.items():
+        _check_row(label, members)
+    return [Row(label, [result for _, result in members]) for label, members in rows.items()]
+
+
+def _check_row(label, runs):
+    """Runs of a row differ by the seed, and by nothing else."""
+    seeds = [result["seed"] for _, result in runs]
+    twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+    if twice is not None:
+        raise errors.BadInput(f"two runs of {label} have the seed {twice}")
+    for split, words in (("train", "training images"), ("weights", "encoder weights")):
+        if len(_digests_of(runs, split)) > 1:
+            raise errors.BadInput(f"the runs of {label} have equal settings, but were made from other {words}")
+
+
+def _digests_of(runs, key):
+    """The different digests that the results carry; an older result carries none."""
+    return {result["digests"][key] for _, result in runs if result.get("digests", {}).get(key)}
 
 
 def _label(config, differing):

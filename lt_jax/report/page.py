@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 from matplotlib.figure import Figure
 
-from lt_jax import errors, files, log
+from lt_jax import errors, files, log, results
 from lt_jax.report import figures, story, svg
 
 COLUMNS = {
@@ -42,6 +42,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     result = files.read_json(workdir / "result.json")
     if result is None:
         raise errors.BadInput(f"no {workdir / 'result.json'}: run --stage=evaluate first")
+    results.check(workdir, config, result)
     chapters = []
     for title, lead, exhibits in story.chapters(workdir, result):
         drawn = [_exhibit(Shown(*exhibit), workdir / "figures") for exhibit in exhibits]

@@ -1,0 +1,167 @@
+"""What a data set is by content, so that a changed image, label or shard is noticed.
+
+Pixels in memory are hashed. Files are first compared by size and times with the `Manifest` of an earlier look; only
+those that differ are read again. A run keeps its manifest as `data.npz`.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lt_jax import errors, log
+
+SPLITS = ("train", "test", "validation")
+_BYTES = 32  # of a SHA-256
+_THREADS = 8  # that read files; hashing runs outside the interpreter lock
+_MANY = 5000  # files to read before a line says why the start takes long
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Files by name, with size and times in nanoseconds (n, 3), and SHA-256 of their content (n, 32) uint8."""
+
+    names: tuple[str, ...] = ()
+    stats: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    digests: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, _BYTES), np.uint8))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The manifest as arrays for a .npz file; `from_arrays` reads them."""
+        names = "\0".join(self.names).encode(errors="surrogateescape")
+        return {"names": np.frombuffer(names, np.uint8), "stats": self.stats, "digests": self.digests}
+
+    @staticmethod
+    def from_arrays(arrays: dict[str, np.ndarray]) -> "Manifest":
+        """The manifest that `arrays` has stored."""
+        text = arrays["names"].tobytes().decode(errors="surrogateescape")
+        names = tuple(text.split("\0")) if len(arrays["stats"]) else ()
+        return Manifest(names, arrays["stats"], arrays["digests"])
+
+    def __add__(self, other: "Manifest") -> "Manifest":
+        """Both together; a file that both name is listed once."""
+        known = set(self.names)
+        new = [i for i, name in enumerate(other.names) if name not in known]
+        return Manifest(
+            (*self.names, *(other.names[i] for i in new)),
+            np.concatenate([self.stats, other.stats[new]]),
+            np.concatenate([self.digests, other.digests[new]]),
+        )
+
+
+def of_dataset(dataset: Any, before: Manifest | None = None) -> tuple[dict[str, str | None], Manifest]:
+    """Content digest of every split, and the manifest of the files that hold them.
+
+    A digest covers class names, labels and images in their order; neither folder nor times of a file count.
+
+    Args:
+      dataset: a `data.Dataset`.
+      before: the manifest of an earlier look at the same files.
+
+    Returns:
+      ({"train", "test", "validation"} -> hexadecimal SHA-256, None where there is no such split; the manifest).
+
+    Raises:
+      BadInput: a file that cannot be read, or a shard that is not the one that its index describes.
+    """
+    names, manifest, digests = json.dumps(dataset.class_names), Manifest(), {}
+    for split in SPLITS:
+        part = getattr(dataset, split)
+        if part is None:
+            digests[split] = None
+            continue
+        digest = hashlib.sha256(f"{names}\n".encode())
+        digest.update(np.asarray(part.labels, "<i8").tobytes())
+        stored = part.stored if part.stored is not None else part.images
+        if isinstance(stored, np.ndarray):
+            digest.update(str((stored.shape, stored.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(stored))
+        else:
+            files = scan(*stored.stored_in(), before)
+            digest.update(np.ascontiguousarray(stored.item_digests(files.digests)))
+            manifest += files
+        digests[split] = digest.hexdigest()
+    return digests, manifest
+
+
+def whole(digests: dict[str, str | None]) -> str:
+    """One digest of all splits, from what `of_dataset` gives."""
+    return hashlib.sha256(json.dumps([digests[split] for split in SPLITS]).encode()).hexdigest()
+
+
+def scan(
+    folder: str, names: Sequence[str], before: Manifest | None = None, skip_missing: bool = False
+) -> Manifest:  # fmt: skip
+    """The manifest of files below a folder, in their order; reads only those that `before` does not have unchanged.
+
+    Args:
+      skip_missing: a file that cannot be read has a digest of zeros.
+
+    Raises:
+      BadInput: a file is missing or cannot be read, without `skip_missing`.
+    """
+    before = before or Manifest()
+    stats = _stats(folder, names)
+    row_of = {name: row for row, name in enumerate(before.names)}
+    rows = np.array([row_of.get(name, -1) for name in names], np.int64)
+    is_known = rows >= 0
+    is_known[is_known] = (before.stats[rows[is_known]] == stats[is_known]).all(axis=1)
+    digests = np.zeros((len(names), _BYTES), np.uint8)
+    digests[is_known] = before.digests[rows[is_known]]
+    unknown = np.flatnonzero(~is_known)
+    if len(unknown) >= _MANY:
+        log.say(f"reading {len(unknown)} files once, to know them by their content from now on")
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        contents = pool.map(_sha256, (os.path.join(folder, names[i]) for i in unknown))
+        for i, content in zip(unknown, contents, strict=True):
+            if isinstance(content, errors.BadInput) and not skip_missing:
+                raise content
+            digests[i] = 0 if isinstance(content, errors.BadInput) else np.frombuffer(content, np.uint8)
+    return Manifest(tuple(names), stats, digests)
+
+
+def stat_digest(folder: str, names: Sequence[str]) -> str:
+    """A digest of names, sizes and times: equal for files that nobody has touched. No file is read."""
+    digest = hashlib.sha256("\0".join([folder, *names]).encode(errors="surrogateescape"))
+    digest.update(_stats(folder, names))
+    return digest.hexdigest()
+
+
+def difference(before: Manifest, after: Manifest) -> str:
+    """What differs between two manifests, in words: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)"."""
+    old, new = (dict(zip(m.names, map(bytes, m.digests), strict=True)) for m in (before, after))
+    groups = {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
+    }
+    words = [f"{len(names)} {what} ({_listed(names)})" for what, names in groups.items() if names]
+    return ", ".join(words)
+
+
+def _listed(names):
+    return names[0] + (", ..." if len(names) > 1 else "")
+
+
+def _stats(folder, names):
+    """(n, 3) int64; -1 for a file that is not there."""
+    stats = np.full((len(names), 3), -1, np.int64)
+    for i, name in enumerate(names):
+        with contextlib.suppress(OSError):  # reading the file says what is wrong
+            info = os.stat(os.path.join(folder, name))
+            stats[i] = info.st_size, info.st_mtime_ns, info.st_ctime_ns
+    return stats
+
+
+def _sha256(path):
+    """The digest of a file, or the error."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        return errors.BadInput(f"{path}: {errors.reason(error)}")
