@@ -18,7 +18,7 @@ import sys
 
 from absl import logging
 
-from lt_jax import command, distributed, errors, files, interrupt, log, stages
+from lt_jax import command, distributed, errors, files, interrupt, lock, log, stages
 
 
 def main(argv: list[str]) -> int:
@@ -45,8 +45,10 @@ def _run(config, asked):
     _keep_compiled_programs(config.host.compile_cache)
     if is_after:
         return functions[asked.stage](config, workdir)
-    log.say(f"work directory {workdir}")
-    return stages.run(config, workdir, asked.stage, functions)
+    with lock.owned(workdir):
+        log.say(f"work directory {workdir}")
+        stages.run(config, workdir, asked.stage, functions)
+    return None
 
 
 def _keep_compiled_programs(folder):

@@ -12,7 +12,7 @@ from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
-from lt_jax import checkpoint, files, log
+from lt_jax import checkpoint, errors, files, lock, log
 
 
 class Store(MemoryFileSystem):
@@ -110,3 +110,13 @@ def test_a_run_from_start_to_end_in_a_bucket(bucket, features, run_main, tiny):
     changed = {path for path in before if Store.store[path] is not before[path]}
     assert changed <= {"/bucket/run/config.json", "/bucket/run/run.json"}, changed
     assert run_main(*words, "--config.dlsa.classifier.epochs=3", f"--workdir={bucket}") == 0
+
+
+def test_a_bucket_has_one_owner(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "_SETTLE_S", 0.1)
+    workdir = epath.Path(bucket)
+    with lock.owned(workdir):
+        assert "/bucket/run/lock.json" in Store.store
+        with pytest.raises(errors.BadInput, match="gs://bucket/run is in use by process"), lock.owned(workdir):
+            pass
+    assert not Store.store

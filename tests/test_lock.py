@@ -1,0 +1,133 @@
+"""One living run owns a work directory; a dead one locks nobody out."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from etils import epath
+
+from lt_jax import errors, lock
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def holder(workdir):
+    """A process that owns the directory until it is killed."""
+    code = (
+        "import sys, time; from etils import epath; from lt_jax import lock\n"
+        f"with lock.owned(epath.Path({os.fspath(workdir)!r})):\n print('owned', flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "owned\n"
+    return process
+
+
+@pytest.fixture
+def living(tmp_path):
+    process = holder(tmp_path)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_run_gets_one_line_and_changes_nothing(living, tmp_path, run_main, tiny, capsys):
+    assert run_main(*tiny, "--config.seed=5", f"--workdir={tmp_path}") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"is in use by process {living.pid} on" in line and "choose another --workdir" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
+
+
+def test_a_killed_run_locks_nobody_out(living, tmp_path):
+    living.send_signal(signal.SIGKILL)  # it stays a zombie until somebody waits for it
+    time.sleep(0.2)
+    with lock.owned(epath.Path(tmp_path)):
+        assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_copy_of_a_living_runs_directory_is_free(living, tmp_path):
+    copy = shutil.copytree(tmp_path, tmp_path / "copy")
+    with lock.owned(epath.Path(copy)):
+        pass
+
+
+def test_of_many_that_start_at_once_one_wins(tmp_path):
+    outcomes, together = [], threading.Barrier(8)
+
+    def start():
+        together.wait()
+        try:
+            with lock.owned(epath.Path(tmp_path)):
+                time.sleep(0.5)
+                outcomes.append("owned")
+        except errors.BadInput:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["owned"] + ["refused"] * 7
+
+
+def elsewhere(workdir, **change):
+    """The lock of a run on another machine."""
+    owner = {**lock._this_process(epath.Path(workdir)), "machine": "elsewhere", "host": "node7", **change}
+    (workdir / "lock.json").write_text(json.dumps(owner))
+    return owner
+
+
+def test_a_silent_run_of_another_machine_is_succeeded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "_WATCH_S", 0.3)
+    monkeypatch.setattr(lock, "_LOOK_S", 0.05)
+    elsewhere(tmp_path)
+    with lock.owned(epath.Path(tmp_path)):
+        pass
+    assert "on node7" in capsys.readouterr().err
+
+
+def test_a_living_run_of_another_machine_keeps_its_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WATCH_S", 5.0)
+    monkeypatch.setattr(lock, "_LOOK_S", 0.05)
+    owner = elsewhere(tmp_path)
+    beat = threading.Timer(0.2, lambda: (tmp_path / "lock.json").write_text(json.dumps({**owner, "beat": 2})))
+    beat.start()
+    with pytest.raises(errors.BadInput, match="in use by process .* on node7"), lock.owned(epath.Path(tmp_path)):
+        pass
+    beat.join()
+
+
+def test_a_run_that_was_taken_over_ends_before_it_writes_again(tmp_path, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(lock, "_BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "_end", lambda line: ended.set() if "taken over by process" in line else None)
+    with lock.owned(epath.Path(tmp_path)):
+        elsewhere(tmp_path, token="another")
+        assert ended.wait(5.0)
+
+
+def test_a_vanished_work_directory_is_not_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_BEAT_S", 0.05)
+    (tmp_path / "run").mkdir()
+    with lock.owned(epath.Path(tmp_path / "run")):
+        shutil.rmtree(tmp_path / "run")
+        time.sleep(0.3)
+        assert not (tmp_path / "run").exists()
+
+
+def test_damaged_lock_files_lock_nobody_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WATCH_S", 0.2)
+    monkeypatch.setattr(lock, "_LOOK_S", 0.05)
+    for content in ("", "{", "[]", '{"token": 1}'):
+        (tmp_path / "lock.json").write_text(content)
+        with lock.owned(epath.Path(tmp_path)):
+            pass
