@@ -39,35 +39,19 @@ def recipe(name, tokens, largest, many=100, few=20):
     config.encoder = common.encoder(tokens.encoder, width, stem_stride=2 if tokens.encoder == "resnet_small" else 1)
 
     warmup = min(20.0, tokens.epochs / 10)
-    config.pretrain = pretrain = common.training(tokens.epochs, 1024, base_learning_rate=1e-3, warmup_epochs=warmup)
-    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
-    pretrain.temperature = 0.5  # of the similarities
-    pretrain.m = 1  # same-class partners of each anchor, in the query view
-    pretrain.n = 16  # balanced negatives of each anchor
-    pretrain.negatives = "sampled"  # or "expected": the mean over the draw, no draw
-    pretrain.ring = False  # send keys round the devices instead of gathering them: for very large batches
-    pretrain.projector = (2048, 128)  # widths of the projector; the last one is the embedding
-    pretrain.augment = common.augment(strength=2.0)  # s = 2 in stage 1, as released
+    training = common.training(tokens.epochs, 1024, base_learning_rate=1e-3, warmup_epochs=warmup)
+    config.pretrain = common.pretrain(training, common.augment(strength=2.0), projector=(2048, 128))  # s as released
 
-    config.baseline = common.training(
-        min(200.0, tokens.epochs), 1024, base_learning_rate=1e-3, warmup_epochs=warmup / 2
-    )
-    config.baseline.loss = "cross_entropy"  # or "balanced_softmax"
-    config.baseline.sampling = "instance"  # or "class_aware": every class as often
-    config.baseline.augment = common.augment(strength=0.0, grey=0.0, blur=False, crop_scale=0.25)
+    training = common.training(min(200.0, tokens.epochs), 1024, base_learning_rate=1e-3, warmup_epochs=warmup / 2)
+    augment = common.augment(strength=0.0, grey=0.0, blur=False, crop_scale=0.25)
+    config.baseline = common.baseline(training, augment)
 
-    config.probe = probe = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)
-    probe.per_class = 50  # images a class of the `official` protocol's balanced subset
-    probe.augment = common.augment(strength=1.0)
+    training = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)
+    config.probe = common.probe(training, common.augment(), per_class=50)
 
-    config.retrain = retrain = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)
-    retrain.method = "rank_one"  # rank_one and eigen are exact; paper and uniform are there to compare
-    retrain.k = ten_times_smallest(config.data)  # images kept of a class that has more
-    retrain.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
-    retrain.redraw_every = 10  # R: epochs between two draws of the subset
-    retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
-    retrain.head_epochs = 5.0  # passes of the head that gives the first p, on frozen features; then discarded
-    retrain.augment = common.augment(strength=1.0)
+    training = common.training(100, 64, base_learning_rate=1e-3, warmup_epochs=5)
+    k = ten_times_smallest(config.data)
+    config.retrain = common.retrain(training, common.augment(), k, redraw_every=10)
 
     config.report.title = f"{name.upper()}-LT, imbalance factor {tokens.imbalance_factor:g}"
     return config

@@ -116,6 +116,7 @@ def encoder(name, width, stem="small", stem_stride=1):
     config.stem_stride = stem_stride  # 2 halves a small image at once
     config.remat = False  # compute each block again in the backward pass: less memory, a third more time
     config.weights = ""  # .safetensors or .npz with torchvision's (ResNets) or timm's names; "" = random
+    config.init = "he"  # of convolutions: normal by fan-out; "torch": as PyTorch starts all its layers (docs/bns.md)
     config.mean = (0.0,)  # taken from each channel of an image in [0, 1] ...
     config.std = (1.0,)  # ... which is then divided by this: those that `weights` were trained with
     return config
@@ -134,6 +135,65 @@ def training(epochs, batch_size, base_learning_rate, warmup_epochs):
     return config
 
 
+def pretrain(training, augment, projector, temperature=0.5, n=16):
+    """Contrastive pretraining."""
+    config = training
+    config.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
+    config.temperature = temperature  # of the similarities
+    config.m = 1  # same-class partners of each anchor, in the query view
+    config.n = n  # balanced negatives of each anchor
+    config.negatives = "sampled"  # or "expected": the mean over the draw, no draw
+    config.ring = False  # send keys round the devices instead of gathering them: for very large batches
+    config.projector = projector  # widths of the projector; the last one is the embedding
+    config.augment = augment
+    return config
+
+
+def baseline(training, augment):
+    """A classifier trained on all images."""
+    config = training
+    config.loss = "cross_entropy"  # or "balanced_softmax"
+    config.sampling = "instance"  # or "class_aware": every class as often
+    config.augment = augment
+    return config
+
+
+def probe(training, augment, per_class):
+    """Linear probing of the pretrained encoder."""
+    config = training
+    config.per_class = per_class  # images a class of the `official` protocol's balanced subset
+    config.augment = augment
+    return config
+
+
+def retrain(training, augment, k, redraw_every, head_epochs=5.0, method="rank_one"):
+    """The second stage: a classifier on balanced subsets."""
+    config = training
+    config.method = method  # rank_one and eigen are exact; paper and uniform are there to compare
+    config.k = k  # images kept of a class that has more
+    config.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
+    config.redraw_every = redraw_every  # R: epochs between two draws of the subset
+    config.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
+    config.head_epochs = head_epochs  # passes of the head that gives the first p, on frozen features; then discarded
+    config.augment = augment
+    return config
+
+
+def every_key():
+    """A config with every key that there is, to check others against; its values show types alone."""
+    from configs import dlsa_digits
+
+    config = base()
+    config.data = data("digits", largest=1, imbalance_factor=1)
+    config.encoder = encoder("resnet18", width=64)
+    config.pretrain = pretrain(training(1, 1, 1.0, 1), augment(), projector=(1,))
+    config.baseline = baseline(training(1, 1, 1.0, 1), augment())
+    config.probe = probe(training(1, 1, 1.0, 1), augment(), per_class=1)
+    config.retrain = retrain(training(1, 1, 1.0, 1), augment(), k=1, redraw_every=1)
+    config.dlsa = dlsa_digits.settings(clusters=1, depth=1)
+    return config
+
+
 def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     """SimCLR augmentation; with strength=0, grey=0, blur=False it is crop and flip. Names as in lt_jax.policies."""
     config = ml_collections.ConfigDict()
@@ -141,7 +201,7 @@ def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     config.flip = flip  # probability of a horizontal flip
     config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
     config.grey = grey  # probability of a grey image
-    config.blur = blur  # Gaussian blur 3x3, sigma U(.1, 2)
+    config.blur = blur  # Gaussian blur, sigma U(.1, 2), of a tenth of the side, at least 3x3
     config.policy = ""  # or "trivial": TrivialAugment after the rest
     config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
     config.mix = ""  # or "mixup" or "cutmix", where a classifier is trained

@@ -22,35 +22,21 @@ def get_config(arg=""):
 
     config.encoder = common.encoder("resnet_small", width=16)
 
-    config.pretrain = pretrain = common.training(epochs=100, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
-    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
-    pretrain.temperature = 0.2  # of the similarities
-    pretrain.m = 1  # same-class partners of each anchor, in the query view
-    pretrain.n = 16  # balanced negatives of each anchor
-    pretrain.negatives = "sampled"  # or "expected": the mean over the draw, no draw
-    pretrain.ring = False  # send keys round the devices instead of gathering them: for very large batches
-    pretrain.projector = (128, 64)  # widths of the projector; the last one is the embedding
-    pretrain.weight_decay = 0.5  # on weights only; ten times the usual: the classes are tiny
-    pretrain.augment = _augment()
+    training = common.training(epochs=100, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
+    config.pretrain = common.pretrain(training, _augment(), projector=(128, 64), temperature=0.2)
+    config.pretrain.weight_decay = 0.5  # ten times the usual: the classes are tiny
 
-    config.baseline = baseline = common.training(epochs=200, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
-    baseline.loss = "cross_entropy"  # or "balanced_softmax"
-    baseline.sampling = "instance"  # or "class_aware": every class as often
-    baseline.augment = _augment()
+    training = common.training(epochs=200, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
+    config.baseline = common.baseline(training, _augment())
 
-    config.probe = probe = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
-    probe.per_class = 20  # images a class of the `official` protocol's balanced subset
-    probe.augment = _augment()
+    training = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
+    config.probe = common.probe(training, _augment(), per_class=20)
 
-    config.retrain = retrain = common.training(epochs=100, batch_size=16, base_learning_rate=2e-2, warmup_epochs=5)
-    retrain.method = tokens.method  # rank_one and eigen are exact; paper and uniform are there to compare
-    retrain.k = 10  # images kept of a class that has more
-    retrain.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
-    retrain.redraw_every = 10  # R: epochs between two draws of the subset
-    retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
-    retrain.head_epochs = 100.0  # passes of the head that gives the first p, on frozen features; then discarded
-    retrain.weight_decay = 3.0  # 89 images: what keeps the fine-tuned encoder from learning them by heart
-    retrain.augment = _augment()
+    training = common.training(epochs=100, batch_size=16, base_learning_rate=2e-2, warmup_epochs=5)
+    config.retrain = common.retrain(
+        training, _augment(), k=10, redraw_every=10, head_epochs=100.0, method=tokens.method
+    )
+    config.retrain.weight_decay = 3.0  # 89 images: what keeps the fine-tuned encoder from learning them by heart
 
     config.log.every_steps = 20
     config.report.title = "Handwritten digits, long-tailed"

@@ -32,33 +32,18 @@ def recipe(name, arg, title, **switches):
     config.encoder = common.encoder(tokens.encoder, width=64, stem="imagenet")
 
     warmup = min(10.0, tokens.epochs / 10)
-    config.pretrain = pretrain = common.training(tokens.epochs, tokens.batch_size, 1e-3, warmup)
-    pretrain.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
-    pretrain.temperature = 0.5  # of the similarities
-    pretrain.m = 1  # same-class partners of each anchor, in the query view
-    pretrain.n = 64  # balanced negatives of each anchor
-    pretrain.negatives = "sampled"  # or "expected": the mean over the draw, no draw
-    pretrain.ring = False  # send keys round the devices instead of gathering them: for very large batches
-    pretrain.projector = (2048, 128)  # widths of the projector; the last one is the embedding
-    pretrain.augment = common.augment(strength=1.0)
+    training = common.training(tokens.epochs, tokens.batch_size, 1e-3, warmup)
+    config.pretrain = common.pretrain(training, common.augment(), projector=(2048, 128), n=64)
 
-    config.baseline = common.training(min(100.0, tokens.epochs), tokens.batch_size, 1e-3, warmup / 2)
-    config.baseline.loss = "cross_entropy"  # or "balanced_softmax"
-    config.baseline.sampling = "instance"  # or "class_aware": every class as often
-    config.baseline.augment = common.augment(strength=0.4, grey=0.0, blur=False)
+    mild = {"strength": 0.4, "grey": 0.0, "blur": False}
+    training = common.training(min(100.0, tokens.epochs), tokens.batch_size, 1e-3, warmup / 2)
+    config.baseline = common.baseline(training, common.augment(**mild))
 
-    config.probe = probe = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
-    probe.per_class = tokens.k  # images a class of the `official` protocol's balanced subset
-    probe.augment = common.augment(strength=1.0)
+    training = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
+    config.probe = common.probe(training, common.augment(), per_class=tokens.k)
 
-    config.retrain = retrain = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
-    retrain.method = "rank_one"  # rank_one and eigen are exact; paper and uniform are there to compare
-    retrain.k = tokens.k  # images kept of a class that has more
-    retrain.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
-    retrain.redraw_every = 20  # R: epochs between two draws of the subset
-    retrain.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
-    retrain.head_epochs = 5.0  # passes of the head that gives the first p, on frozen features; then discarded
-    retrain.augment = common.augment(strength=0.4, grey=0.0, blur=False)
+    training = common.training(100, 256, base_learning_rate=1e-3, warmup_epochs=5)
+    config.retrain = common.retrain(training, common.augment(**mild), tokens.k, redraw_every=20)
 
     config.evaluate.batch_size = 256
     config.report.title = title

@@ -1,10 +1,4 @@
-"""Sets up a virtual environment of its own in `.venv` and runs the demo or the tests in it. Needs only Python and pip.
-
-    python3 launch/setup.py demo [flags of lt_jax.main]
-    python3 launch/setup.py test [arguments of pytest]
-
-A second call installs nothing and starts at once. LT_JAX_VENV names another place for the environment.
-"""
+"""Sets up a virtual environment and runs the demo or the tests in it; `USAGE` says how."""
 
 import hashlib
 import os
@@ -12,6 +6,15 @@ import pathlib
 import subprocess
 import sys
 
+# A constant, since python -OO removes docstrings.
+USAGE = """\
+Sets up a virtual environment of its own in `.venv` and runs the demo or the tests in it. Needs only Python and pip.
+
+    python3 launch/setup.py demo [flags of lt_jax.main]
+    python3 launch/setup.py test [arguments of pytest]
+
+A second call installs nothing and starts at once. LT_JAX_VENV names another place for the environment.
+"""
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -20,7 +23,7 @@ TESTED = sorted(path.stem.removeprefix("constraints-") for path in (ROOT / "laun
 
 def main(words):
     if not words or words[0] not in ("demo", "test"):
-        sys.exit(__doc__)
+        sys.exit(USAGE)
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything has checked
         sys.exit(f"lt_jax needs Python 3.11 or newer; this is {MINOR}")
     python = set_up(extras="dev" if words[0] == "test" else "")

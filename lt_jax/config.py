@@ -4,14 +4,16 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import pathlib
+import re
 import sys
 import types
 from typing import Any
 
 import ml_collections
 
-from lt_jax import errors
+from lt_jax import errors, knobs
 
 DEFAULT = "configs/digits_lt.py"
 
@@ -33,11 +35,21 @@ _NOT_DIGESTED = {
     ("data", "dir"), ("data", "list"), ("data", "classes"), ("data", "workers"),
     ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"),
 }  # fmt: skip
+_PATHS = (
+    "data.dir",
+    "data.list",
+    "data.classes",
+    "encoder.weights",
+    "init_from",
+    "host.compile_cache",
+    "dlsa.compare_with",
+)
 _ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),
     "encoder.stem": ("small", "imagenet"),
+    "encoder.init": ("he", "torch"),
     "pretrain.loss": ("paper", "official", "supcon", "simclr"),
     "baseline.loss": ("cross_entropy", "balanced_softmax"),
     "baseline.sampling": ("instance", "class_aware"),
@@ -50,12 +62,6 @@ CHOICES = {
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
     CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
     CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
-_AT_LEAST = {
-    "pretrain.m": 0, "pretrain.n": 1, "retrain.k": 1, "retrain.scale_power": 1, "retrain.redraw_every": 1,
-    "baseline.accumulate": 1, "retrain.accumulate": 1, "probe.accumulate": 1,
-    "pretrain.batch_size": 2, "retrain.batch_size": 1, "baseline.batch_size": 1, "probe.batch_size": 1,
-    "host.heartbeat_seconds": 1, "host.start_seconds": 1,
-}  # fmt: skip
 
 
 def builtin_folder() -> pathlib.Path:
@@ -74,7 +80,7 @@ def find(path: str) -> pathlib.Path:
       BadInput: there is none; the line names what was looked for and what there is.
     """
     builtin = builtin_folder()
-    as_given, ours = pathlib.Path(path).expanduser(), builtin / pathlib.Path(path).name
+    as_given, ours = pathlib.Path(os.path.expanduser(path)), builtin / pathlib.Path(path).name
     if as_given.is_file():
         return as_given.resolve()
     if ours.is_file() and pathlib.Path(path).parent.name in ("configs", ""):
@@ -97,7 +103,7 @@ def from_command_line(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, 
             words[i : i + 2] = [f"--config={words[i + 1]}"]
             break
     given = [word for word in words if word.startswith(("--config=", "-config="))]
-    path, _, tokens = (given[-1].partition("=")[2] if given else DEFAULT).partition(":")
+    path, tokens = split_tokens(given[-1].partition("=")[2] if given else DEFAULT)
     file = find(path)
     config = _load(file, tokens)
     rest = [word for word in words if word not in given]
@@ -105,6 +111,15 @@ def from_command_line(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, 
         if word.startswith(("--config.", "-config.")):
             _check_key(config, word.partition("=")[0].partition(".")[2])
     return config, file.stem, rest
+
+
+def split_tokens(text: str) -> tuple[str, str]:
+    """(path, tokens) of what `--config` says: tokens come behind the colon after `.py`; a path may hold colons too."""
+    if pathlib.Path(text).is_file():
+        return text, ""
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", text, re.DOTALL)
+    path, tokens = match.groups("") if match else text.partition(":")[::2]
+    return path, tokens
 
 
 def _load(file, tokens):
@@ -144,20 +159,59 @@ def _make_importable() -> None:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises BadInput, naming the key, what was expected and what was found."""
+    _make_importable()
+    from configs import common
+
+    knobs.check_keys(config, common.every_key())
     for key, choices in CHOICES.items():
         value = get(config, key)
         if value is not None and value not in choices:
             raise errors.BadInput(
                 f"config.{key}: expected one of {', '.join(c or repr(c) for c in choices)}, found {value!r}"
             )
-    for key, least in _AT_LEAST.items():
-        value = get(config, key)
-        if value is not None and value < least:
-            raise errors.BadInput(f"config.{key}: expected at least {least}, found {value}")
-    if config.get("data") and config.data.imbalance_factor < 1:
+    knobs.check_intervals(config)
+    for key in _PATHS:
+        for value in _listed(get(config, key)):
+            if os.path.expanduser(value).startswith("~"):
+                raise errors.BadInput(f"config.{key}: there is no home folder as in {value!r}")
+    _check_stages(config)
+    _check_data(config.data)
+    _check_pretraining(config)
+
+
+def _listed(value):
+    return [value] if isinstance(value, str) else value or []
+
+
+def _check_stages(config):
+    unknown = [stage for stage in config.stages if stage not in DEPENDS]
+    if unknown:
+        raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
+    if "evaluate" in config.stages and not {"baseline", "retrain", "dlsa"} & set(config.stages):
+        raise errors.BadInput("config.stages: evaluate needs baseline, retrain or dlsa before it")
+    for block in ("pretrain", "probe", "baseline", "retrain", "dlsa"):
+        if block in config.stages and block not in config:
+            raise errors.BadInput(f"config.stages: {block} needs the settings config.{block}, which are missing")
+
+
+def _check_data(data):
+    if data.few > data.many:
+        raise errors.BadInput(f"config.data.few: expected at most config.data.many={data.many}, found {data.few}")
+    if data.profile == "all" and (data.largest, data.imbalance_factor) != (0, 1.0):
         raise errors.BadInput(
-            f"config.data.imbalance_factor: expected at least 1, found {config.data.imbalance_factor}"
+            "config.data.profile: 'all' takes every image, so config.data.largest and imbalance_factor have no effect: "
+            f"expected 0 and 1, found {data.largest} and {data.imbalance_factor:g}; set them so, or choose "
+            "config.data.profile=exponential"
         )
+    if data.profile in ("exponential", "step", "pareto") and data.largest < 1:
+        raise errors.BadInput(f"config.data.largest: expected at least 1, found {data.largest}")
+    if data.counts and data.profile != "counts":
+        raise errors.BadInput(
+            f"config.data.counts: expected none with config.data.profile={data.profile}; choose profile=counts"
+        )
+
+
+def _check_pretraining(config):
     if get(config, "pretrain.accumulate") not in (None, 1):
         raise errors.BadInput(
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
@@ -168,11 +222,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "config.pretrain.ring: expected pretrain.loss paper and pretrain.negatives sampled, found "
             f"{config.pretrain.loss} and {config.pretrain.negatives}"
         )
-    if "evaluate" in config.stages and not {"baseline", "retrain", "dlsa"} & set(config.stages):
-        raise errors.BadInput("config.stages: evaluate needs baseline, retrain or dlsa before it")
-    unknown = [stage for stage in config.stages if stage not in DEPENDS]
-    if unknown:
-        raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
 
 
 def get(config: ml_collections.ConfigDict, dotted: str) -> Any:

@@ -1,4 +1,15 @@
-"""Long-tailed image recognition: one command from images to a balanced classifier and a report.
+"""The command line: `python -m lt_jax.main`; `USAGE` says how."""
+
+import os
+import sys
+
+from absl import logging
+
+from lt_jax import command, distributed, errors, files, interrupt, lock, log, stages
+
+# A constant, since python -OO removes docstrings.
+USAGE = """\
+Long-tailed image recognition: one command from images to a balanced classifier and a report.
 
     python -m lt_jax.main [--config=configs/NAME.py[:arg]] [--workdir=DIR] [--stage=STAGE] [--config.a.b=value]
 
@@ -13,20 +24,13 @@ The same command again resumes, or says that all is complete. launch/README.md h
 Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM or Ctrl-C after saving.
 """
 
-import os
-import sys
-
-from absl import logging
-
-from lt_jax import command, distributed, errors, files, interrupt, lock, log, stages
-
 
 def main(argv: list[str]) -> int:
-    """Runs the command line; every error that the user can mend is one line, not a traceback."""
+    """Runs the command line; invalid user input is one line, not a traceback."""
     interrupt.install()
     try:
         if any(word in ("-h", "--help", "-help") for word in argv[1:]):
-            print(__doc__)
+            print(USAGE)
             return 0
         config, asked = command.parse(argv)
         with distributed.joined(config.host):

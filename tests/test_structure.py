@@ -14,7 +14,7 @@ from lt_jax.dlsa import flow as flows
 
 PACKAGE = pathlib.Path(lt_jax.__file__).parent
 FLOORS = (
-    ("config", "log", "files", "errors", "interrupt", "distributed", "results", "lock"),
+    ("config", "knobs", "log", "files", "errors", "interrupt", "distributed", "results", "lock"),
     ("data", "augment", "policies"),
     ("encoder", "losses", "negatives", "metrics"),
     ("optim", "sharding", "state", "step"),

@@ -1,20 +1,4 @@
-"""Any source -> ArrayRecord shards with an index: one folder of a few large files, the same images for everybody.
-
-    python -m lt_jax.data.prepare --name=folder --dir=DIR --out=OUT [--list=PATH] [--workers=2] [--shard_size=1024]
-    python -m lt_jax.main --config=configs/folder.py --config.data.name=prepared --config.data.dir=OUT
-
-  --name        imagenet_lt, places_lt, inat2018, folder, table, cifar10, cifar100 or digits
-  --dir         where the images are; --list: the table, or the folder of the official lists
-  --out         a folder or a bucket path (gs://...)
-  --size        side in pixels that images are shrunk to, shorter side; 0 (default) keeps the files as they are
-  --on_bad_image  error (default) or skip: unreadable images are left out, counted and listed in index.json
-
-Every image is decoded once before it is written, and every shard is read back and compared. The same command again
-continues: a shard is written again if it is damaged or if the images that it was made from have changed, by content;
-shards of images that are gone are removed. `index.json` comes last; it holds the class names and the shards with their
-digests, and beside it `SPLIT.npz` the labels, names and digests of the images. Exit status: 0 done, 1 failed, 2 bad
-input.
-"""
+"""Any source -> ArrayRecord shards with an index: `python -m lt_jax.data.prepare`; `USAGE` says how."""
 
 import argparse
 import concurrent.futures
@@ -36,6 +20,25 @@ from PIL import Image
 from lt_jax import errors, files, log
 from lt_jax.data import decode, identity, images, records, sources
 
+# A constant, since python -OO removes docstrings.
+USAGE = """\
+Any source -> ArrayRecord shards with an index: one folder of a few large files, the same images for everybody.
+
+    python -m lt_jax.data.prepare --name=folder --dir=DIR --out=OUT [--list=PATH] [--workers=2] [--shard_size=1024]
+    python -m lt_jax.main --config=configs/folder.py --config.data.name=prepared --config.data.dir=OUT
+
+  --name        imagenet_lt, places_lt, inat2018, folder, table, cifar10, cifar100 or digits
+  --dir         where the images are; --list: the table, or the folder of the official lists
+  --out         a folder or a bucket path (gs://...)
+  --size        side in pixels that images are shrunk to, shorter side; 0 (default) keeps the files as they are
+  --on_bad_image  error (default) or skip: unreadable images are left out, counted and listed in index.json
+
+Every image is decoded once before it is written, and every shard is read back and compared. The same command again
+continues: a shard is written again if it is damaged or if the images that it was made from have changed, by content;
+shards of images that are gone are removed. `index.json` comes last; it holds the class names and the shards with their
+digests, and beside it `SPLIT.npz` the labels, names and digests of the images. Exit status: 0 done, 1 failed, 2 bad
+input.
+"""
 _SHARD = re.compile(rf"({'|'.join(records.SPLITS)})-\d{{5}}-of-\d{{5}}\.array_record")
 CONFIG = {
     "tfds": False, "classes": "", "generated": 0, "seed": 0,
@@ -75,7 +78,7 @@ def _parse(argv):
     for name, default in (("workers", os.cpu_count() or 1), ("shard_size", 1024), ("size", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     if any(word in ("-h", "--help") for word in argv[1:]):
-        print(__doc__)
+        print(USAGE)
         return None
     try:
         options, rest = parser.parse_known_args(argv[1:])

@@ -1,19 +1,23 @@
-"""Runs side by side, from their work directories: python -m lt_jax.report DIR DIR ... [--out=FILE]
-
-Runs that differ by the seed alone share a row of the table: mean and spread over seeds. FILE is comparison.html unless
-said otherwise. Exit status: 0 done, 2 bad input.
-"""
+"""The command line of the comparison: `python -m lt_jax.report`; `USAGE` says how."""
 
 import sys
 
 from lt_jax import errors
 from lt_jax.report import compare
 
+# A constant, since python -OO removes docstrings.
+USAGE = """\
+Runs side by side, from their work directories: python -m lt_jax.report DIR DIR ... [--out=FILE]
+
+Runs that differ by the seed alone share a row of the table: mean and spread over seeds. FILE is comparison.html unless
+said otherwise. Exit status: 0 done, 2 bad input.
+"""
+
 
 def main(argv: list[str]) -> int:
     """The command line."""
     if not argv or {"-h", "--help"} & set(argv):
-        print(__doc__)
+        print(USAGE)
         return 0 if argv else 2
     try:
         out, folders = _parse(argv)
