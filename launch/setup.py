@@ -38,19 +38,27 @@ def set_up(extras):
     """Makes the environment where it is missing or made from other requirements; returns its Python."""
     python = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     stamp = VENV / f"lt_jax-{extras or 'core'}.stamp"
-    wanted = fingerprint()
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == fingerprint():
         return python
-    if not pathlib.Path(python).exists():
-        say(f"making a virtual environment in {VENV}")
-        # Without pip, since some systems ship no ensurepip; the pip that is here installs into it.
-        run([sys.executable, "-m", "venv", "--without-pip", str(VENV)])
+    create(VENV, python)
     say("installing JAX and what else is needed: a minute or two, once")
     target = f"{ROOT}[{extras}]" if extras else str(ROOT)
-    run([sys.executable, "-m", "pip", "--python", python, "install", "--progress-bar=on", "--quiet",
+    run([python, "-m", "pip", "install", "--progress-bar=on", "--quiet",
          "--disable-pip-version-check", "--editable", target, *constraints()])  # fmt: skip
-    stamp.write_text(wanted)
+    stamp.write_text(fingerprint())
     return python
+
+
+def create(folder, python):
+    """Makes a virtual environment with a pip of its own, where there is none yet."""
+    if not pathlib.Path(python).exists():
+        say(f"making a virtual environment in {folder}")
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    if pathlib.Path(python).with_stem("pip").exists():
+        return
+    # Some systems ship Python without ensurepip; there the pip outside installs one inside.
+    if subprocess.run([python, "-m", "ensurepip", "--default-pip"], capture_output=True, check=False).returncode:
+        run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "pip"])
 
 
 def constraints():
@@ -63,8 +71,8 @@ def constraints():
 
 
 def fingerprint():
-    """Changes when the requirements, the pins or the Python change."""
-    files = [ROOT / "pyproject.toml", ROOT / "launch" / f"constraints-{MINOR}.txt"]
+    """Changes when the requirements, the pins, the Python or this file change."""
+    files = [ROOT / "pyproject.toml", ROOT / "launch" / f"constraints-{MINOR}.txt", pathlib.Path(__file__)]
     content = b"".join(file.read_bytes() for file in files if file.exists())
     return hashlib.sha256(content + sys.version.encode()).hexdigest()
 

@@ -18,12 +18,15 @@ def batch_size(config: Any, items: int) -> int:
 
 
 def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:
-    """Learning rate of each step: base_learning_rate * batch / 256 at its peak; the batch is that of `items` images."""
+    """Learning rate of each step: linear warm-up from 0 to base_learning_rate * batch / 256, then a cosine to 0.
+
+    The batch is that of `items` images: a set smaller than a batch is a smaller batch.
+    """
     total = total_steps(config, steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     peak = config.base_learning_rate * batch_size(config, items) / 256
     return optax.warmup_cosine_decay_schedule(
-        init_value=peak / max(warmup, 1) if warmup else peak,
+        init_value=0.0 if warmup else peak,
         peak_value=peak,
         warmup_steps=warmup,
         decay_steps=total,

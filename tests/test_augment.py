@@ -80,6 +80,19 @@ def test_blur_against_pillow_kernel(images):
         assert_close(got[0, 0], corner, 0.01)
 
 
+@pytest.mark.parametrize(("side", "kernel"), [(8, 3), (32, 3), (64, 7), (224, 23)])
+def test_blur_has_a_kernel_of_a_tenth_of_the_side(side, kernel):
+    """A bright pixel spreads over the kernel and no further, in the proportions of the Gaussian."""
+    point = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)
+    key = jax.random.key(1)
+    sigma = float(jax.random.uniform(key, (1, 1, 1, 1), minval=0.1, maxval=2.0)[0, 0, 0, 0])
+    line = np.exp(-0.5 * (np.arange(kernel) - kernel // 2) ** 2 / sigma**2)
+    expected = np.zeros((side, side))
+    middle = slice(side // 2 - kernel // 2, side // 2 + kernel // 2 + 1)
+    expected[middle, middle] = np.outer(line, line) / line.sum() ** 2
+    np.testing.assert_allclose(augment.gaussian_blur(key, point)[0, :, :, 0], expected, atol=1e-6)
+
+
 def test_flip_and_grey_hit_the_right_share(images):
     many = jnp.tile(augment.to_float(jnp.asarray(images[:1])), (2000, 1, 1, 1))
     flipped = np.asarray(augment.random_flip(jax.random.key(0), many, 0.5))

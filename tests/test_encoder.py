@@ -263,6 +263,29 @@ def test_the_classifier_layer_and_counters_are_left_alone(tmp_path):
     np.testing.assert_array_equal(loaded["params"]["encoder"]["stem"]["kernel"], stem)
 
 
+def test_torch_initialisation_is_uniform_by_fan_in():
+    config = options("resnet_small", 16)
+    plain, torch = config, config.copy_and_resolve_references()
+    torch.init = "torch"
+    both = []
+    for changed in (plain, torch):
+        network = encoder.contrastive(changed, (32, 16), "float32")
+        both.append(encoder.initialise(network, jax.random.key(0), (8, 8, 3))["params"])
+    he, params = both
+    conv = np.asarray(params["encoder"]["stage1_block1"]["conv2"]["kernel"])  # 3x3 of 16 channels: fan-in 144
+    assert np.abs(conv).max() <= 144**-0.5 and conv.std() == pytest.approx((3 * 144) ** -0.5, rel=0.05)
+    ratio = np.asarray(he["encoder"]["stage1_block1"]["conv2"]["kernel"]).std() / conv.std()
+    assert ratio == pytest.approx(6**0.5, rel=0.1)  # 2.45
+    dense, fan_in = params["head"]["Dense_0"], 64
+    assert np.asarray(dense["kernel"]).std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.05)
+    assert 0 < np.abs(dense["bias"]).max() <= fan_in**-0.5
+    assert (params["encoder"]["stem_norm"]["scale"] == 1).all() and (params["encoder"]["stem_norm"]["bias"] == 0).all()
+    transformer = options("vit_small", 1)
+    transformer.init = "torch"
+    with pytest.raises(errors.BadInput, match=r"config.encoder.init: expected he for vit_small"):
+        encoder.build(transformer, "float32")
+
+
 def test_images_are_normalised_as_the_weights_want():
     config = options("resnet_small", 4)
     variables = encoder.initialise(encoder.classifier(config, 3, "float32"), jax.random.key(0), (8, 8, 3))

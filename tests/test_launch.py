@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from configs import inat2018
-from launch import kubernetes, scaling, slurm, tpu
+from launch import kubernetes, scaling, setup, slurm, tpu
 from lt_jax import encoder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -135,3 +135,15 @@ def test_scaling_table_is_the_one_of_the_readme():
     one, two = scaling.step(256, 1024), scaling.step(256, 2048)
     assert two["arithmetic, time"][0] == pytest.approx(2 * one["arithmetic, time"][0])
     assert two["gradient, time"] == one["gradient, time"]
+
+
+def test_the_environment_has_a_pip_of_its_own(tmp_path, monkeypatch):
+    """Else `pip install` in the active environment is the pip outside of it, which installs somewhere else."""
+    monkeypatch.undo()
+    python = tmp_path / "env/bin/python"
+    setup.create(tmp_path / "env", str(python))
+    text = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path / "env") in text
+    words = "source env/bin/activate && command -v pip"
+    which = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert which.strip() == str(tmp_path / "env/bin/pip")

@@ -15,12 +15,28 @@ def test_a_subset_that_fell_short_repeats_its_first_items():
     assert seen.tolist() == [[3, 8, 11, 40, 41, 50, 77, 3, 8, 11][i] for i in np.concatenate([order(0), order(1)])]
 
 
-def test_every_pass_holds_every_item_once():
-    order = pipeline.Order(n=12, batch_size=5, seed=3)
-    seen = np.concatenate([order(step) for step in range(12)])  # five passes
-    for start in range(0, 60, 12):
-        assert sorted(seen[start : start + 12]) == list(range(12))
-    assert not np.array_equal(seen[:12], seen[12:24])
+@pytest.mark.parametrize("n", [10, 12, 14])
+def test_an_epoch_holds_every_item_and_a_batch_none_twice(n):
+    order = pipeline.Order(n, batch_size=5, seed=3)
+    steps = -(-n // 5)
+    epochs = [[order(epoch * steps + i) for i in range(steps)] for epoch in range(4)]
+    for batches in epochs:
+        assert all(len(set(batch.tolist())) == 5 for batch in batches)
+        assert set(np.concatenate(batches).tolist()) == set(range(n))
+        first = np.concatenate(batches)[: n - n % 5]
+        assert len(set(first.tolist())) == len(first)
+    assert not np.array_equal(epochs[0][0], epochs[1][0])
+
+
+def test_an_epoch_that_drops_its_last_batch_holds_no_item_twice():
+    order = pipeline.Order(14, batch_size=5, seed=3, drop_last=True)
+    for epoch in range(3):
+        batches = np.concatenate([order(2 * epoch), order(2 * epoch + 1)])
+        assert len(set(batches.tolist())) == 10
+
+
+def test_a_batch_of_more_than_there_are_repeats_items():
+    assert np.bincount(pipeline.Order(3, batch_size=8, seed=0)(0)).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
 
 
 def test_order_depends_on_seed_and_step_alone():

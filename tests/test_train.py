@@ -292,6 +292,12 @@ def test_the_rate_is_that_of_the_batch_that_is_there():
     np.testing.assert_allclose(rates, [0.25e-3, 4e-3, 4e-3], rtol=1e-6)
 
 
+def test_warm_up_starts_at_zero_and_is_linear():
+    options = common.training(epochs=10, batch_size=256, base_learning_rate=1e-3, warmup_epochs=2)
+    rates = [float(optim.schedule(options, 5, 1280)(step)) for step in (0, 1, 5, 10, 50)]
+    np.testing.assert_allclose(rates, [0.0, 1e-4, 5e-4, 1e-3, 0.0], atol=1e-9)
+
+
 def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroken, tmp_path, capsys, monkeypatch):
     folder = epath.Path(shutil.copytree(unbroken[1] / "checkpoints/pretrain", tmp_path / "saved"))
     answers = iter([False, True])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax import errors
-from lt_jax.encoder import head, resnet, vit, weights
+from lt_jax.encoder import head, initializers, resnet, vit, weights
 
 ENCODERS = {
     "resnet_small": functools.partial(
@@ -35,10 +35,14 @@ def build(config: Any, dtype: str) -> nn.Module:
     """The encoder that `config.encoder` names.
 
     Raises:
-      BadInput: an unknown name.
+      BadInput: an unknown name, or PyTorch's initialisation of a transformer.
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
+    if config.get("init", "he") == "torch" and config.name.startswith("vit"):
+        raise errors.BadInput(
+            f"config.encoder.init: expected he for {config.name}, found torch: a transformer starts as timm's does"
+        )
     options = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem, "remat": config.remat}
     return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
 
@@ -54,7 +58,7 @@ def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
 
 
 def _network(config, dtype, top):
-    return head.Network(build(config, dtype), top, tuple(config.mean), tuple(config.std))
+    return head.Network(build(config, dtype), top, tuple(config.mean), tuple(config.std), config.get("init", "he"))
 
 
 def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...], file: str = "") -> dict[str, Any]:
@@ -64,7 +68,7 @@ def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ..
       BadInput: the file does not hold this encoder's weights.
     """
     k_encoder, k_head = jax.random.split(key)
-    encoder = _initialise(network.encoder, k_encoder, (1, *image_shape))
+    encoder = _initialise(network.encoder, k_encoder, (1, *image_shape), network.initializer)
     if file and not isinstance(key, jax.core.Tracer):
         encoder = weights.load(file, encoder)
     return {
@@ -77,20 +81,28 @@ def initialise_head(network: head.Network, key: jax.Array, image_shape: tuple[in
     """Fresh parameters of the head alone."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
-    return _initialise(network.head, key, features.shape)["params"]
+    return _initialise(network.head, key, features.shape, network.initializer)["params"]
 
 
-def _initialise(module, key, shape):
+def _initialise(module, key, shape, init):
     if isinstance(key, jax.core.Tracer):  # only shapes are asked for
         return module.init(key, jnp.zeros(shape, jnp.float32))
-    return _compiled_init(module, shape)(key)
+    return _compiled_init(module, shape, init)(key)
+
+
+def _fresh(module, shape, init, key):
+    if init == "he":
+        return module.init(key, jnp.zeros(shape, jnp.float32))
+    k_module, k_layers = jax.random.split(key)
+    variables = module.init(k_module, jnp.zeros(shape, jnp.float32))
+    return {**variables, "params": initializers.torch_default(k_layers, variables["params"])}
 
 
 @functools.cache
-def _compiled_init(module: nn.Module, shape: tuple[int, ...]):
+def _compiled_init(module: nn.Module, shape: tuple[int, ...], init: str):
     """Compiled once a program: op by op a residual network takes seconds, and so does compiling it again.
 
     It runs once, so on a CPU the compiler need not optimise it: that alone is ten times faster.
     """
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(lambda key: module.init(key, jnp.zeros(shape, jnp.float32)), compiler_options=options)
+    return jax.jit(functools.partial(_fresh, module, shape, init), compiler_options=options)

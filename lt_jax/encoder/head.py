@@ -40,6 +40,7 @@ class Network(nn.Module):
     head: nn.Module
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    initializer: str = "he"  # how `encoder.initialise` starts it: "he", or "torch" for PyTorch's default
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         return self.head(self.features(images, train=train))
