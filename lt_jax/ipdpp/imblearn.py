@@ -4,6 +4,7 @@ import numbers
 
 import jax
 import numpy as np
+from imblearn.under_sampling import RandomUnderSampler
 from imblearn.under_sampling.base import BaseUnderSampler
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -18,7 +19,8 @@ class IPDPPUnderSampler(BaseUnderSampler):
     """Under-sample classes by IP-DPP: keep items that a cross-validated classifier finds hard.
 
     Every item gets the probability of its own class from a model that has not seen it; each class that
-    `sampling_strategy` cuts is then drawn by lt_jax.ipdpp.sample.
+    `sampling_strategy` cuts is then drawn by lt_jax.ipdpp.sample. With an estimator of your own, columns of text and
+    missing values go to it as they are. A DataFrame keeps its index.
 
     Parameters
     ----------
@@ -48,6 +50,20 @@ class IPDPPUnderSampler(BaseUnderSampler):
         self.cv = cv
         self.method = method
         self.random_state = random_state
+
+    def fit_resample(self, X, y, **params):
+        """The chosen rows of X and y, in the types that they came in."""
+        resampled = super().fit_resample(X, y, **params)
+        for before, after in zip((X, y), resampled, strict=True):
+            if hasattr(before, "iloc"):
+                after.index = before.index[self.sample_indices_]
+        return resampled
+
+    def _check_X_y(self, X, y):
+        """Only the default estimator needs finite numbers; another one gets X unchecked."""
+        if self.estimator is None:
+            return super()._check_X_y(X, y)
+        return RandomUnderSampler._check_X_y(self, X, y)
 
     def _fit_resample(self, X, y):
         random_state = check_random_state(self.random_state)
@@ -80,13 +96,16 @@ class IPDPPUnderSampler(BaseUnderSampler):
         strata = np.where(np.isin(y, classes[counts >= 2]), y, classes[counts.argmax()])
         for train, held_out in folds.split(X, strata):
             model = clone(estimator).fit(_safe_indexing(X, train), y[train])
-            found = model.predict_proba(_safe_indexing(X, held_out))
+            predicted = model.predict_proba(_safe_indexing(X, held_out))
             # A class without an item in training gets probability zero.
             column = np.searchsorted(model.classes_, y[held_out]).clip(max=len(model.classes_) - 1)
             known = model.classes_[column] == y[held_out]
             rows = np.arange(len(held_out))
-            probabilities[held_out] = np.where(known, found[rows, column], 0)
+            probabilities[held_out] = np.where(known, predicted[rows, column], 0)
         return probabilities.clip(0, 1)
+
+    def _more_tags(self):  # scikit-learn below 1.6
+        return {"sample_indices": True}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -8,8 +8,14 @@ import pytest
 
 pytest.importorskip("imblearn", reason="imbalanced-learn is not installed")
 from imblearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import make_classification
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from lt_jax.ipdpp.imblearn import IPDPPUnderSampler
 
@@ -60,6 +66,40 @@ def test_a_class_of_one_item():
     sampler = IPDPPUnderSampler(GaussianNB(), sampling_strategy={0: 30}, random_state=1)
     _, resampled = sampler.fit_resample(x[keep], y[keep])
     assert np.bincount(resampled)[0] == 30 and np.bincount(resampled)[2] == 1
+
+
+def table():
+    """Sixty and twelve rows with an index of names, a column of text, and a missing value."""
+    pandas = pytest.importorskip("pandas")
+    y = np.repeat([0, 1], [60, 12])
+    x = np.random.default_rng(0).normal(size=(72, 2)) + y[:, None]
+    index = [f"row {i}" for i in range(72)]
+    frame = pandas.DataFrame({"a": x[:, 0], "b": x[:, 1], "text": np.where(x[:, 0] > 0, "high", "low")}, index)
+    return frame, pandas.Series(y, index, name="label")
+
+
+def test_a_table_keeps_its_index_and_columns():
+    frame, y = table()
+    sampler = IPDPPUnderSampler(random_state=0)
+    x_small, y_small = sampler.fit_resample(frame[["a", "b"]], y)
+    assert list(x_small.index) == list(y_small.index) == [f"row {i}" for i in sampler.sample_indices_]
+    assert (x_small == frame[["a", "b"]].loc[x_small.index]).all(axis=None)
+    assert (y_small == y.loc[y_small.index]).all() and y_small.name == "label"
+
+
+def test_text_and_missing_values_reach_an_estimator_that_takes_them():
+    frame, y = table()
+    frame.loc["row 3", "a"] = np.nan
+    columns = make_column_transformer((OneHotEncoder(), ["text"]), (SimpleImputer(), ["a", "b"]))
+    sampler = IPDPPUnderSampler(make_pipeline(columns, LogisticRegression()), random_state=0)
+    x_small, y_small = sampler.fit_resample(frame, y)
+    assert (x_small.dtypes == frame.dtypes).all() and x_small.equals(frame.loc[x_small.index])
+    assert y_small.value_counts().to_dict() == {0: 12, 1: 12}
+    numbers = frame[["a", "b"]].to_numpy()
+    forest = IPDPPUnderSampler(HistGradientBoostingClassifier(), random_state=0)
+    assert len(forest.fit_resample(numbers, y.to_numpy())[1]) == 24
+    with pytest.raises(ValueError, match="NaN"):
+        IPDPPUnderSampler(random_state=0).fit_resample(numbers, y.to_numpy())
 
 
 def test_every_snippet_of_the_documentation_runs():
