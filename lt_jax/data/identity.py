@@ -5,7 +5,6 @@ those that differ are read again. A run keeps its manifest as `data.npz`.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -133,7 +132,9 @@ def stat_digest(folder: str, names: Sequence[str]) -> str:
 
 
 def difference(before: Manifest, after: Manifest) -> str:
-    """What differs between two manifests, in words: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)"."""
+    """What differs between two manifests, in words: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)"; empty if nothing."""
+    if before.names == after.names and np.array_equal(before.digests, after.digests):
+        return ""
     old, new = (dict(zip(m.names, map(bytes, m.digests), strict=True)) for m in (before, after))
     groups = {
         "added": sorted(new.keys() - old.keys()),
@@ -150,12 +151,15 @@ def _listed(names):
 
 def _stats(folder, names):
     """(n, 3) int64; -1 for a file that is not there."""
-    stats = np.full((len(names), 3), -1, np.int64)
-    for i, name in enumerate(names):
-        with contextlib.suppress(OSError):  # reading the file says what is wrong
+    rows = []
+    for name in names:
+        try:
             info = os.stat(os.path.join(folder, name))
-            stats[i] = info.st_size, info.st_mtime_ns, info.st_ctime_ns
-    return stats
+        except OSError:  # reading the file says what is wrong
+            rows.append((-1, -1, -1))
+        else:
+            rows.append((info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
 def _sha256(path):
