@@ -132,7 +132,10 @@ def stat_digest(folder: str, names: Sequence[str]) -> str:
 
 
 def difference(before: Manifest, after: Manifest) -> str:
-    """What differs between two manifests, in words: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)"; empty if nothing."""
+    """What differs between two manifests, in words: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)".
+
+    Empty where nothing does.
+    """
     if before.names == after.names and np.array_equal(before.digests, after.digests):
         return ""
     old, new = (dict(zip(m.names, map(bytes, m.digests), strict=True)) for m in (before, after))
