@@ -36,6 +36,7 @@ _ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),
+    "data.splits": ("auto", "folders", "none"),
     "encoder.stem": ("small", "imagenet"),
     "pretrain.loss": ("paper", "official", "supcon", "simclr"),
     "baseline.loss": ("cross_entropy", "balanced_softmax"),

@@ -11,7 +11,6 @@ import numpy as np
 from etils import epath
 
 from lt_jax import classifier, errors, files, log
-from lt_jax.data import folders
 
 _AT_ONCE = 500  # images in memory at a time
 _SHOWN = 3  # classes of a row of the table
@@ -26,7 +25,7 @@ def run(workdir: epath.Path, places: list[str], form: str, out: str) -> None:
     if form not in FORMS:
         raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {form!r}")
     model = classifier.load(workdir)
-    paths = classifier.find_images(places, folders.SUFFIXES)
+    paths = classifier.find_images(places)
     parts = [model.predict(paths[i : i + _AT_ONCE]) for i in range(0, len(paths), _AT_ONCE)]
     text = FORMS[form]([os.fspath(path) for path in paths], model.class_names, np.concatenate(parts))
     if out:

@@ -211,5 +211,5 @@ def _unidentified(content):
     if form is None:
         return "this is no image file"
     if not formats.is_readable(form):
-        return formats.advice(form)
+        return f"{form} cannot be read, convert it to JPEG"
     return f"corrupt or truncated, or a kind of {form} that Pillow does not read"

@@ -12,6 +12,7 @@ SIDE_FILES = (
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".ini", ".cfg", ".db", ".log",
     ".html", ".pdf", ".py", ".npy", ".npz", ".mat", ".h5", ".zip", ".gz", ".tar",
 )  # fmt: skip
+MODERN = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # read where Pillow can
 FIRST_BYTES = 32  # as many as `of` looks at
 _PREFIXES = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"II*\0": "TIFF",
@@ -44,12 +45,7 @@ def of(first: bytes) -> str | None:
 
 def is_readable(name: str) -> bool:
     """Whether Pillow here opens the format: AVIF depends on how it was built, HEIC on a plug-in."""
-    if name in _CODECS and not features.check(_CODECS[name]):
-        return False
     Image.init()
-    return _NAMES_OF_PILLOW.get(name, name) in Image.OPEN
-
-
-def advice(name: str) -> str:
-    """What to do about a format that is not readable here."""
-    return f"{name} cannot be read, convert it to JPEG"
+    if _NAMES_OF_PILLOW.get(name, name) not in Image.OPEN:
+        return False
+    return name not in _CODECS or bool(features.check(_CODECS[name]))
