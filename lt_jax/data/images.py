@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lt_jax import errors
+from lt_jax import errors, log
 from lt_jax.data import decode
 
 
@@ -135,7 +135,8 @@ class Files(Encoded):
         return os.path.join(self.root, self.paths[i])
 
     def name(self, i: int) -> str:
-        return self.path(i) if self.lines is None else f"{self.path(i)} (line {self.lines[i]} of {self.listed_in})"
+        path = log.printable(self.path(i))
+        return path if self.lines is None else f"{path} (line {self.lines[i]} of {log.printable(self.listed_in)})"
 
     def content(self, i: int) -> bytes:
         try:
@@ -164,7 +165,7 @@ def list_digest(names: Iterable[str], labels: np.ndarray) -> str:
     """sha256 over lines `name TAB label`."""
     found = hashlib.sha256()
     for name, label in zip(names, labels, strict=True):
-        found.update(f"{name}\t{label}\n".encode())
+        found.update(f"{name}\t{label}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 
 
