@@ -138,25 +138,25 @@ def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
     return data.Dataset(about["name"], names, split, split, counts, {}, about["index_digest"])
 
 
-def find_images(places: Iterable[str]) -> list[epath.Path]:
+def find_images(names: Iterable[str]) -> list[epath.Path]:
     """Image files: those named as they are, and those anywhere below the folders named, by name, as in training.
 
     Raises:
-      BadInput: a place that is not there, a folder without images.
+      BadInput: a name that is not there, a folder without images.
     """
     paths: list[str] = []
-    for named in places:
+    for named in names:
         path = _expanded(named)
         if not epath.Path(path).is_dir():
             if not epath.Path(path).exists():
                 raise errors.BadInput(f"--images: no such file or folder: {log.printable(named)}")
             paths.append(path)
             continue
-        pictures, others = walk.images_and_others(walk.files_below(path))
+        pictures, skipped = walk.images_and_skipped(walk.files_below(path))
         if not pictures:
-            seen = f", but {walk.described(others, path)}" if others else f"; looked for {' '.join(formats.SUFFIXES)}"
+            seen = f", but {walk.described(skipped, path)}" if skipped else f"; looked for {' '.join(formats.SUFFIXES)}"
             raise errors.BadInput(f"--images: no image below {log.printable(named)}{seen}")
-        walk.say_skipped(others, path)
+        walk.say_skipped(skipped, path)
         paths += pictures
     if not paths:
         raise errors.BadInput("--images: expected a folder or files, found nothing")

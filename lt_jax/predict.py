@@ -16,7 +16,7 @@ _AT_ONCE = 500  # images in memory at a time
 _SHOWN = 3  # classes of a row of the table
 
 
-def run(workdir: epath.Path, places: list[str], form: str, out: str) -> None:
+def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
     """Prints, or writes to `out`, one row for each image.
 
     Raises:
@@ -25,7 +25,7 @@ def run(workdir: epath.Path, places: list[str], form: str, out: str) -> None:
     if form not in FORMS:
         raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {form!r}")
     model = classifier.load(workdir)
-    paths = classifier.find_images(places)
+    paths = classifier.find_images(images)
     parts = [model.predict(paths[i : i + _AT_ONCE]) for i in range(0, len(paths), _AT_ONCE)]
     text = FORMS[form]([os.fspath(path) for path in paths], model.class_names, np.concatenate(parts))
     if out:

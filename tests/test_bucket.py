@@ -3,7 +3,9 @@
 Checkpoints are written by orbax through a driver of its own, which needs a real bucket: no test here reaches it.
 """
 
+import io
 import json
+import os
 
 import fsspec
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
-from lt_jax import checkpoint, files, log
+from lt_jax import checkpoint, classifier, files, log
 
 
 class Store(MemoryFileSystem):
@@ -110,3 +113,17 @@ def test_a_run_from_start_to_end_in_a_bucket(bucket, features, run_main, tiny):
     changed = {path for path in before if Store.store[path] is not before[path]}
     assert changed <= {"/bucket/run/config.json", "/bucket/run/run.json"}, changed
     assert run_main(*words, "--config.dlsa.classifier.epochs=3", f"--workdir={bucket}") == 0
+
+
+def test_images_to_predict_in_a_bucket(bucket, capsys):
+    jpeg = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(jpeg, "JPEG")
+    folder = epath.Path("gs://bucket/pictures")
+    for name in ("a.jpg", "sub/b", "sub/c.jfif", ".hidden/d.jpg", "@eaDir/e.jpg", "sub/Thumbs.db"):
+        (folder / name).write_bytes(jpeg.getvalue())
+    (folder / "notes.txt").write_bytes(b"words")
+    (folder / "f.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    names = [os.fspath(path).removeprefix("gs://bucket/pictures/") for path in classifier.find_images([str(folder)])]
+    assert names == ["a.jpg", "sub/b", "sub/c.jfif"]
+    assert "2 files skipped: 1 .heic (f.HEIC), 1 .txt (notes.txt); HEIC cannot be read" in capsys.readouterr().err
+    assert classifier.find_images([f"{folder}/a.jpg"]) == [folder / "a.jpg"]

@@ -25,27 +25,27 @@ def folder(config: Any) -> images.Raw:
     classes = config.generated
     root = os.fspath(generated.tree("folder", classes) if classes else data_folder("folder", config.dir))
     splits = layout.split_folders(root, getattr(config, "splits", "auto"))
-    others: list[walk.Other] = []
-    train = _files_of_classes(splits["train"], others)
+    skipped: list[walk.Skipped] = []
+    train = _files_of_classes(splits["train"], skipped)
     _check_classes(splits["train"], train)
     parts = {"train": train}
     for split in ("test", "validation"):
         if splits[split] is not None:
-            parts[split] = _files_of_classes(splits[split], others)
+            parts[split] = _files_of_classes(splits[split], skipped)
             _check_known(splits[split], parts[split], train)
-    walk.say_skipped(others, root)
+    walk.say_skipped(skipped, root)
     read = {split: _as_images(root, files, list(train)) for split, files in parts.items()}
     names = tuple(log.printable(name) for name in train)
     return images.Raw("folder", names, read["train"], read.get("test"), read.get("validation"))
 
 
-def data_folder(name: str, given: str) -> pathlib.Path:
+def data_folder(name: str, folder: str) -> pathlib.Path:
     """The folder that config.data.dir or LT_JAX_DATA names.
 
     Raises:
       BadInput: neither, or it is not there.
     """
-    chosen = given or os.environ.get("LT_JAX_DATA", "")
+    chosen = folder or os.environ.get("LT_JAX_DATA", "")
     if not chosen:
         raise errors.BadInput(f"{name}: no data folder: give --config.data.dir=DIR or set LT_JAX_DATA")
     path = pathlib.Path(os.path.expanduser(chosen))
@@ -56,21 +56,22 @@ def data_folder(name: str, given: str) -> pathlib.Path:
     return path
 
 
-def _files_of_classes(folder, others):
-    """Class folder -> its image files, sorted; what else lies in them is added to `others`.
+def _files_of_classes(folder, skipped):
+    """Class folder -> its image files, sorted; other files in them are added to `skipped`.
 
     A class whose files are no images is an error: it would vanish, and with it a column of every table.
     """
     classes, empty = {}, []
     for name in walk.folders_in(folder):
         path = os.path.join(folder, name)
-        pictures, skipped = walk.images_and_others(walk.files_below(path))
-        if skipped and not pictures:
+        pictures, not_images = walk.images_and_skipped(walk.files_below(path))
+        if not_images and not pictures:
             raise errors.BadInput(
-                f"{log.printable(path)}: no readable image in this class folder, but {walk.described(skipped, path)}; "
-                "a folder that is no class may be moved elsewhere or given a name that begins with a dot"
+                f"{log.printable(path)}: no readable image in this class folder, but "
+                f"{walk.described(not_images, path)}; a folder that is no class may be moved elsewhere or given a name "
+                "that begins with a dot"
             )
-        others += skipped
+        skipped += not_images
         if pictures:
             classes[name] = sorted(pictures)
         else:
@@ -81,17 +82,15 @@ def _files_of_classes(folder, others):
 
 
 def _say_left_out(folder, empty):
+    shown = log.printable(folder)
     if empty:
-        names, verb = ", ".join(map(log.printable, empty)), "holds" if len(empty) == 1 else "hold"
-        log.say(
-            f"folder {log.printable(folder)}: {names} {verb} no files and {'is' if verb == 'holds' else 'are'} no class"
-        )
-    loose = [log.printable(os.path.basename(path)) for path in walk.images_and_others(walk.files_in(folder))[0]]
+        verbs = ("holds", "is") if len(empty) == 1 else ("hold", "are")
+        log.say(f"folder {shown}: {', '.join(map(log.printable, empty))} {verbs[0]} no files and {verbs[1]} no class")
+    loose = [log.printable(os.path.basename(path)) for path in walk.images_and_skipped(walk.files_in(folder))[0]]
     if loose:
-        count = "1 image lies" if len(loose) == 1 else f"{len(loose)} images lie"
+        count, verb = ("1 image lies", "is") if len(loose) == 1 else (f"{len(loose)} images lie", "are")
         names = ", ".join(loose[:3]) + ", ..." * (len(loose) > 3)
-        verb = "is" if len(loose) == 1 else "are"
-        log.say(f"folder {log.printable(folder)}: {count} in no class folder and {verb} left out: {names}")
+        log.say(f"folder {shown}: {count} in no class folder and {verb} left out: {names}")
 
 
 def _check_classes(folder, classes):

@@ -155,7 +155,7 @@ class Files(Encoded):
 
     def missing(self) -> np.ndarray:
         """(n,) bool. One listing a folder, not one question a file."""
-        folders = np.array([os.path.dirname(path) for path in self.paths])
+        folders = [os.path.dirname(path) for path in self.paths]  # NumPy's strings would be listed as bytes
         there = {folder: _listing(os.path.join(self.root, folder)) for folder in set(folders)}
         names = (os.path.basename(path) for path in self.paths)
         return np.array([n not in there[f] for n, f in zip(names, folders, strict=True)], bool)

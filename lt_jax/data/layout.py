@@ -43,9 +43,9 @@ def split_folders(root: str, mode: str) -> dict[str, str | None]:
 
 
 def _as_splits(root, holding, named, beside):
-    for split, found_twice in holding.items():
-        if len(found_twice) > 1:
-            first, second = (log.printable(name) for name in found_twice[:2])
+    for split, folder_names in holding.items():
+        if len(folder_names) > 1:
+            first, second = (log.printable(name) for name in folder_names[:2])
             raise errors.BadInput(
                 f"{log.printable(root)}: {first!r} and {second!r} are both the {_TITLES[split]} split; merge or rename "
                 "one, or set config.data.splits=none if they are classes"
@@ -73,7 +73,7 @@ def _classes(root, name):
 
 
 def _has_image(root, name):
-    return any(walk.images_and_others([file])[0] for file in walk.files_below(os.path.join(root, name)))
+    return any(walk.images_and_skipped([file])[0] for file in walk.files_below(os.path.join(root, name)))
 
 
 def _share_a_class(root, holding):

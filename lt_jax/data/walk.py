@@ -14,7 +14,7 @@ from lt_jax import errors, log
 from lt_jax.data import formats
 
 File = tuple[str, bool]  # path; False where it is a pipe or a device
-Other = tuple[str, str | None]  # path of a file that is no readable image; its format, if that is known
+Skipped = tuple[str, str | None]  # path of a file that is no readable image; its format, if that is known
 _SYSTEM = (
     "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini",
     "$recycle.bin", "system volume information", "lost+found",
@@ -64,34 +64,34 @@ def files_below(folder: str) -> Iterator[File]:
     )
 
 
-def images_and_others(files: Iterable[File]) -> tuple[list[str], list[Other]]:
-    """(paths of image files, all others), each in the order of `files`."""
+def images_and_skipped(files: Iterable[File]) -> tuple[list[str], list[Skipped]]:
+    """(paths of image files, all other files), each in the order of `files`."""
     pictures: list[str] = []
-    others: list[Other] = []
+    skipped: list[Skipped] = []
     for path, is_regular in files:
         is_image, form = _looked_at(path) if is_regular else (False, None)
         if is_image:
             pictures.append(path)
         else:
-            others.append((path, form))
-    return pictures, others
+            skipped.append((path, form))
+    return pictures, skipped
 
 
-def described(others: list[Other], root: str) -> str:
+def described(skipped: list[Skipped], root: str) -> str:
     """Files that are no images, counted by ending, with some names below `root`, and what can be done about them."""
     kinds = collections.defaultdict(list)
-    for path, _ in others:
+    for path, _ in skipped:
         kinds[os.path.splitext(path)[1].lower() or "without extension"].append(path)
     parts = [_counted(kind, kinds[kind], root) for kind in sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))]
-    unreadable = sorted({form for _, form in others if form is not None})
+    unreadable = sorted({form for _, form in skipped if form is not None})
     return "; ".join([", ".join(parts), *(f"{form} cannot be read, convert them to JPEG" for form in unreadable)])
 
 
-def say_skipped(others: list[Other], root: str) -> None:
+def say_skipped(skipped: list[Skipped], root: str) -> None:
     """One line on what was left out, if anything was."""
-    if others:
-        count = f"{len(others)} file{'s' * (len(others) > 1)} skipped"
-        log.say(f"folder {log.printable(root)}: {count}: {described(others, root)}")
+    if skipped:
+        count = f"{len(skipped)} file{'s' * (len(skipped) > 1)} skipped"
+        log.say(f"folder {log.printable(root)}: {count}: {described(skipped, root)}")
 
 
 def _counted(kind, paths, root):
