@@ -13,11 +13,13 @@ from PIL import Image
 import lt_jax
 from configs import common
 from lt_jax import classifier, data, errors, log, show_data
+from lt_jax.data import prepare
 
 NAMES = (
     b"caf\xe9.jpg", "café.jpg".encode(), b"two\nlines.jpg", b"a\ttab.jpg", b"-dash.jpg", b"--out.jpg", b"'quote\".jpg",
     b'"first.jpg', b"comma,semi;colon.jpg", b"~tilde.jpg", b" blank .jpg", b"return\r.jpg", b"back\\slash.jpg",
-    b"percent%41?#.jpg", b"\x1b[31mred.jpg", "\u2028line.jpg".encode(), "日本.jpg".encode(), b"\xff\xfe",
+    b"percent%41?#.jpg", b"~two\nlines.jpg", b"\x1b[31mred.jpg", "\u2028line.jpg".encode(), "日本.jpg".encode(),
+    b"\xff\xfe",
 )  # fmt: skip
 
 
@@ -84,6 +86,16 @@ def test_show_data(tree, run_main, tmp_path, capsys):
     printed = capsys.readouterr().err
     assert "train/na\\xefve\\nclass/" in printed  # among the duplicates
     assert (tmp_path / "run/figures/contact_sheet.png").exists()
+
+
+def test_prepared_images_of_any_name(tree, tmp_path):
+    words = ["prepare", "--name=folder", f"--dir={tree}", f"--out={tmp_path / 'out'}", "--workers=1"]
+    assert prepare.main(words) == 0
+    config = common.data("prepared", largest=0, imbalance_factor=1.0)
+    config.update(profile="all", dir=str(tmp_path / "out"), workers=0, image_size=8)
+    dataset = data.load(config)
+    assert dataset.class_names == ("na\\xefve\\nclass", "plain") and dataset.counts.tolist() == [len(NAMES)] * 2
+    assert all(dataset.train.images.name(i).isprintable() for i in range(len(dataset.train.labels)))
 
 
 @pytest.mark.slow
@@ -173,7 +185,7 @@ def test_predict_to_a_stream_without_bytes(finished, odd, run_main, monkeypatch)
 
 def test_files_named_on_the_command_line(finished, odd, run_main, capsys, monkeypatch):
     monkeypatch.chdir(odd)
-    for name in ("--images=-dash.jpg", "--images=~tilde.jpg", "--images=two\nlines.jpg"):
+    for name in ("--images=-dash.jpg", "--images=~two\nlines.jpg"):
         assert run_main(f"--workdir={finished}", "--stage=predict", name) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
     assert run_main(f"--workdir={finished}", "--stage=predict", "--images=no\n\udce9.jpg") == 2

@@ -120,6 +120,16 @@ def test_surrounding_blanks(folder):
     assert len(dataset.test.labels) == 1
 
 
+def test_blanks_that_belong_to_a_file_name(folder):
+    (folder / " odd .jpg").write_bytes((folder / "0.jpg").read_bytes())
+    text = "path,label,split\n odd .jpg,cat,train\n 1.jpg ,dog,train\n9.jpg,cat,test\n"
+    assert sorted(labels_of(load(write(folder, text)))) == [" odd .jpg", "1.jpg"]
+
+
+def test_lines_that_end_as_on_old_machines(folder):
+    assert load(write(folder, rows("a", "b").replace("\n", "\r").replace(",", ";"))).class_names == ("a", "b")
+
+
 @pytest.mark.parametrize("header", ["Path,LABEL,Split", "PATH,Label,SPLIT", '"Path","Label","Split"'])
 def test_header_in_any_case(folder, header):
     assert load(write(folder, rows("cat", "dog", header=header + "\n"))).class_names == ("cat", "dog")
@@ -309,6 +319,9 @@ def test_parquet_of_other_types(folder):
     assert load(parquet(folder, path=PATHS, label=days)).class_names == ("2024-01-01", "2024-01-02")
     categories = pyarrow.array(["b", "a", "a", "b"]).dictionary_encode()
     assert load(parquet(folder, path=[p.encode() for p in PATHS], label=categories)).class_names == ("a", "b")
+    (folder / " odd .jpg").write_bytes((folder / "0.jpg").read_bytes())
+    dataset = load(parquet(folder, path=[" odd .jpg", " 1.jpg", "2.jpg ", "3.jpg"], label=["a ", " b", "b", "a"]))
+    assert dataset.class_names == ("a", "b")
     with pytest.raises(errors.BadInput, match="line 3 of .*: path is missing"):
         load(parquet(folder, path=["0.jpg", None, "2.jpg", "3.jpg"], label=[0, 1, 1, 0]))
 

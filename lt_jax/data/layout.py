@@ -26,8 +26,10 @@ def split_folders(root: str, mode: str) -> dict[str, str | None]:
     """
     if mode not in MODES:
         raise errors.BadInput(f"config.data.splits: expected one of {', '.join(MODES)}, found {mode!r}")
-    names = walk.folders_in(root) if mode != "none" else []
+    names = walk.folders_in(root, quiet=True) if mode != "none" else []
     named = [name for name in names if name.lower() in SPLIT_OF]
+    if not named and mode != "folders":
+        return {"train": root, "test": None, "validation": None}
     holding = {split: [n for n in named if SPLIT_OF[n.lower()] == split and _classes(root, n)] for split in NAMES}
     beside = [name for name in names if name not in named and _has_image(root, name)]
     if mode == "folders" and not holding["train"]:
@@ -35,14 +37,14 @@ def split_folders(root: str, mode: str) -> dict[str, str | None]:
             f"config.data.splits=folders: expected {log.printable(os.path.join(root, 'train'))}/CLASS/ with images in "
             f"it, found {', '.join(map(log.printable, names)) or 'no folders'}"
         )
+    _refuse_two(root, holding)
     if not holding["train"] or (mode == "auto" and beside and not _share_a_class(root, holding)):
-        if named:
-            log.say(f"folder {log.printable(root)}: {_read_as_classes(named)}")
+        log.say(f"folder {log.printable(root)}: {_read_as_classes(named)}")
         return {"train": root, "test": None, "validation": None}
     return _as_splits(root, holding, named, beside)
 
 
-def _as_splits(root, holding, named, beside):
+def _refuse_two(root, holding):
     for split, folder_names in holding.items():
         if len(folder_names) > 1:
             first, second = (log.printable(name) for name in folder_names[:2])
@@ -50,6 +52,9 @@ def _as_splits(root, holding, named, beside):
                 f"{log.printable(root)}: {first!r} and {second!r} are both the {_TITLES[split]} split; merge or rename "
                 "one, or set config.data.splits=none if they are classes"
             )
+
+
+def _as_splits(root, holding, named, beside):
     chosen = {split: names[0] if names else None for split, names in holding.items()}
     titles = dict(_TITLES)
     if chosen["test"] is None and chosen["validation"] is not None:  # a person's `val` is what they test on
@@ -69,7 +74,11 @@ def _as_splits(root, holding, named, beside):
 def _classes(root, name):
     """The class folders of what may be a split folder: folders with any files in them, readable or not."""
     folder = os.path.join(root, name)
-    return [inner for inner in walk.folders_in(folder) if next(walk.files_below(os.path.join(folder, inner)), None)]
+    return [
+        inner
+        for inner in walk.folders_in(folder, quiet=True)
+        if next(walk.files_below(os.path.join(folder, inner)), None)
+    ]
 
 
 def _has_image(root, name):

@@ -17,7 +17,7 @@ from lt_jax.data import labels as labels_lib
 _COLUMNS = ("path", "label", "split")
 _DELIMITERS = ",;\t"
 
-Row = tuple[int, str, str, str]  # line, path, label, split
+Row = tuple[int, str, str, str]  # line, path with the blanks around it, label, split
 
 
 def table(config: Any) -> images.Raw:
@@ -66,11 +66,11 @@ def _parts(root, rows, numbers, encoding, file):
 
 def _resolved(root, path, encoding, listings):
     """The path as it stands if there is such a file; else with `/` for `\\`, or in the bytes that the table holds."""
-    variants = [path]
+    variants = [path.strip(), path]
     if encoding in ("cp1252", "latin-1"):
-        variants.append(os.fsdecode(path.encode(encoding)))
+        variants.append(os.fsdecode(path.strip().encode(encoding)))
     variants += [variant.replace("\\", "/") for variant in variants if "\\" in variant]
-    return next((variant for variant in variants if _is_there(os.path.join(root, variant), listings)), path)
+    return next((variant for variant in variants if _is_there(os.path.join(root, variant), listings)), path.strip())
 
 
 def _is_there(path, listings):
@@ -87,7 +87,7 @@ def _is_there(path, listings):
 def _csv(file, shown):
     """(rows, encoding)."""
     text, encoding = textfiles.read(file)
-    header = text.lstrip("\r\n").partition("\n")[0]
+    header = next((line for line in text.splitlines() if line.strip()), "")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(header), strict=True)
     columns: dict[str, int] = {}
     rows, width, last = [], 0, 0
@@ -106,7 +106,8 @@ def _csv(file, shown):
                     "put quotes around values that hold the delimiter"
                 )
             values += [""] * (width - len(values))
-            rows.append(_row(line, shown, *(values[columns[c]] if c in columns else "" for c in _COLUMNS)))
+            path, label, split = (values[columns[c]] if c in columns else "" for c in _COLUMNS)
+            rows.append(_row(line, shown, path and fields[columns["path"]], label, split))
     except csv.Error as error:
         raise errors.BadInput(f"{shown} is no CSV file ({error}, in what begins at line {last + 1})") from error
     if not columns:
@@ -138,7 +139,7 @@ def _columns(names, shown):
 
 def _row(line, shown, path, label, split):
     for value, column in ((path, "path"), (label, "label")):
-        if not value:
+        if not value.strip():
             raise errors.BadInput(f"line {line} of {shown}: {column} is missing")
     return line, path, label, split
 
@@ -157,7 +158,7 @@ def _parquet(file, shown):
     paths, labels, splits = (values[columns[c]] if c in columns else no_split for c in _COLUMNS)
     rows = []
     for line, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), start=2):
-        texts = (_text(path), _label_text(label, line, shown), _text(split))
+        texts = (_text(path), _label_text(label, line, shown).strip(), _text(split).strip())
         rows.append(_row(line, shown, *texts))  # counted as in a CSV file, whose line 1 is the header
     return rows
 
@@ -166,7 +167,7 @@ def _text(value):
     """What a Parquet value is in a CSV file; empty where it is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return os.fsdecode(value).strip() if isinstance(value, bytes) else str(value).strip()
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
 
 
 def _label_text(value, line, shown):

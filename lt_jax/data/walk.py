@@ -20,6 +20,7 @@ _SYSTEM = (
     "$recycle.bin", "system volume information", "lost+found",
 )  # fmt: skip
 _RUN = "run.json"  # is in the work directory of every run, whose figures are no images to learn from
+_IS_A_RUN = "is the work directory of a run; left out"
 _SHOWN = 3  # names of each kind in a message
 
 
@@ -28,8 +29,11 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def folders_in(folder: str) -> list[str]:
-    """Names of the folders inside, sorted. A link back to the folder itself or to one above it is left out and named.
+def folders_in(folder: str, quiet: bool = False) -> list[str]:
+    """Names of the folders inside, sorted.
+
+    Left out, with a log line unless `quiet`: a link back to the folder itself or to one above it, and the work
+    directory of a run.
 
     Raises:
       BadInput: the folder cannot be listed.
@@ -40,11 +44,14 @@ def folders_in(folder: str) -> list[str]:
             continue
         real = os.path.realpath(entry.path) if entry.is_symlink() else ""
         if real and (here == real or _is_above(real, here)):
-            log.say(f"{log.printable(entry.path)} leads back to {log.printable(real)}; not followed")
+            line = f"leads back to {log.printable(real)}; not followed"
+        elif os.path.isfile(os.path.join(entry.path, _RUN)):
+            line = _IS_A_RUN
+        else:
+            names.append(entry.name)
             continue
-        if os.path.isfile(os.path.join(entry.path, _RUN)):
-            continue
-        names.append(entry.name)
+        if not quiet:
+            log.say(f"{log.printable(entry.path)} {line}")
     return names
 
 
@@ -157,7 +164,7 @@ def _below(folder, start, above, listed):
     listed.add(real)
     entries = _scan(folder)
     if real != start and any(entry.name == _RUN for entry in entries):
-        log.say(f"{log.printable(folder)} is the work directory of a run; left out")
+        log.say(f"{log.printable(folder)} {_IS_A_RUN}")
         return
     for entry in entries:
         if _is_folder(entry):
