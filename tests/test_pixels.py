@@ -314,6 +314,15 @@ def test_a_large_but_legal_png_is_read_without_a_warning(monkeypatch):
     assert decode.image(encoded(Image.new("RGB", (60, 80))), "x").shape == (80, 60, 3)
 
 
+def test_a_lack_of_memory_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(errors.BadInput, match="x: too large for the memory of this machine; make it smaller"):
+        decode.image(encoded(Image.fromarray(PIXELS)), "x")
+
+
 def with_text(size, after=False):
     text = PngImagePlugin.PngInfo()
     text.add_text("notes", "x" * size, zip=True)

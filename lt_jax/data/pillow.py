@@ -60,12 +60,14 @@ def limit() -> int | None:
 
 
 def is_a_limit(error: Exception) -> str:
-    """The line for an image that Pillow refuses because of one of its limits; empty for other errors."""
+    """The line for an image that is refused because of a limit, Pillow's or the machine's; empty for other errors."""
     if isinstance(error, ValueError) and _is_about_text(error):
         most = PngImagePlugin.MAX_TEXT_CHUNK >> 20
         return f"the text in this PNG file takes more than the limit of {most} MiB; save the file without it"
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than the limit of {limit()}; make it smaller"
+    if isinstance(error, MemoryError):
+        return "too large for the memory of this machine; make it smaller"
     return ""
 
 
