@@ -94,6 +94,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     config.image_size = 224  # side in pixels of what is cropped from image files; arrays stay as they are
     config.hold = False  # decode image files once, to squares of image_size, and keep them on the device: small sets
     config.workers = -1  # processes that decode image files; 0 = none but this one, -1 = as many as cores
+    config.splits = "auto"  # of a folder: by what it holds; "folders": DIR/train/CLASS; "none": every folder is a class
     config.on_bad_image = "error"  # or "skip": unreadable training images are left out, counted and listed
     config.test_share = 0.2  # of each class, held out where the source has no test split
     config.validation = 0.0  # share of each class held out of training where the source has no validation split

@@ -7,8 +7,13 @@
     python -m lt_jax.main --config=configs/folder.py:smoke              # the same path on a generated tree
 
 Data: DIR/CLASS/*.jpg (a fifth of each class is held out to test on), or DIR/train/CLASS/ and DIR/test/CLASS/, with
-DIR/val/CLASS/ if there is one. JPEG, PNG, WebP, TIFF, BMP, GIF; photos are turned as their EXIF tag says. For a table
-instead: --config.data.name=table --config.data.list=FILE.csv with the columns path, label and perhaps split.
+DIR/val/CLASS/ if there is one. Split folders are named train, training, test, testing, val, valid or validation, in any
+case; without a test folder the validation folder is the test split. What a folder holds decides whether it is a split
+or a class, one log line says so, and --config.data.splits=folders or none overrides it. JPEG, PNG, WebP, TIFF, BMP,
+GIF, PNM, and AVIF where Pillow has it, also without a file extension. Other files, such as HEIC, are counted, listed;
+a class without any readable image is an error. Photos are turned as their EXIF tag says, transparency shows white.
+For a table instead: --config.data.name=table --config.data.list=FILE.csv with the columns path, label and perhaps
+split, separated by commas, semicolons or tabs.
 Recipe: OURS; configs/large.py says why. k: ten times the size of the smallest class is the paper's rule.
 Hardware: one GPU; with `cpu` two CPU cores, at 32 pixels, decoded once and held in memory: to see one's data go all the
 way, not to judge the method.

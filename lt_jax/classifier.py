@@ -12,8 +12,8 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import baseline, data, encoder, errors, features, files, pretrain, probe, results, retrain, step
-from lt_jax.data import decode
+from lt_jax import baseline, data, encoder, errors, features, files, log, pretrain, probe, results, retrain, step
+from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.dlsa import stages as dlsa
 
@@ -76,7 +76,7 @@ class Classifier:
             return decode.sized(decode.from_pillow(image, self.upright), shape, centre)
         if not isinstance(image, (str, os.PathLike)):
             return self._checked(np.asarray(image)[None])[0]
-        content, name = _content(image), os.fspath(image)
+        content, name = _content(image), log.printable(os.fspath(image))
         if centre:
             return decode.crops(content, name, decode.centre_box, shape[0], self.upright)[0]
         return decode.sized(decode.image(content, name, self.upright), shape, centre)
@@ -84,9 +84,9 @@ class Classifier:
 
 def _content(path):
     try:
-        return epath.Path(path).expanduser().read_bytes()
+        return epath.Path(_expanded(path)).read_bytes()
     except OSError as error:
-        raise errors.BadInput(f"{os.fspath(path)}: {(error.strerror or str(error)).lower()}") from error
+        raise errors.BadInput(f"{log.printable(os.fspath(path))}: {(error.strerror or str(error)).lower()}") from error
 
 
 def load(workdir: epath.PathLike) -> Classifier:
@@ -136,34 +136,32 @@ def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
     return data.Dataset(about["name"], names, split, split, counts, {}, about["index_digest"])
 
 
-def find_images(places: Iterable[str], suffixes: tuple[str, ...]) -> list[epath.Path]:
-    """Image files: those given as they are, and those anywhere below the folders given, by name.
+def find_images(names: Iterable[str]) -> list[epath.Path]:
+    """Image files: those named as they are, and those anywhere below the folders named, by name, as in training.
 
     Raises:
-      BadInput: a place that is not there, a folder without images.
+      BadInput: a name that is not there, a folder without images.
     """
-    found: list[epath.Path] = []
-    for place in places:
-        path = epath.Path(place).expanduser()
-        if not path.is_dir():
-            if not path.exists():
-                raise errors.BadInput(f"--images: no such file or folder: {place}")
-            found.append(path)
+    paths: list[str] = []
+    for named in names:
+        path = _expanded(named)
+        if not epath.Path(path).is_dir():
+            if not epath.Path(path).exists():
+                raise errors.BadInput(f"--images: no such file or folder: {log.printable(named)}")
+            paths.append(path)
             continue
-        below = list(_below(path, suffixes))
-        if not below:
-            raise errors.BadInput(f"--images: no image below {place}; looked for {' '.join(suffixes)}")
-        found += below
-    if not found:
+        pictures, skipped = walk.images_and_skipped(walk.files_below(path))
+        if not pictures:
+            seen = f", but {walk.described(skipped, path)}" if skipped else f"; looked for {' '.join(formats.SUFFIXES)}"
+            raise errors.BadInput(f"--images: no image below {log.printable(named)}{seen}")
+        walk.say_skipped(skipped, path)
+        paths += pictures
+    if not paths:
         raise errors.BadInput("--images: expected a folder or files, found nothing")
-    return found
+    return [epath.Path(path) for path in paths]
 
 
-def _below(folder, suffixes):
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _below(path, suffixes)
-        elif path.name.lower().endswith(suffixes):
-            yield path
+def _expanded(path):
+    """The path with `~` resolved, unless a file of that very name is there."""
+    path = os.fspath(path)
+    return path if os.path.lexists(path) else os.path.expanduser(path)

@@ -48,6 +48,7 @@ _ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),
+    "data.splits": ("auto", "folders", "none"),
     "encoder.stem": ("small", "imagenet"),
     "encoder.init": ("he", "torch"),
     "pretrain.loss": ("paper", "official", "supcon", "simclr"),

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from typing import Any
 
 from etils import epath
@@ -17,7 +18,26 @@ _FLUSH_SECONDS = 10.0
 def say(line: str) -> None:
     """One line, above any progress bar."""
     if distributed.is_main():
-        tqdm.write(f"[lt_jax] {line}", file=sys.stderr)
+        tqdm.write(encodable(f"[lt_jax] {line}", sys.stderr), file=sys.stderr)
+
+
+def printable(name: str) -> str:
+    """A file name on one line: control characters as escapes, bytes that are no text as \\xNN."""
+    return name if name.isprintable() else "".join(map(_escaped, name))
+
+
+def _escaped(character):
+    if "\udc80" <= character <= "\udcff":  # a byte that the file system's encoding does not know
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+def encodable(text: str, stream: Any) -> str:
+    """The text with an escape for each character that the stream cannot take."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Progress:

@@ -11,13 +11,12 @@ import numpy as np
 from etils import epath
 
 from lt_jax import classifier, errors, files, log
-from lt_jax.data import folders
 
 _AT_ONCE = 500  # images in memory at a time
 _SHOWN = 3  # classes of a row of the table
 
 
-def run(workdir: epath.Path, places: list[str], form: str, out: str) -> None:
+def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
     """Prints, or writes to `out`, one row for each image.
 
     Raises:
@@ -26,38 +25,53 @@ def run(workdir: epath.Path, places: list[str], form: str, out: str) -> None:
     if form not in FORMS:
         raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {form!r}")
     model = classifier.load(workdir)
-    paths = classifier.find_images(places, folders.SUFFIXES)
+    paths = classifier.find_images(images)
     parts = [model.predict(paths[i : i + _AT_ONCE]) for i in range(0, len(paths), _AT_ONCE)]
     text = FORMS[form]([os.fspath(path) for path in paths], model.class_names, np.concatenate(parts))
     if out:
-        files.write_text(epath.Path(out).expanduser(), text)
-        log.say(f"{len(paths)} images: {out}")
+        files.write_bytes(epath.Path(os.path.expanduser(out)), text.encode("utf-8", "surrogateescape"))
+        log.say(f"{len(paths)} images: {log.printable(out)}")
     else:
-        sys.stdout.write(text)
+        _print(text)
+
+
+def _print(text):
+    """Writes to standard output: file names keep their bytes where it takes UTF-8; elsewhere there are escapes."""
+    stream = sys.stdout
+    encoding = (getattr(stream, "encoding", None) or "").lower().replace("_", "-")
+    if encoding in ("utf-8", "utf8") and hasattr(stream, "buffer"):
+        stream.flush()
+        stream.buffer.write(text.encode("utf-8", "surrogateescape"))
+        stream.buffer.flush()
+    else:
+        stream.write(log.encodable(text, stream))
 
 
 def table(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
-    """For reading: the three likeliest classes."""
-    width = max(len(path) for path in paths)
+    """For reading: the three likeliest classes, one line for each image; odd characters of names as escapes."""
+    shown = [log.printable(path) for path in paths]
+    width = max(len(path) for path in shown)
     rows = []
-    for path, row in zip(paths, probabilities, strict=True):
+    for path, row in zip(shown, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:_SHOWN]
         rows.append(f"{path:<{width}}  " + "  ".join(f"{names[c]} {100 * row[c]:.1f} %" for c in best))
     return "\n".join(rows) + "\n"
 
 
 def as_csv(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
-    """image, label, probability, then a column for each class."""
+    """image, label, probability, then a column for each class. Names are as the file system has them."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "label", "probability", *names])
+    plain = csv.writer(out, lineterminator="\n")
+    quoting = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(["image", "label", "probability", *names])
     for path, row in zip(paths, probabilities, strict=True):
+        writer = quoting if "\r" in path else plain  # which leaves this end of a line unquoted
         writer.writerow([path, names[row.argmax()], f"{row.max():.6f}", *(f"{x:.6f}" for x in row)])
     return out.getvalue()
 
 
 def as_json(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
-    """A list of {"image", "label", "probability", "probabilities": {name: probability}}."""
+    """A list of {"image", "label", "probability", "probabilities": {name: probability}}, in ASCII."""
     rows: list[dict[str, Any]] = []
     for path, row in zip(paths, probabilities, strict=True):
         each = {name: round(float(x), 6) for name, x in zip(names, row, strict=True)}

@@ -261,7 +261,7 @@ def test_json_whose_label_is_unknown(tmp_path):
 
 TABLES = {
     "no column": ("file,label\na.jpg,0\n", "has no column 'path'"),
-    "no label": ("path,label\na.jpg,\n", "line 2 of .*: path or label is missing"),
+    "no label": ("path,label\na.jpg,\n", "line 2 of .*: label is missing"),
     "unknown split": ("path,label,split\na.jpg,0,dev\n", "line 2 of .*: split 'dev' is none of"),
     "no rows": ("path,label\n", "holds no images"),
     "same by case": ("path,label\na.jpg,Cat\nb.jpg,cat\n", "'cat' and 'Cat' differ by case alone"),

@@ -3,7 +3,9 @@
 Checkpoints are written by orbax through a driver of its own, which needs a real bucket: no test here reaches it.
 """
 
+import io
 import json
+import os
 
 import fsspec
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
 
-from lt_jax import checkpoint, errors, files, lock, log
+from lt_jax import checkpoint, classifier, errors, files, lock, log
 
 
 class Store(MemoryFileSystem):
@@ -120,3 +123,17 @@ def test_a_bucket_has_one_owner(bucket, monkeypatch):
         with pytest.raises(errors.BadInput, match="gs://bucket/run is in use by process"), lock.owned(workdir):
             pass
     assert not Store.store
+
+
+def test_images_to_predict_in_a_bucket(bucket, capsys):
+    jpeg = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(jpeg, "JPEG")
+    folder = epath.Path("gs://bucket/pictures")
+    for name in ("a.jpg", "sub/b", "sub/c.jfif", ".hidden/d.jpg", "@eaDir/e.jpg", "sub/Thumbs.db"):
+        (folder / name).write_bytes(jpeg.getvalue())
+    (folder / "notes.txt").write_bytes(b"words")
+    (folder / "f.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    names = [os.fspath(path).removeprefix("gs://bucket/pictures/") for path in classifier.find_images([str(folder)])]
+    assert names == ["a.jpg", "sub/b", "sub/c.jfif"]
+    assert "2 files skipped: 1 .heic (f.HEIC), 1 .txt (notes.txt); HEIC cannot be read" in capsys.readouterr().err
+    assert classifier.find_images([f"{folder}/a.jpg"]) == [folder / "a.jpg"]

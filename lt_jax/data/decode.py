@@ -2,10 +2,9 @@
 
 JPEG goes through libjpeg-turbo (simplejpeg), which halves the image inside the decoder where the crop is at least
 twice as large as what is wanted of it; the rest, a factor below two, is a bilinear resize (opencv). Everything that is
-unusual (CMYK, EXIF-turned, PNG, 16 bit) takes the slow and general road through Pillow.
+unusual (CMYK, EXIF-turned, PNG, 16 bit) takes the slow and general road through Pillow, and is halved by area means.
 """
 
-import io
 import math
 import threading
 from collections.abc import Callable
@@ -14,31 +13,35 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from lt_jax import errors
+from lt_jax.data import formats, pillow
 
 cv2.setNumThreads(0)  # the workers are the parallelism
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-_ORIENTATION = 0x0112
+BACKGROUND = pillow.BACKGROUND
 _TRIES = 10
 
 
 def image(content: bytes, name: str, upright: bool = False) -> np.ndarray:
-    """The whole image, uint8 (h, w, 3). Grey is repeated, alpha is dropped, 16 bit is scaled to 8.
+    """The whole image, uint8 (h, w, 3), with the values that Pillow gives.
+
+    Grey is repeated. Transparent images are composited on white (`BACKGROUND`). Integers of more than 8 bit are scaled
+    by the largest value of their format, float pixels must lie in [0, 1]. Of an animation it is the first frame.
 
     Args:
       name: what an error calls the file.
-      upright: turned as its EXIF tag says.
+      upright: turned as its EXIF tag says, as `PIL.ImageOps.exif_transpose` does it.
 
     Raises:
-      BadInput: empty, truncated, corrupt, or no image at all.
+      BadInput: empty, truncated, corrupt, or no image at all; more pixels than Pillow's limit; pixels out of range.
     """
     header = _plain_header(content, upright)
     if header is None:
         with _errors(name, content):
-            return _by_pillow(Image.open(io.BytesIO(content)), upright)
+            return pillow.rgb_of_bytes(content, upright)
     with _errors(name, content):
         return simplejpeg.decode_jpeg(content)
 
@@ -49,8 +52,7 @@ def crops(
     """Boxes of one image, each stretched to (size, size, 3). `boxes` is asked with the image's (height, width)."""
     header = _plain_header(content, upright)
     if header is None:
-        pixels = image(content, name, upright)
-        return [_crop(pixels, box, (1.0, 1.0), size) for box in boxes(pixels.shape[:2])]
+        return _crops_of_pixels(image(content, name, upright), boxes, size)
     wanted = boxes(header)
     reduction = min(_reduction(min(height, width), size) for _, _, height, width in wanted)
     with _errors(name, content):
@@ -72,9 +74,9 @@ def centre_box(whole: tuple[int, int]) -> list[Box]:
 
 
 def from_pillow(opened: Any, upright: bool = False) -> np.ndarray:
-    """A PIL image as `image` gives a file: uint8 (h, w, 3)."""
+    """A PIL image as `image` gives the file that it was opened from: uint8 (h, w, 3)."""
     with _errors("image", b"pixels"):
-        return _by_pillow(opened, upright)
+        return pillow.rgb(opened, upright)
 
 
 def sized(pixels: np.ndarray, shape: tuple[int, int], centre: bool) -> np.ndarray:
@@ -86,7 +88,7 @@ def sized(pixels: np.ndarray, shape: tuple[int, int], centre: bool) -> np.ndarra
     """
     h, w = pixels.shape[:2]
     if centre:
-        return _crop(pixels, centre_box((h, w))[0], (1.0, 1.0), shape[0])
+        return _crops_of_pixels(pixels, centre_box, shape[0])[0]
     if (h, w) == tuple(shape):
         return pixels
     factor = min(h / shape[0], w / shape[1])
@@ -111,6 +113,18 @@ def _random_box(generator, whole, smallest):
 def _reduction(length: int, size: int) -> int:
     """The largest of 1, 2, 4, 8 by which a box may shrink and still be no smaller than what is wanted."""
     return next((factor for factor in (8, 4, 2) if length >= factor * size), 1)
+
+
+def _crops_of_pixels(pixels, boxes, size):
+    """Crops of a decoded image, which shrinks by the factor that a JPEG shrinks by in the decoder: both look alike."""
+    h, w = pixels.shape[:2]
+    wanted = boxes((h, w))
+    reduction = min(_reduction(min(height, width), size) for _, _, height, width in wanted)
+    if reduction > 1:
+        smaller = -(-w // reduction), -(-h // reduction)
+        pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
+    scale = (pixels.shape[0] / h, pixels.shape[1] / w)
+    return [_crop(pixels, box, scale, size) for box in wanted]
 
 
 def _crop(pixels, box, scale, size):
@@ -139,33 +153,33 @@ def _decode_jpeg(content, whole, reduction):
     )
 
 
-def _by_pillow(opened: Any, upright: bool) -> np.ndarray:
-    opened.load()
-    if upright:
-        opened = ImageOps.exif_transpose(opened)
-    if opened.mode.startswith("I") or opened.mode == "F":
-        return _from_deep(np.asarray(opened))
-    if opened.mode == "P":
-        opened = opened.convert("RGBA")
-    return np.array(opened.convert("RGB"))
-
-
-def _from_deep(pixels: np.ndarray) -> np.ndarray:
-    """Grey of more than 8 bit; Pillow's own conversion clips it at 255 instead of scaling."""
-    top = 65535.0 if pixels.dtype.kind in "iu" else max(1.0, float(pixels.max(initial=1.0)))
-    grey = (np.clip(pixels / top, 0.0, 1.0) * 255).round().astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
-
-
 def _plain_header(content: bytes, upright: bool) -> tuple[int, int] | None:
     """(height, width) of a JPEG for the fast road; None for everything else."""
-    if content[:2] != b"\xff\xd8" or (upright and b"Exif\x00" in content[:4096]):
+    if content[:2] != b"\xff\xd8" or (upright and _may_be_turned(content)):
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
         return None
     return (height, width) if colors in ("YCbCr", "RGB", "Gray") else None
+
+
+def _may_be_turned(content: bytes) -> bool:
+    """Whether EXIF or XMP data stand before the pixels of a JPEG, at whatever depth. Pillow finds out what they say."""
+    at, end = 2, len(content) - 4
+    while at < end and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == 0xDA:  # the pixels begin
+            return False
+        if marker == 0xE1:
+            body = content[at + 4 : at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")]
+            if body.startswith(b"Exif\0") or b"tiff:Orientation" in body:
+                return True
+        at += 2 if marker == 1 or 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return True  # not as a header should be
 
 
 class _errors:
@@ -178,12 +192,24 @@ class _errors:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if error is None or not isinstance(error, (ValueError, OSError, SyntaxError, Image.DecompressionBombError)):
-            return
+        if isinstance(error, Exception):  # a decoder raises what it likes
+            raise errors.BadInput(f"{self._name}: {self._reason(error)}") from error
+
+    def _reason(self, error):
+        if isinstance(error, errors.BadInput):
+            return str(error)
         if not self._content:
-            reason = "the file is empty"
-        elif isinstance(error, UnidentifiedImageError):
-            reason = "this is no image file"
-        else:
-            reason = f"corrupt or truncated ({str(error).strip() or type(error).__name__})"
-        raise errors.BadInput(f"{self._name}: {reason}") from error
+            return "the file is empty"
+        if isinstance(error, UnidentifiedImageError):
+            return _unidentified(self._content)
+        message = str(error).strip() or type(error).__name__
+        return pillow.is_a_limit(error) or f"corrupt or truncated ({message})"
+
+
+def _unidentified(content):
+    form = formats.of(content[: formats.FIRST_BYTES])
+    if form is None:
+        return "this is no image file"
+    if not formats.is_readable(form):
+        return f"{form} cannot be read, convert it to JPEG"
+    return f"corrupt or truncated, or a kind of {form} that Pillow does not read"

@@ -2,6 +2,9 @@
 
 DIR/cat/1.jpg DIR/dog/2.jpg                       a test split is drawn (config.data.test_share)
 DIR/train/cat/1.jpg DIR/test/cat/2.jpg            the split is yours; DIR/val (or validation) may be there too
+
+Names of splits in any case: train, training; test, testing; val, valid, validation. `layout` says how they are told
+from classes, `walk` which files are images.
 """
 
 import os
@@ -9,108 +12,116 @@ import pathlib
 from typing import Any
 
 from lt_jax import errors, log
-from lt_jax.data import generated, images
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_SPLITS = {"train": ("train", "training"), "test": ("test",), "validation": ("val", "valid", "validation")}
+from lt_jax.data import generated, images, layout, walk
 
 
 def folder(config: Any) -> images.Raw:
     """Classes are the folders' names, sorted.
 
     Raises:
-      BadInput: no folder, no image, one class alone, two that differ by case alone, one that only the test split has.
+      BadInput: no folder, no image, one class alone, two that differ by case alone, one that only the test split has,
+        one whose files are no readable images, two folders for one split.
     """
-    given = config.generated
-    root = generated.tree("folder", given) if given else data_folder("folder", config.dir)
-    splits = {split: _first(root, names) for split, names in _SPLITS.items()}
-    if splits["train"] is None:
-        splits = {"train": root, "test": None, "validation": None}
-    elif splits["test"] is None:  # a person's `val` is what they test on
-        splits["test"], splits["validation"] = splits["validation"], None
-    class_names = _class_names(splits["train"])
-    found = {split: place and _read(root, place, class_names) for split, place in splits.items()}
-    return images.Raw("folder", class_names, found["train"], found["test"], found["validation"])
+    classes = config.generated
+    root = os.fspath(generated.tree("folder", classes) if classes else data_folder("folder", config.dir))
+    splits = layout.split_folders(root, getattr(config, "splits", "auto"))
+    skipped: list[walk.Skipped] = []
+    train = _files_of_classes(splits["train"], skipped)
+    _check_classes(splits["train"], train)
+    parts = {"train": train}
+    for split in ("test", "validation"):
+        if splits[split] is not None:
+            parts[split] = _files_of_classes(splits[split], skipped)
+            _check_known(splits[split], parts[split], train)
+    walk.say_skipped(skipped, root)
+    read = {split: _as_images(root, files, list(train)) for split, files in parts.items()}
+    names = tuple(log.printable(name) for name in train)
+    return images.Raw("folder", names, read["train"], read.get("test"), read.get("validation"))
 
 
-def data_folder(name: str, given: str) -> pathlib.Path:
+def data_folder(name: str, folder: str) -> pathlib.Path:
     """The folder that config.data.dir or LT_JAX_DATA names.
 
     Raises:
       BadInput: neither, or it is not there.
     """
-    given = given or os.environ.get("LT_JAX_DATA", "")
-    if not given:
+    chosen = folder or os.environ.get("LT_JAX_DATA", "")
+    if not chosen:
         raise errors.BadInput(f"{name}: no data folder: give --config.data.dir=DIR or set LT_JAX_DATA")
-    path = pathlib.Path(given).expanduser()
+    path = pathlib.Path(os.path.expanduser(chosen))
     if not path.is_dir():
-        raise errors.BadInput(f"{name}: the data folder {path} is not there (config.data.dir or LT_JAX_DATA)")
+        raise errors.BadInput(
+            f"{name}: the data folder {log.printable(str(path))} is not there (config.data.dir or LT_JAX_DATA)"
+        )
     return path
 
 
-def _first(root, names):
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _files_of_classes(folder, skipped):
+    """Class folder -> its image files, sorted; other files in them are added to `skipped`.
 
-
-def _class_names(place):
-    names = sorted(entry.name for entry in _scan(place) if entry.is_dir() and not entry.name.startswith("."))
-    seen: dict[str, str] = {}
-    for name in names:
-        if name.casefold() in seen:
+    A class whose files are no images is an error: it would vanish, and with it a column of every table.
+    """
+    classes, empty = {}, []
+    for name in walk.folders_in(folder):
+        path = os.path.join(folder, name)
+        pictures, not_images = walk.images_and_skipped(walk.files_below(path))
+        if not_images and not pictures:
             raise errors.BadInput(
-                f"{place}: the classes {seen[name.casefold()]!r} and {name!r} differ by case alone; rename or merge one"
+                f"{log.printable(path)}: no readable image in this class folder, but "
+                f"{walk.described(not_images, path)}; a folder that is no class may be moved elsewhere or given a name "
+                "that begins with a dot"
+            )
+        skipped += not_images
+        if pictures:
+            classes[name] = sorted(pictures)
+        else:
+            empty.append(name)
+    if classes:
+        _say_left_out(folder, empty)
+    return classes
+
+
+def _say_left_out(folder, empty):
+    shown = log.printable(folder)
+    if empty:
+        verbs = ("holds", "is") if len(empty) == 1 else ("hold", "are")
+        log.say(f"folder {shown}: {', '.join(map(log.printable, empty))} {verbs[0]} no files and {verbs[1]} no class")
+    loose = [log.printable(os.path.basename(path)) for path in walk.images_and_skipped(walk.files_in(folder))[0]]
+    if loose:
+        count, verb = ("1 image lies", "is") if len(loose) == 1 else (f"{len(loose)} images lie", "are")
+        names = ", ".join(loose[:3]) + ", ..." * (len(loose) > 3)
+        log.say(f"folder {shown}: {count} in no class folder and {verb} left out: {names}")
+
+
+def _check_classes(folder, classes):
+    shown = log.printable(folder)
+    seen: dict[str, str] = {}
+    for name in map(log.printable, classes):
+        if name.casefold() in seen:
+            other = seen[name.casefold()]
+            raise errors.BadInput(
+                f"{shown}: the classes {other!r} and {name!r} differ by case alone; rename or merge one"
             )
         seen[name.casefold()] = name
-    names = [name for name in names if next(_walk(place / name), None)]
-    if not names:
-        raise errors.BadInput(f"{place} holds no images: expected one folder for each class, images in it")
-    if len(names) == 1:
-        hint = f"if the classes are inside of it, give {place / names[0]}"
-        raise errors.BadInput(f"{place}: {names[0]!r} is the only folder with images, of one class; {hint}")
-    return tuple(names)
+    if not classes:
+        raise errors.BadInput(f"{shown} holds no images: expected one folder for each class, images in it")
+    if len(classes) == 1:
+        (name,) = map(log.printable, classes)
+        hint = f"if the classes are inside of it, give {os.path.join(shown, name)}"
+        raise errors.BadInput(f"{shown}: {name!r} is the only folder with images, of one class; {hint}")
 
 
-def _read(root, place, class_names):
-    unknown = sorted(e.name for e in _scan(place) if e.is_dir() and e.name[0] != "." and e.name not in class_names)
-    unknown = [name for name in unknown if next(_walk(place / name), None)]
+def _check_known(folder, classes, train):
+    unknown = [log.printable(name) for name in classes if name not in train]
     if unknown:
-        raise errors.BadInput(f"{place / unknown[0]}: {unknown[0]!r} is no class of the training split")
-    entries = [
-        (os.path.relpath(path, root), label, 0)
-        for label, name in enumerate(class_names)
-        for path in sorted(_walk(place / name))
-    ]
-    if not entries:
-        raise errors.BadInput(f"{place} holds no images: expected one folder for each class, images in it")
+        path = os.path.join(log.printable(folder), unknown[0])
+        raise errors.BadInput(f"{path}: {unknown[0]!r} is no class of the training split")
+    if not classes:
+        raise errors.BadInput(
+            f"{log.printable(folder)} holds no images: expected one folder for each class, images in it"
+        )
+
+
+def _as_images(root, classes, names):
+    entries = [(os.path.relpath(path, root), names.index(name), 0) for name, paths in classes.items() for path in paths]
     return images.files(root, entries, upright=True)
-
-
-def _scan(place):
-    try:
-        return list(os.scandir(place))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise errors.BadInput(f"{place}: {(error.strerror or str(error)).lower()}") from error
-
-
-def _walk(place, above=()):
-    """Image files below a folder. A link that leads back to a folder above itself is named and left alone."""
-    real = os.path.realpath(place)
-    if real in above:
-        log.say(f"{place} leads back to {real}; not followed")
-        return
-    for entry in sorted(_scan(place), key=lambda e: e.name):
-        if entry.name.startswith("."):
-            continue
-        if _is_dir(entry):
-            yield from _walk(entry.path, (*above, real))
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield entry.path
-
-
-def _is_dir(entry):
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False

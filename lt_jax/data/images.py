@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lt_jax import errors
+from lt_jax import errors, log
 from lt_jax.data import decode
 
 
@@ -135,7 +135,8 @@ class Files(Encoded):
         return os.path.join(self.root, self.paths[i])
 
     def name(self, i: int) -> str:
-        return self.path(i) if self.lines is None else f"{self.path(i)} (line {self.lines[i]} of {self.listed_in})"
+        path = log.printable(self.path(i))
+        return path if self.lines is None else f"{path} (line {self.lines[i]} of {log.printable(self.listed_in)})"
 
     def content(self, i: int) -> bytes:
         try:
@@ -156,7 +157,7 @@ class Files(Encoded):
 
     def missing(self) -> np.ndarray:
         """(n,) bool. One listing a folder, not one question a file."""
-        folders = np.array([os.path.dirname(path) for path in self.paths])
+        folders = [os.path.dirname(path) for path in self.paths]  # NumPy's strings would be listed as bytes
         there = {folder: _listing(os.path.join(self.root, folder)) for folder in set(folders)}
         names = (os.path.basename(path) for path in self.paths)
         return np.array([n not in there[f] for n, f in zip(names, folders, strict=True)], bool)

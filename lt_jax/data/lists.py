@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 
 from lt_jax import errors, log
-from lt_jax.data import builders, folders, generated, images
+from lt_jax.data import builders, folders, generated, images, textfiles
 
 # git blob ids of published lists that are not beside everybody's code: another file means other images.
 PUBLISHED = {
@@ -74,11 +74,11 @@ def read_list(file: Any, num_classes: int) -> list[tuple[str, int, int]]:
       BadInput: no such file, a line that is something else, a label that is not below num_classes.
     """
     entries = []
-    for number, line in enumerate(_text(file).splitlines(), start=1):
-        path, _, label = line.rstrip().rpartition(" ")
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
-        if not path or not label.isdigit():
+        path, label = (["", *line.strip().rsplit(maxsplit=1)])[-2:]
+        if not path or not (label.isascii() and label.isdigit()):
             raise errors.BadInput(f"line {number} of {file}: expected `path label`, found {line!r}")
         if int(label) >= num_classes:
             raise errors.BadInput(f"line {number} of {file}: label {label} is not in 0..{num_classes - 1}")
@@ -109,8 +109,8 @@ def class_names(entries: list[tuple[str, int, int]]) -> tuple[str, ...]:
     folders_of: dict[int, set[str]] = {}
     for path, label, _ in entries:
         folders_of.setdefault(label, set()).add(os.path.dirname(path).partition("/")[2])
-    found = (folders_of.get(c, set()) - {""} for c in range(max(folders_of) + 1))
-    return tuple(names.pop() if len(names) == 1 else str(c) for c, names in enumerate(found))
+    names_of = (folders_of.get(c, set()) - {""} for c in range(max(folders_of) + 1))
+    return tuple(log.printable(names.pop()) if len(names) == 1 else str(c) for c, names in enumerate(names_of))
 
 
 def blob_id(file: Any) -> str:
@@ -119,11 +119,18 @@ def blob_id(file: Any) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
+def _lines(file):
+    """Lines of a list of paths, in the bytes that the file system has."""
+    _check_there(file)
+    return textfiles.lines_of_names(file)
+
+
 def _text(file):
-    try:
-        return pathlib.Path(file).read_text()
-    except FileNotFoundError:
+    _check_there(file)
+    return textfiles.read(file)[0]
+
+
+def _check_there(file):
+    if not pathlib.Path(file).exists():
         hint = "put the official list there, or name its folder in config.data.list"
-        raise errors.BadInput(f"{file} is missing: {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.BadInput(f"{file}: {error}") from error
+        raise errors.BadInput(f"{file} is missing: {hint}")
