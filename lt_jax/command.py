@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lt_jax import config as config_lib
-from lt_jax import errors
+from lt_jax import errors, log
 
 
 def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
@@ -32,4 +32,21 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
         raise errors.BadInput(f"unexpected argument {rest[0]!r}; flags look like --name=value")
     asked.images = [*filter(None, [asked.images]), *rest]
     config_lib.validate(config)
+    if "data" in config and config.data.profile == "all":
+        _check_whole(config.data, argv)
     return config, asked
+
+
+def _check_whole(data, argv):
+    """Profile "all" takes every image: the size of a subset means nothing then, and that is never silent."""
+    for key in ("largest", "imbalance_factor"):
+        if any(word.lstrip("-").startswith(f"config.data.{key}") for word in argv):
+            raise errors.BadInput(
+                f"config.data.{key}: expected only with a profile that chooses images, found with "
+                "config.data.profile=all, which takes every image; add --config.data.profile=exponential"
+            )
+    if (data.largest, data.imbalance_factor) != (0, 1.0):
+        log.say(
+            f"config.data.largest={data.largest} and imbalance_factor={data.imbalance_factor:g} have no effect: "
+            "config.data.profile=all takes every image"
+        )

@@ -198,12 +198,6 @@ def _check_stages(config):
 def _check_data(data):
     if data.few > data.many:
         raise errors.BadInput(f"config.data.few: expected at most config.data.many={data.many}, found {data.few}")
-    if data.profile == "all" and (data.largest, data.imbalance_factor) != (0, 1.0):
-        raise errors.BadInput(
-            "config.data.profile: 'all' takes every image, so config.data.largest and imbalance_factor have no effect: "
-            f"expected 0 and 1, found {data.largest} and {data.imbalance_factor:g}; set them so, or choose "
-            "config.data.profile=exponential"
-        )
     if data.profile in ("exponential", "step", "pareto") and data.largest < 1:
         raise errors.BadInput(f"config.data.largest: expected at least 1, found {data.largest}")
     if data.counts and data.profile != "counts":

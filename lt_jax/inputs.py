@@ -66,7 +66,7 @@ def read(config: Any, workdir: epath.Path) -> Inputs:
     agreed = distributed.agree_bytes(b"".join(bytes.fromhex(digests[name] or "00" * 32) for name in names))
     parts = (agreed[i : i + 32] for i in range(0, len(agreed), 32))
     digests = {name: part.hex() if any(part) else None for name, part in zip(names, parts, strict=True)}
-    return Inputs(digests, changes, _record(dataset, digests), manifest)
+    return Inputs(digests, changes, _record(config, dataset, digests), manifest)
 
 
 def _manifest(workdir):
@@ -76,10 +76,11 @@ def _manifest(workdir):
     return identity.Manifest.from_arrays(files.read_npz(file)) if file.exists() else None
 
 
-def _record(dataset, digests):
+def _record(config, dataset, digests):
     from lt_jax.data import identity
 
     return {
+        "from": _origin(config),
         "digest": identity.whole(digests),
         "weights": digests["weights"],
         "splits": {split: digests[split] for split in _NAMES},
@@ -87,6 +88,24 @@ def _record(dataset, digests):
         "counts": dataset.counts.tolist(),
         "skipped": {"count": len(dataset.skipped), "images": list(dataset.skipped)},
     }
+
+
+def _origin(config):
+    """Where the data lie: paths that were given, resolved."""
+    given = [config.data.dir or os.environ.get("LT_JAX_DATA", ""), config.data.list]
+    return [_absolute(epath.Path(os.path.expanduser(path))) if path else "" for path in given]
+
+
+def refuse_other_data(workdir: epath.Path, current: Inputs) -> None:
+    """Raises BadInput where the run was pointed at another data set: most likely by mistake."""
+    before = (files.read_json(workdir / "run.json") or {}).get("data", {})
+    if not before.get("splits") or before["splits"] == current.record["splits"]:
+        return
+    if before["from"] != current.record["from"]:
+        raise errors.BadInput(
+            f"{workdir} holds a run on other data, those of {' '.join(filter(None, before['from'])) or 'its config'}; "
+            "choose another --workdir, or delete the folder"
+        )
 
 
 def weights_digest(config: Any) -> str | None:

@@ -145,10 +145,18 @@ def _ends(interval):
 
 
 def _words(interval):
-    """ "[1, inf)" -> "at least 1"."""
+    """The interval in words, as in "at least 1" for "[1, inf)"."""
     least, most = _ends(interval)
-    if (least, most) == (-math.inf, math.inf):
-        return "a finite number"
-    if most == math.inf:
-        return f"{'at least' if interval[0] == '[' else 'more than'} {least:g}"
-    return f"a number in {interval}"
+    if math.isinf(most):
+        return "a finite number" if math.isinf(least) else f"{_LOWER[interval[0]]} {_number(least)}"
+    if interval[0] == "(" and interval[-1] == ")":
+        return f"a number between {_number(least)} and {_number(most)}"
+    return f"{_LOWER[interval[0]]} {_number(least)} and {_UPPER[interval[-1]]} {_number(most)}"
+
+
+def _number(end):
+    return f"{end:.0f}" if end == int(end) else f"{end:g}"
+
+
+_LOWER = {"[": "at least", "(": "more than"}
+_UPPER = {"]": "at most", ")": "less than"}

@@ -5,7 +5,7 @@ import sys
 
 from absl import logging
 
-from lt_jax import command, distributed, errors, files, interrupt, lock, log, stages
+from lt_jax import command, distributed, errors, files, interrupt, lock, log
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run(config, asked):
+    from lt_jax import stages  # here, so that --help does not wait for JAX
+
     is_after = asked.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
     workdir = files.expand(asked.workdir, "--workdir") if is_after else files.prepare_folder(asked.workdir)
     functions = _functions(asked)

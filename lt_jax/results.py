@@ -14,6 +14,8 @@ def digests(config: Any, workdir: epath.Path) -> dict[str, str | None]:
     Args:
       config: the config of the run, or its `config.json`.
     """
+    settings = config_lib.dependencies(config, "evaluate")
+    settings.pop("seed")  # the result has it by itself
     data = (files.read_json(workdir / "run.json") or {}).get("data", {})
     splits = data.get("splits", {})
     return {
@@ -21,7 +23,7 @@ def digests(config: Any, workdir: epath.Path) -> dict[str, str | None]:
         "train": splits.get("train"),
         "test": splits.get("test"),
         "weights": data.get("weights"),
-        "config": config_lib.digest(config_lib.dependencies(config, "evaluate")),
+        "config": config_lib.digest(settings),
     }
 
 
@@ -41,6 +43,8 @@ def read(workdir: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def check(workdir: epath.Path, config: Any, result: dict[str, Any]) -> None:
     """Raises BadInput where the result was made from other settings or images than the run has now."""
     then, now = result.get("digests", {}), digests(config, workdir)
+    if result["seed"] != config["seed"]:
+        raise errors.BadInput(f"{workdir}: result.json is of seed {result['seed']}, config.json of {config['seed']}")
     for key, words in (("config", "settings"), ("data", "images"), ("weights", "encoder weights")):
         if then.get(key) and then[key] != now[key]:
             raise errors.BadInput(

@@ -53,6 +53,8 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     if config.init_from and stage == "pretrain":
         raise errors.BadInput("--stage=pretrain: expected no config.init_from, which takes the place of this stage")
     current = inputs.read(config, workdir) if names != ["report"] else None
+    if current is not None:
+        inputs.refuse_other_data(workdir, current)
     inputs.adopt_pretraining(config, workdir, current)
     _refuse_changed_pretraining(config, workdir, current)
     if stage != "all":
