@@ -16,11 +16,12 @@ import numpy as np
 
 from lt_jax import errors, losses
 from lt_jax.dlsa import batches, heads, sampling, scaling
-from lt_jax.dlsa.heads import KINDS, raw_logits
+from lt_jax.dlsa.heads import raw_logits
 
 _NEVER = -1e30  # log count of a class without items, and logit of a class that a classifier has never seen
 _ALMOST_NO_ITEM = 1e-6  # added to the counts in the released form, where no class is ruled out
 
+KINDS = heads.KINDS
 LOSSES = ("balanced_softmax", "cross_entropy")
 UNSEEN = ("never", "possible")
 

@@ -4,6 +4,7 @@ Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and 
 epoch is chosen on the training items that the flow was fitted on.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -104,8 +105,7 @@ def fit_for(
     """The filter after so many epochs on the items at `positions`, whatever its clusters; nothing is counted."""
     options = config.copy_and_resolve_references()
     options.epochs = epochs
-    for last, _ in _epochs(key, features, labels, options, positions):
-        pass
+    [(last, _)] = collections.deque(_epochs(key, features, labels, options, positions), maxlen=1)
     return last
 
 
