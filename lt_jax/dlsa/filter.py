@@ -100,12 +100,16 @@ def fit_and_choose(
 
 
 def fit_for(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray, epochs: int
-) -> FlowFilter:
-    """The filter after so many epochs on the items at `positions`, whatever its clusters; nothing is counted."""
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray, epochs: int,
+    pairs: int,
+) -> FlowFilter:  # fmt: skip
+    """The filter after so many epochs of so many pairs of the items at `positions`, whatever its clusters.
+
+    Nothing is counted.
+    """
     options = config.copy_and_resolve_references()
     options.epochs = epochs
-    [(last, _)] = collections.deque(_epochs(key, features, labels, options, positions), maxlen=1)
+    [(last, _)] = collections.deque(_epochs(key, features, labels, options, positions, pairs), maxlen=1)
     return last
 
 
@@ -117,27 +121,27 @@ def pure_clusters(counts: np.ndarray, min_purity: float, min_size: int, max_size
 
 
 def check_converges(
-    epoch: int, carry: dict[str, Any], likelihood: np.ndarray, mean: float, reference: float, config: Any, width: int
+    epoch: int, carry: dict[str, Any], likelihood: np.ndarray, reference: float, config: Any, width: int
 ) -> None:
     """Raises RunFailed, in one line, where the fit has diverged by the end of an epoch.
 
-    It has where the loss, a parameter, a running statistic or a log-likelihood is not finite, or where the mean
+    It has where the loss, a parameter, a running statistic or a log-likelihood is not finite, or where the median
     log-likelihood lies more than 10 nats a coordinate below the reference. A fit gains likelihood, or loses less than
-    one nat a coordinate for purer clusters; 10 nats mean that a typical coordinate is more than 4 standard deviations
-    away from every centre, and such likelihoods say nothing about which items are well clustered.
+    one nat a coordinate for the tail and for purer clusters; 10 nats mean that for half of the items a typical
+    coordinate is more than 4 standard deviations away from every centre, and such likelihoods do not tell which items
+    are well clustered. The median, since the few items of a rare class may be far away for an epoch in a sound fit.
 
     Args:
       epoch: from 1 on.
       likelihood: (n,) log-likelihoods of the items fitted on.
-      mean: their mean, weighted by class as in the loss.
-      reference: that of the untrained flow, or of the first epoch where that is not finite.
+      reference: their median under the untrained flow, or after the first epoch where that is not finite.
       width: coordinates of an item.
     """
     numbers = (carry["loss"], carry["params"], carry["stats"])
     if not (batches.all_finite(numbers) and np.isfinite(likelihood).all()):
         reason = f"the loss ({float(carry['loss']):.4g}), a weight or a log-likelihood is not finite"
-    elif mean < reference - _TOLERATED_LOSS * width:
-        reason = f"the mean log-likelihood fell from {reference:.4g} to {mean:.4g} nats"
+    elif np.median(likelihood) < reference - _TOLERATED_LOSS * width:
+        reason = f"the median log-likelihood fell from {reference:.4g} to {np.median(likelihood):.4g} nats"
     else:
         return
     raise errors.RunFailed(
@@ -146,7 +150,7 @@ def check_converges(
     )
 
 
-def _epochs(key, features, labels, config, positions) -> Iterator[tuple[FlowFilter, np.ndarray]]:
+def _epochs(key, features, labels, config, positions, pairs=None) -> Iterator[tuple[FlowFilter, np.ndarray]]:
     """After each epoch the filter, without counts, and the clusters (n,) of the items at `positions`."""
     batches.check(features, labels)
     check_clusters(config, len(positions))
@@ -157,7 +161,6 @@ def _epochs(key, features, labels, config, positions) -> Iterator[tuple[FlowFilt
     k_init, k_pairs, k_noise = jax.random.split(key, 3)
     flow = flows.create(k_init, features.shape[1], config.clusters, config.blocks, config.centre_deviation)
     class_weights = objective.class_weights(np.bincount(mine), config.class_weight_power)
-    item_weights = (class_weights / np.maximum(np.bincount(mine), 1))[mine].astype(np.float64)
     constants = {"centres": flow.centres, "scaling": scaled, "weights": class_weights}
     rng, scan = batches.generator(k_pairs), batches.compiled_scan(objective.step, objective.static(config))
 
@@ -166,16 +169,15 @@ def _epochs(key, features, labels, config, positions) -> Iterator[tuple[FlowFilt
         return FlowFilter(flows.Flow(params, stats, flow.centres), mean, deviation, jnp.zeros(()), unit)
 
     start = filter_of(flow.params, flow.stats)
-    reference = float(item_weights @ batches.over_all(score_all, start, features, positions)[0])
+    reference = float(np.median(batches.over_all(score_all, start, features, positions)[0]))
     carry = objective.start(k_noise, flow, config.clusters)
     for epoch in range(1, config.epochs + 1):
-        pairs = objective.draw_pairs(rng, mine, config.batch_size)
-        carry = batches.run(scan, carry, constants, _rows(features, labels, positions), pairs)
+        drawn = objective.draw_pairs(rng, mine, config.batch_size, pairs)
+        carry = batches.run(scan, carry, constants, _rows(features, labels, positions), drawn)
         now = filter_of(carry["params"], carry["stats"])
         likelihood, clusters = batches.over_all(score_all, now, features, positions)
-        mean = float(item_weights @ likelihood)
-        check_converges(epoch, carry, likelihood, mean, reference, config, features.shape[1])
-        reference = reference if np.isfinite(reference) else mean
+        check_converges(epoch, carry, likelihood, reference, config, features.shape[1])
+        reference = reference if np.isfinite(reference) else float(np.median(likelihood))
         yield now, clusters
 
 

@@ -49,11 +49,15 @@ def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
     return (weights / weights.sum()).astype(np.float32)
 
 
-def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int) -> np.ndarray:
-    """Two different classes, uniform over those present, one item of each: (steps, B, 2) positions."""
+def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int, pairs: int | None = None) -> np.ndarray:
+    """Two different classes, uniform over those present, one item of each: (steps, B, 2) positions.
+
+    As many pairs as there are items, or `pairs`; the last batch is filled up.
+    """
     present = np.unique(labels)
-    size = min(batch_size, len(labels))
-    shape = (-(-len(labels) // size), size)
+    pairs = len(labels) if pairs is None else pairs
+    size = min(batch_size, pairs)
+    shape = (-(-pairs // size), size)
     one = rng.integers(0, len(present), shape)
     other = (one + rng.integers(1, len(present), shape)) % len(present)
     return np.stack([pipeline.one_of_each(rng, present[c], labels) for c in (one, other)], axis=-1)

@@ -37,7 +37,7 @@ def decide(
 
     Out of fold, an item is taken by the threshold of its own fold, since each flow has a level of its own; test items
     meet the mean of these thresholds under `fitted`, the flow of all items. The flows of the folds are trained for as
-    many epochs as `fitted`, so that the levels can be compared.
+    many steps as `fitted`, so that the levels can be compared.
 
     Args:
       fitted: the flow of all items at `left`, trained for `epochs`.
@@ -62,7 +62,7 @@ def out_of_fold(
     fold = folds(batches.generator(k_folds), labels[left], number)
     likelihood = np.empty(len(left), np.float32)
     for f, k_flow in enumerate(k_flows):
-        flow = filters.fit_for(k_flow, features, labels, config.filter, left[fold != f], epochs)
+        flow = filters.fit_for(k_flow, features, labels, config.filter, left[fold != f], epochs, len(left))
         likelihood[fold == f] = batches.over_all(filters.score_all, flow, features, left[fold == f])[0]
     return likelihood, fold
 

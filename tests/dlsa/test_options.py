@@ -239,7 +239,8 @@ def test_no_item_is_judged_by_a_flow_that_was_fitted_on_it(monkeypatch, config, 
     config = changed(config, share_at="out_of_fold", folds=5)
     left, seen = np.arange(3, 180), []
 
-    def fit_for(key, features, labels, options, positions, epochs):
+    def fit_for(key, features, labels, options, positions, epochs, pairs):
+        assert pairs == 177, "as many steps as the flow of all items has"
         seen.append((positions, epochs))
         return len(seen) - 1
 
@@ -261,6 +262,7 @@ def test_out_of_fold_share_treats_training_items_like_test_items(config):
     means = rng.normal(size=(4, 24))
     features, test = ((means[y] + rng.normal(size=(len(y), 24))).astype(np.float32) for y in (labels, test_labels))
     config = changed(config, depth=1, classifier__epochs=1, filter__epochs=20, filter__likelihood_weight=8.0)
+    as_in_training = (np.bincount(labels) / len(labels) / 100)[test_labels]
     gaps = {}
     for form in share.FORMS:
         model, train_depth = dlsa.divide.fit_and_divide(
@@ -269,6 +271,7 @@ def test_out_of_fold_share_treats_training_items_like_test_items(config):
         depth = dlsa.predict(model, test)[1]
         gaps[form] = (train_depth[labels == 3] == 1).mean() - (depth[test_labels == 3] == 1).mean()
         assert abs((train_depth == 1).mean() - 0.3) < 0.03
+        assert abs((as_in_training * (depth == 1)).sum() - 0.3) < 0.1, "a like share of test items"
     assert gaps["fitted"] > 0.3 and abs(gaps["out_of_fold"]) < gaps["fitted"] / 2
 
 
