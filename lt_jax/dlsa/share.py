@@ -77,7 +77,7 @@ def folds(rng: np.random.Generator, labels: np.ndarray, number: int) -> np.ndarr
 
 def number_of_folds(config: Any) -> int:
     """The setting `folds`."""
-    return config.get("folds", 2)
+    return config.get("folds", 5)
 
 
 def fitted_on(items: int, config: Any) -> int:

@@ -276,7 +276,7 @@ def test_out_of_fold_share_treats_training_items_like_test_items(config):
 
 
 def test_too_few_items_for_the_folds_is_one_line(config, gaussians):
-    config = changed(config, share_at="out_of_fold", filter__clusters=100)
+    config = changed(config, share_at="out_of_fold", filter__clusters=100, folds=2)
     with pytest.raises(errors.BadInput, match="at most the number of training items, 94, found 100"):
         dlsa.fit(jax.random.key(0), *gaussians[:2], config)
 
