@@ -115,7 +115,7 @@ def synthetic(options):
                 rows.setdefault(method, []).append(values)
             for method, values in shares.items():
                 depths.setdefault(method, []).append(values)
-        table = {m: {g: keep.summary([f[g] for f in found]) for g in GROUPS} for m, found in rows.items()}
+        table = {m: {g: keep.summary([draw[g] for draw in draws]) for g in GROUPS} for m, draws in rows.items()}
         tables[name], taken[name] = table, {method: over_seeds(draws) for method, draws in depths.items()}
         print(f"\n{name}: test accuracy in per cent, mean ± standard deviation over {options.seeds} seeds")
         for method, cells in table.items():
@@ -218,15 +218,15 @@ def features(options):
     for name, row in variants(dlsa, train.shape[1], (1, 2, 3)).items():
         logits[name], taken[name] = divided(0, train, labels, test, test_labels, dataset.groups, row)
     dlsa.depth = 3
-    found = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
+    measured = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
     print(f"{dataset.name}, {train.shape[1]} features: test accuracy in per cent")
-    for name, row in found.items():
+    for name, row in measured.items():
         print(f"{name:30}" + "".join(f"{keep.percent(row[g]):>10}" for g in GROUPS))
     print_taken(taken)
-    kept = {name: {g: row[g] for g in GROUPS} for name, row in found.items()}
+    accuracy = {name: {g: row[g] for g in GROUPS} for name, row in measured.items()}
     about = {"dataset": dataset.name, "index_digest": dataset.index_digest, "settings": dlsa.to_dict()}
     command = f"python benchmarks/dlsa.py features --config={options.config}"
-    keep.write({**about, "accuracy": kept, "few_taken": taken}, f"dlsa_{dataset.name}.json", command)
+    keep.write({**about, "accuracy": accuracy, "few_taken": taken}, f"dlsa_{dataset.name}.json", command)
     return 0
 
 

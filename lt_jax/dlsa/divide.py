@@ -68,7 +68,7 @@ def fit(
 
     Args:
       features: (N, D) floats, also memory-mapped; labels: (N,) whole numbers from 0 on.
-      config: the `dlsa` part of configs/dlsa_*.py; keys that configs/dlsa_digits.py calls options may be missing.
+      config: the `dlsa` part of configs/dlsa_*.py; a missing option has its default (docs/dlsa.md).
       initial: a trained linear head on these features, kernel (D, C) and bias (C,), that classifiers start from.
 
     Raises:

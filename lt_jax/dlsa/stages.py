@@ -48,14 +48,14 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     plain = baselines(config, train, labels, test, dataset.num_classes, head)
     measured = {name: metrics.measures(test_labels, x, dataset.groups, bins) for name, x in plain.items()}
     shown = {"dlsa": logits, "balanced_softmax": plain["balanced_softmax"]}
-    found = {
+    result = {
         "test": metrics.measures(test_labels, logits, dataset.groups, bins),
         "baselines": measured,
         "depths": _depths(model, labels, train_depth, test_labels, logits.argmax(axis=1), depth, dataset),
         "confusion": {n: group_confusion(test_labels, x.argmax(axis=1), dataset.groups) for n, x in shown.items()},
     }
     files.write_npz(workdir / "dlsa" / "test.npz", labels=test_labels, logits=logits, depth=depth, log_p=likelihood)
-    files.write_json(workdir / "dlsa.json", found)
+    files.write_json(workdir / "dlsa.json", result)
     return {"seconds": seconds}
 
 
@@ -63,14 +63,14 @@ def run_separability(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Ranks this run's features and those of `dlsa.compare_with` by how well a flow filter separates head and tail."""
     divide.check(config.dlsa)
     dataset = data.load(config.data)
-    found = {}
+    measured = {}
     for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
         (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
         _check_same_data(dataset, labels, folder)
         fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
-        name = folder.name if folder.name not in found else str(folder)
-        found[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
-    ranked = dict(sorted(found.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
+        name = folder.name if folder.name not in measured else str(folder)
+        measured[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
+    ranked = dict(sorted(measured.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
     files.write_json(workdir / "separability.json", ranked)
     log.say("\n" + separate.table(ranked))
     return {}

@@ -390,6 +390,16 @@ def test_a_preset_runs_in_its_smoke_form(gaussians, run_main, tmp_path, name):
     assert (tmp_path / "run" / "dlsa.json").exists()
 
 
+def test_a_run_whose_filter_diverges_ends_with_one_line(gaussians, run_main, tmp_path, capsys):
+    features, labels, test, test_labels = gaussians
+    np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
+    words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
+    assert run_main(*words, "--config.dlsa.filter.learning_rate=1e3", f"--workdir={tmp_path / 'run'}") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert len(lines) == 1 and "diverged in epoch 1" in lines[0]
+    assert "config.dlsa.filter.learning_rate, found 1000.0" in lines[0]
+
+
 def test_own_features_have_no_head_to_start_from(gaussians, run_main, tmp_path, capsys):
     features, labels, test, test_labels = gaussians
     np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
