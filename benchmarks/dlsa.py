@@ -4,9 +4,11 @@
     python benchmarks/dlsa.py features [--config=CONFIG] [--workdir=DIR]    # features of a BNS encoder, depth 1 to 3
     python benchmarks/dlsa.py time [--torch-python=PY]  # images/s of the fit; PY is a Python that has PyTorch
 
-Each prints a table and writes benchmarks/results/dlsa_WHAT.json. Every classifier sees the same items and the same
-number of passes; the test items choose nothing. `features` pretrains by CONFIG in DIR first, or goes on where that was
-stopped; the images are those of LT_JAX_DATA.
+Each prints a table and writes benchmarks/results/dlsa_WHAT.json. `synthetic` and `features` have further rows for the
+options against a flow that memorises the tail, and print which share of the few-shot training items, and of the
+few-shot test items, each depth takes: a gap between the two is what such a flow leaves behind. Every classifier sees
+the same items and the same number of passes; the test items choose nothing. `features` pretrains by CONFIG in DIR
+first, or goes on where that was stopped; the images are those of LT_JAX_DATA.
 """
 
 import argparse
@@ -25,7 +27,7 @@ import numpy as np
 from lt_jax import config as config_lib
 from lt_jax import metrics
 from lt_jax.data import longtail
-from lt_jax.dlsa import batches, classifiers, divide, stages
+from lt_jax.dlsa import batches, classifiers, divide, objective, scaling, stages
 from lt_jax.dlsa import filter as filters
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -44,24 +46,87 @@ def settings(clusters, depth):
     return config
 
 
+def variants(base, width, depths):
+    """Row -> settings: as released in kind at each depth, each option by itself at depth 1, all of them together."""
+    # Rows of unit length have coordinates of width^-1/2. The classifier's rate and decay are those that make it learn
+    # as it does on rows of length width^1/2, which is what standardised rows have.
+    head = base.classifier
+    unit = {
+        "filter.standardise": "unit", "classifier.standardise": "unit",
+        "classifier.learning_rate": head.learning_rate * width, "classifier.weight_decay": head.weight_decay / width,
+    }  # fmt: skip
+    out_of_fold, everything = {"share_at": "out_of_fold"}, {"last": "everything"}
+    noise, decay = {"filter.noise": 0.3}, {"filter.weight_decay": 0.1}
+    together = {**out_of_fold, **everything, **decay, **unit, "filter.noise": 0.3 * width**-0.5}
+    changes = {
+        **{f"DLSA, depth {depth}": {"depth": depth} for depth in depths},
+        "depth 1, share out of fold": out_of_fold,
+        "depth 1, last on everything": everything,
+        "depth 1, noise": noise,
+        "depth 1, weight decay": decay,
+        "depth 1, unit length": unit,
+        "depth 1, all of these": together,
+        f"depth {depths[-1]}, all of these": {**together, "depth": depths[-1]},
+    }
+    rows = {}
+    for name, change in changes.items():
+        rows[name] = base.copy_and_resolve_references()
+        rows[name].update_from_flattened_dict({"depth": 1, **change})
+    return rows
+
+
+def divided(seed, train, labels, test, test_labels, groups, config):
+    """Test logits, and of the few-shot items of either split the share that each depth takes."""
+    model, train_depth = divide.fit_and_divide(jax.random.key(seed), train, labels, config)
+    logits, test_depth, _ = divide.scores(model, test)
+    few_train, few_test = train_depth[groups["few"][labels]], test_depth[groups["few"][test_labels]]
+    numbers = range(1, len(model.depths) + 2)
+    return logits, [{"train": share_of(few_train, n), "test": share_of(few_test, n)} for n in numbers]
+
+
+def share_of(depths, number):
+    return float((depths == number).mean()) if len(depths) else None
+
+
+def print_taken(taken):
+    print(
+        "\nfew-shot items that each depth takes, per cent of training items / of test items; the last row is the rest"
+    )
+    for method, rows in taken.items():
+        print(f"{method:30}" + "".join(f"{keep.percent(r['train']):>9} /{keep.percent(r['test']):>6}" for r in rows))
+
+
+def over_seeds(draws):
+    """Mean share of each depth over the draws that have it."""
+    rows = []
+    for number in range(max(map(len, draws))):
+        cells = [draw[number] for draw in draws if len(draw) > number and None not in draw[number].values()]
+        rows.append({part: float(np.mean([c[part] for c in cells])) if cells else None for part in ("train", "test")})
+    return rows
+
+
 def synthetic(options):
-    tables = {}
+    tables, taken = {}, {}
     for name, modes in (("five modes a class", 5), ("one mode, one covariance", 1)):
-        rows = {}
+        rows, depths = {}, {}
         for seed in range(options.seeds):
-            for method, found in one_tail(modes, seed).items():
-                rows.setdefault(method, []).append(found)
-        table = {m: {g: keep.summary([f[g] for f in found]) for g in GROUPS} for m, found in rows.items()}
-        tables[name] = table
+            measured, shares = one_tail(modes, seed)
+            for method, values in measured.items():
+                rows.setdefault(method, []).append(values)
+            for method, values in shares.items():
+                depths.setdefault(method, []).append(values)
+        table = {m: {g: keep.summary([draw[g] for draw in draws]) for g in GROUPS} for m, draws in rows.items()}
+        tables[name], taken[name] = table, {method: over_seeds(draws) for method, draws in depths.items()}
         print(f"\n{name}: test accuracy in per cent, mean ± standard deviation over {options.seeds} seeds")
         for method, cells in table.items():
-            print(f"{method:26}" + "".join(f"{keep.cell(cells[g], 'std'):>14}" for g in GROUPS))
+            print(f"{method:30}" + "".join(f"{keep.cell(cells[g], 'std'):>14}" for g in GROUPS))
+        print_taken(taken[name])
     command = f"python benchmarks/dlsa.py synthetic --seeds={options.seeds}"
-    keep.write({"seeds": options.seeds, "accuracy": tables}, "dlsa_synthetic.json", command)
+    keep.write({"seeds": options.seeds, "accuracy": tables, "few_taken": taken}, "dlsa_synthetic.json", command)
 
 
 def one_tail(modes, seed):
-    """Method -> measures on one draw of the means and the items."""
+    """Method -> measures, and DLSA method -> shares of its depths, on one draw of the means and the items."""
     rng = np.random.default_rng(seed)
     spread = 1.4 if modes > 1 else 0.9
     means = spread * rng.normal(size=(CLASSES, modes, WIDTH))
@@ -71,10 +136,10 @@ def one_tail(modes, seed):
     groups = longtail.shot_groups(counts)
     logits = {"Bayes": bayes(means, test), **plain(train, labels, test, seed)}
     logits["balanced softmax, MLP"] = mlp(seed, train, labels, test)
-    for depth in (1, 2):
-        model = divide.fit(jax.random.key(seed), train, labels, settings(60, depth))
-        logits[f"DLSA, depth {depth}"] = divide.scores(model, test)[0]
-    return {name: metrics.measures(test_labels, x, groups) for name, x in logits.items()}
+    taken = {}
+    for name, config in variants(settings(60, 1), WIDTH, (1, 2)).items():
+        logits[name], taken[name] = divided(seed, train, labels, test, test_labels, groups, config)
+    return {name: metrics.measures(test_labels, x, groups) for name, x in logits.items()}, taken
 
 
 def draw(rng, means, labels):
@@ -149,17 +214,19 @@ def features(options):
     dlsa = settings(100, 1)
     config = ml_collections.ConfigDict({"seed": config.seed, "dlsa": dlsa})
     logits = stages.baselines(config, train, labels, test, dataset.num_classes)
-    for depth in (1, 2, 3):
-        dlsa.depth = depth
-        logits[f"DLSA, depth {depth}"] = divide.scores(divide.fit(jax.random.key(0), train, labels, dlsa), test)[0]
-    found = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
+    taken = {}
+    for name, row in variants(dlsa, train.shape[1], (1, 2, 3)).items():
+        logits[name], taken[name] = divided(0, train, labels, test, test_labels, dataset.groups, row)
+    dlsa.depth = 3
+    measured = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
     print(f"{dataset.name}, {train.shape[1]} features: test accuracy in per cent")
-    for name, row in found.items():
-        print(f"{name:22}" + "".join(f"{keep.percent(row[g]):>10}" for g in GROUPS))
-    kept = {name: {g: row[g] for g in GROUPS} for name, row in found.items()}
+    for name, row in measured.items():
+        print(f"{name:30}" + "".join(f"{keep.percent(row[g]):>10}" for g in GROUPS))
+    print_taken(taken)
+    accuracy = {name: {g: row[g] for g in GROUPS} for name, row in measured.items()}
     about = {"dataset": dataset.name, "index_digest": dataset.index_digest, "settings": dlsa.to_dict()}
     command = f"python benchmarks/dlsa.py features --config={options.config}"
-    keep.write({**about, "accuracy": kept}, f"dlsa_{dataset.name}.json", command)
+    keep.write({**about, "accuracy": accuracy, "few_taken": taken}, f"dlsa_{dataset.name}.json", command)
     return 0
 
 
@@ -186,17 +253,14 @@ def ours(x, labels, config, batch, steps):
     from lt_jax.dlsa import flow as flows
 
     flow = flows.create(jax.random.key(0), x.shape[1], config.clusters)
-    carry = {
-        "params": flow.params, "stats": flow.stats, "running": jnp.zeros(config.clusters),
-        "step": jnp.zeros((), int), "loss": jnp.zeros(()),
-    }  # fmt: skip
-    mean, deviation = batches.moments(x, np.arange(len(x)))
-    weights = filters.class_weights(np.bincount(labels), 2.0)
-    constants = {"centres": flow.centres, "mean": mean, "deviation": deviation, "weights": weights}
-    scan = batches.compiled_scan(filters._step, filters._static(config))
+    carry = objective.start(jax.random.key(1), flow, config.clusters)
+    weights = objective.class_weights(np.bincount(labels), 2.0)
+    scaled = scaling.fit(x, np.arange(len(x)), config.standardise, "filter.standardise")
+    constants = {"centres": flow.centres, "scaling": scaled, "weights": weights}
+    scan = batches.compiled_scan(objective.step, objective.static(config))
     rows, rng, seconds = filters._rows(x, labels, np.arange(len(x))), np.random.default_rng(0), []
     for _ in range(4):
-        pairs = filters.draw_pairs(rng, labels, batch)[:steps]
+        pairs = objective.draw_pairs(rng, labels, batch)[:steps]
         began = time.monotonic()
         carry = batches.run(scan, carry, constants, rows, pairs)
         jax.block_until_ready(carry)

@@ -54,6 +54,12 @@ def over_all(function: Any, constants: Any, features: np.ndarray, positions: np.
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number in the leaves is finite, ()."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def check(features: Any, labels: Any, width: int | None = None) -> None:
     """Raises BadInput, in one line, for features or labels that cannot be used."""
     if np.ndim(features) != 2 or 0 in np.shape(features):

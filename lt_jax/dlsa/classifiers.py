@@ -1,6 +1,6 @@
-"""Classifiers on fixed features: linear or cosine, with or without the help of clusters; and class means.
+"""Classifiers on fixed features, with or without the help of clusters; and class means.
 
-Plain:          logits = A x + B x            (two layers, as released; the sum is linear)
+Plain:          logits = A x + B x            (two layers, as released; the sum of two linear layers is linear)
 Cluster-aided:  logits = A x + B [x ; P(class | cluster of x)]
 
 Source: the released code of arXiv 2208.02567; balanced softmax is that of Ren et al. (NeurIPS 2020).
@@ -8,7 +8,6 @@ Source: the released code of arXiv 2208.02567; balanced softmax is that of Ren e
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -16,98 +15,104 @@ import jax.numpy as jnp
 import numpy as np
 
 from lt_jax import errors, losses
-from lt_jax.data import pipeline
-from lt_jax.dlsa import batches
+from lt_jax.dlsa import batches, heads, sampling, scaling
+from lt_jax.dlsa.heads import raw_logits
 
 _NEVER = -1e30  # log count of a class without items, and logit of a class that a classifier has never seen
-_COSINE_SCALE = 16.0  # at first; it is learnt
+_ALMOST_NO_ITEM = 1e-6  # added to the counts in the released form, where no class is ruled out
 
-KINDS = ("linear", "cosine")
+KINDS = heads.KINDS
 LOSSES = ("balanced_softmax", "cross_entropy")
-SAMPLINGS = ("instance", "class_aware")
+UNSEEN = ("never", "possible")
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params", "mean", "deviation", "seen"], meta_fields=["kind"]
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "mean", "deviation", "seen", "unit"],
+    meta_fields=["kind"],
 )
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Fitted weights, the standardisation of its input, and the classes (C,) that it was trained on."""
+    """Fitted weights, the scaling of its input, and the classes (C,) that it may answer with."""
 
     params: dict[str, jax.Array]
     mean: jax.Array
     deviation: jax.Array
     seen: jax.Array
     kind: str
+    unit: jax.Array | None = None
 
     def __call__(self, x: jax.Array, help: jax.Array | None = None) -> jax.Array:
-        """x (B, D), help (B, C) where trained with it -> logits (B, C); a class never seen is never chosen."""
-        x = (x - self.mean[None, :]) / self.deviation[None, :]
+        """x (B, D), help (B, C) where trained with it -> logits (B, C)."""
+        x = scaling.apply(x, self.mean, self.deviation, self.unit)
         return jnp.where(self.seen[None, :], raw_logits(self.params, x, help, self.kind), _NEVER)
 
 
-def raw_logits(params: dict[str, jax.Array], x: jax.Array, help: jax.Array | None, kind: str) -> jax.Array:
-    """A x + B [x ; help], each product a cosine times a learnt scale where `kind` is cosine."""
-    wide = x if help is None else jnp.concatenate([x, help], axis=1)
-    if kind == "linear":
-        products = jnp.dot(x, params["a"], precision=losses.PRECISION) + jnp.dot(
-            wide, params["b"], precision=losses.PRECISION
-        )
-        return products + params["bias"][None, :]
-    return params["scale"] * (_cosine(x, params["a"]) + _cosine(wide, params["b"])) + params["bias"][None, :]
+def balanced_softmax(logits: jax.Array, labels: jax.Array, counts: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """-log softmax(logits + log counts)[label]: logits (B, C), counts (C,) items of each class -> (B,).
 
-
-def _cosine(x, kernel):
-    unit = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-    return jnp.dot(
-        unit, kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0), 1e-6)[None, :], precision=losses.PRECISION
-    )
-
-
-def balanced_softmax(logits: jax.Array, labels: jax.Array, counts: jax.Array) -> jax.Array:
-    """-log softmax(logits + log counts)[label]: logits (B, C), counts (C,) items of each class -> (B,)."""
-    prior = jnp.where(counts > 0, jnp.log(jnp.maximum(counts, 1.0)), _NEVER)
-    return losses.cross_entropy(logits + prior[None, :], labels)
+    With `smoothing` s the label has weight 1 - s, and each of the n - 1 other classes with a count s / (n - 1).
+    """
+    present = counts > 0
+    prior = jnp.where(present, jnp.log(jnp.where(present, counts, 1.0)), _NEVER)
+    shifted = logits + prior[None, :]
+    hard = losses.cross_entropy(shifted, labels)
+    if not smoothing:
+        return hard
+    total = -jnp.where(present[None, :], jax.nn.log_softmax(shifted, axis=1), 0.0).sum(axis=1)
+    return (1 - smoothing) * hard + smoothing * (total - hard) / jnp.maximum(present.sum() - 1, 1)
 
 
 def fit(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, positions: np.ndarray, counts: np.ndarray, config: Any,
-    help: np.ndarray | None = None,
+    help: np.ndarray | None = None, initial: dict[str, Any] | None = None,
 ) -> Classifier:  # fmt: skip
-    """SGD with momentum as configured, on the items at `positions`.
+    """SGD with momentum as configured, on the items at `positions`; the weights after the last epoch.
 
     Args:
       features: (N, D); labels: (N,); positions: (n,).
       counts: (C,) items of each class, for the prior of the balanced softmax.
       config: the `classifier` part of configs/dlsa_*.py.
       help: (n, C) P(class | cluster) of the items at `positions`, or None.
+      initial: a trained linear head, kernel (D, C) and bias (C,), that A starts from; None starts at random.
 
     Raises:
-      RunFailed: the loss is no longer finite.
+      BadInput: `initial` is missing where the config asks for it, or does not fit.
+      RunFailed: loss or weights are no longer finite.
     """
+    if config.get("start", "random") == "backbone" and initial is None:
+        raise errors.BadInput(
+            "config.dlsa.classifier.start: 'backbone' needs a trained linear head on these features, and there is "
+            "none; use features of an encoder, give dlsa.fit an `initial` head, or set it to random"
+        )
     k_init, k_order = jax.random.split(key)
-    mean, deviation = batches.moments(features, positions)
-    width, classes = features.shape[1], len(counts)
-    own = np.bincount(labels[positions], minlength=classes)
-    seen = own > 0
-    prior = np.where(seen, counts, 0) if config.loss == "balanced_softmax" else seen.astype(int)
-    params = _init(k_init, width, classes, help is not None, config.kind)
+    scaled = scaling.fit(features, positions, config.get("standardise", "coordinates"), "classifier.standardise")
+    params = heads.create(
+        k_init, features.shape[1], len(counts), help is not None, config.kind, config.get("hidden", 0)
+    )
+    if initial is not None:
+        params = heads.start_from(params, initial, scaled, config.kind)
+    seen, prior = _seen_and_prior(np.bincount(labels[positions], minlength=len(counts)), counts, config)
     carry = {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params), "loss": jnp.zeros(())}
-    constants = {"mean": mean, "deviation": deviation, "prior": jnp.asarray(prior, jnp.float32)}
-    scan = batches.compiled_scan(_step, (config.kind, config.learning_rate, config.momentum, config.weight_decay))
-    rng = batches.generator(k_order)
+    constants = {"scaling": scaled, "prior": jnp.asarray(prior, jnp.float32)}
+    smoothing = config.get("label_smoothing", 0.0)
+    scan = batches.compiled_scan(
+        _step, (config.kind, config.learning_rate, config.momentum, config.weight_decay, smoothing)
+    )
 
     def rows(chosen):
         x = np.asarray(features[positions[chosen].reshape(-1)], np.float32).reshape(*chosen.shape, -1)
         return x, labels[positions[chosen]], None if help is None else help[chosen]
 
-    for _ in range(config.epochs):
-        carry = batches.run(scan, carry, constants, rows, _order(rng, labels[positions], config))
-    if not np.isfinite(float(carry["loss"])):
+    for order in sampling.epochs(batches.generator(k_order), labels[positions], config):
+        carry = batches.run(scan, carry, constants, rows, order)
+    if not batches.all_finite((carry["loss"], carry["params"])):
         raise errors.RunFailed(
-            "dlsa: the loss of a classifier is not finite; lower config.dlsa.classifier.learning_rate"
+            "dlsa: the loss of a classifier is not finite; lower config.dlsa.classifier.learning_rate, "
+            f"found {config.learning_rate}"
         )
-    return Classifier(carry["params"], mean, deviation, jnp.asarray(seen), config.kind)
+    mean, deviation, unit = scaled
+    return Classifier(carry["params"], mean, deviation, jnp.asarray(seen), config.kind, unit)
 
 
 def nearest_class_mean(features: np.ndarray, labels: np.ndarray, test: np.ndarray, num_classes: int) -> np.ndarray:
@@ -122,37 +127,29 @@ def nearest_class_mean(features: np.ndarray, labels: np.ndarray, test: np.ndarra
     return np.where(np.isin(np.arange(num_classes), labels)[None], test @ unit(means).T, -2.0)
 
 
+def _seen_and_prior(own, counts, config):
+    """Classes (C,) that may be answered, and the counts (C,) of the loss: 0 rules a class out of it.
+
+    Args:
+      own: (C,) items of each class among those trained on; counts: (C,) those of the prior.
+    """
+    is_balanced = config.loss == "balanced_softmax"
+    if config.get("unseen", "never") == "possible":
+        return np.ones(len(own), bool), counts + _ALMOST_NO_ITEM if is_balanced else np.ones(len(own))
+    seen = own > 0
+    return seen, np.where(seen, counts, 0) if is_balanced else seen.astype(int)
+
+
 def _step(static, constants, carry, batch):
-    kind, learning_rate, momentum, weight_decay = static
+    kind, learning_rate, momentum, weight_decay, smoothing = static
     x, labels, help = batch
-    x = (x - constants["mean"][None, :]) / constants["deviation"][None, :]
+    x = scaling.apply(x, *constants["scaling"])
 
     def loss_of(params):
-        return balanced_softmax(raw_logits(params, x, help, kind), labels, constants["prior"]).mean()
+        return balanced_softmax(raw_logits(params, x, help, kind), labels, constants["prior"], smoothing).mean()
 
     loss, gradients = jax.value_and_grad(loss_of)(carry["params"])
     decayed = jax.tree.map(lambda g, p: g + weight_decay * p, gradients, carry["params"])
     velocity = jax.tree.map(lambda v, g: momentum * v + g, carry["velocity"], decayed)
     params = jax.tree.map(lambda p, v: p - learning_rate * v, carry["params"], velocity)
     return {"params": params, "velocity": velocity, "loss": loss}
-
-
-def _order(rng, labels, config):
-    """Positions of one epoch, (steps, B): a permutation, a little of it repeated in the last batch, or class-aware."""
-    size = min(config.batch_size, len(labels))
-    shape = (math.ceil(len(labels) / size), size)
-    if config.sampling == "class_aware":
-        present = np.unique(labels)
-        return pipeline.one_of_each(rng, present[rng.integers(0, len(present), shape)], labels)
-    order = rng.permutation(len(labels))
-    return np.resize(order, shape)
-
-
-def _init(key, width, classes, helped, kind):
-    k_a, k_b = jax.random.split(key)
-
-    def uniform(key, rows):
-        return jax.random.uniform(key, (rows, classes), minval=-(rows**-0.5), maxval=rows**-0.5)
-
-    params = {"a": uniform(k_a, width), "b": uniform(k_b, width + classes * helped), "bias": jnp.zeros(classes)}
-    return {**params, "scale": jnp.asarray(_COSINE_SCALE)} if kind == "cosine" else params

@@ -1,8 +1,8 @@
-"""DLSA: divide the items by likelihood, classify the well clustered, go on with the rest.
+"""DLSA: divide the items by likelihood, classify the well clustered, go on with the others.
 
 At each depth a flow filter is fitted on the items still left. The share with the highest likelihood is classified
 with the help of the clusters; the others go on to the next depth, at the last one to a plain classifier. Thresholds
-are those of the training items.
+are those of the training items; `share` has the ways to take them.
 
 Source: arXiv 2208.02567 (ECCV 2022) and its released code.
 """
@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors, log
-from lt_jax.dlsa import batches, classifiers
+from lt_jax import log
+from lt_jax.dlsa import batches, classifiers, settings, share
 from lt_jax.dlsa import filter as filters
 
 
@@ -59,36 +59,47 @@ class Model:
 _apply = jax.jit(lambda model, x: model(x))
 
 
-def fit(key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any) -> Model:
+def fit(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None
+) -> Model:
     """Fits all depths.
 
     A depth that is left with fewer than `min_items` items or with a single class ends the recursion, and says so.
 
     Args:
       features: (N, D) floats, also memory-mapped; labels: (N,) whole numbers from 0 on.
-      config: the `dlsa` part of configs/dlsa_*.py.
+      config: the `dlsa` part of configs/dlsa_*.py; a missing option has its default (docs/dlsa.md).
+      initial: a trained linear head on these features, kernel (D, C) and bias (C,), that classifiers start from.
 
     Raises:
-      BadInput: features that are not finite, labels missing, more clusters than items, a share of 0 or 1.
-      RunFailed: a loss is no longer finite.
+      BadInput: features that are not finite, labels missing, more clusters than items, settings that mean nothing, a
+        head that does not fit.
+      RunFailed: a fit diverged.
     """
-    check(config)
+    return fit_and_divide(key, features, labels, config, initial)[0]
+
+
+def fit_and_divide(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None
+) -> tuple[Model, np.ndarray]:
+    """Like `fit`, with the depth (N,) that took each training item; 1 + the number of depths where none did."""
+    settings.check(config)
     batches.check(features, labels)
-    filters.check_clusters(config.filter, len(labels))
-    counts, left, depths = np.bincount(labels), np.arange(len(labels)), []
+    filters.check_clusters(config.filter, share.fitted_on(len(labels), config))
+    left, depths, depth_of = np.arange(len(labels)), [], np.zeros(len(labels), int)
     for number in range(config.depth):
         reason = _why_stop(labels[left], config)
         if reason:
             log.say(f"dlsa: the recursion ends after depth {number}: {reason}")
             break
-        k_filter, k_classifier = jax.random.split(jax.random.fold_in(key, number))
-        depth, taken = _fit_depth(k_filter, k_classifier, features, labels, left, config)
+        depth, taken = _fit_depth(jax.random.fold_in(key, number), features, labels, left, config, initial)
         depths.append(depth)
         log.say(f"dlsa: depth {number + 1} takes {taken.sum()} of {len(left)} items, {_classes(labels[left[taken]])}")
+        depth_of[left[taken]] = number + 1
         left = left[~taken]
-    return Model(
-        tuple(depths), _fit_rest(jax.random.fold_in(key, config.depth), features, labels, left, counts, config)
-    )
+    depth_of[left] = len(depths) + 1
+    last = _fit_last(jax.random.fold_in(key, config.depth), features, labels, left, config, initial)
+    return Model(tuple(depths), last), depth_of
 
 
 def predict(model: Model, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,44 +118,33 @@ def scores(model: Model, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return tuple(batches.over_all(_apply, model, features, np.arange(len(features))))  # type: ignore[return-value]
 
 
-def check(config: Any) -> None:
-    """Raises BadInput for values of `config.dlsa` that mean nothing."""
-    if not 0.0 < config.share < 1.0:
-        raise errors.BadInput(f"config.dlsa.share: expected a number between 0 and 1, found {config.share}")
-    if config.depth < 1:
-        raise errors.BadInput(f"config.dlsa.depth: expected at least 1, found {config.depth}")
-    if config.rest_counts not in ("all", "left"):
-        raise errors.BadInput(f"config.dlsa.rest_counts: expected one of all, left, found {config.rest_counts!r}")
-    choices = {"kind": classifiers.KINDS, "loss": classifiers.LOSSES, "sampling": classifiers.SAMPLINGS}
-    for name, known in choices.items():
-        if config.classifier[name] not in known:
-            found = config.classifier[name]
-            raise errors.BadInput(f"config.dlsa.classifier.{name}: expected one of {', '.join(known)}, found {found!r}")
+check = settings.check
 
 
 def _why_stop(labels, config):
-    if len(labels) < max(config.min_items, config.filter.clusters):
+    if share.fitted_on(len(labels), config) < config.filter.clusters or len(labels) < config.min_items:
         return f"{len(labels)} items are left"
-    return "one class is left" if len(np.unique(labels)) == 1 else None
+    in_every_fold = np.bincount(labels) > (config.get("share_at", "fitted") == "out_of_fold")
+    return "one class is left" if in_every_fold.sum() < 2 else None
 
 
-def _fit_depth(k_filter, k_classifier, features, labels, left, config):
-    fitted = filters.fit_flow_filter(k_filter, features, labels, config.filter, left)
-    likelihood, cluster = batches.over_all(filters.score_all, fitted, features, left)
-    threshold = np.quantile(likelihood, 1.0 - config.share).astype(np.float32)
-    taken = likelihood >= threshold
-    help = np.asarray(fitted.frequencies())[cluster[taken]]
-    seen = np.bincount(labels[left[taken]], minlength=labels.max() + 1)
-    classifier = classifiers.fit(k_classifier, features, labels, left[taken], seen, config.classifier, help)
+def _fit_depth(key, features, labels, left, config, initial):
+    """The filter and the classifier of one depth, and which of the items left it takes (n,)."""
+    k_filter, k_classifier, k_folds = jax.random.split(key, 3)
+    fitted, epochs = filters.fit_and_choose(k_filter, features, labels, config.filter, left)
+    taken, clusters, threshold = share.decide(k_folds, fitted, epochs, features, labels, left, config)
+    help = np.asarray(fitted.frequencies())[clusters[taken]]
+    counts = np.bincount(labels[left[taken]], minlength=labels.max() + 1)
+    classifier = classifiers.fit(k_classifier, features, labels, left[taken], counts, config.classifier, help, initial)
     return Depth(fitted, jnp.asarray(threshold), classifier), taken
 
 
-def _fit_rest(key, features, labels, left, counts, config):
-    """`rest_counts`: the released code takes the class counts of the whole training set here."""
-    seen = np.bincount(labels[left], minlength=len(counts))
-    return classifiers.fit(
-        key, features, labels, left, counts if config.rest_counts == "all" else seen, config.classifier
-    )
+def _fit_last(key, features, labels, left, config, initial):
+    """The plain classifier, on the items left or on all; the class counts of its loss are those of either, too."""
+    positions = np.arange(len(labels)) if config.get("last", "left") == "everything" else left
+    counted = labels if config.rest_counts == "all" else labels[positions]
+    counts = np.bincount(counted, minlength=labels.max() + 1)
+    return classifiers.fit(key, features, labels, positions, counts, config.classifier, None, initial)
 
 
 def _classes(labels):

@@ -1,12 +1,13 @@
 """The flow filter: a flow whose clusters each hold few classes, and whose likelihood favours the tail.
 
-Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and its released code. Where the code
-chooses an epoch on the test set, ours chooses on training data.
+Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and its released code. As released, the
+epoch is chosen on the training items that the flow was fitted on.
 """
 
+import collections
 import dataclasses
 import functools
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,28 +15,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from lt_jax import errors, log
-from lt_jax.data import pipeline
-from lt_jax.dlsa import batches
+from lt_jax.dlsa import batches, objective, scaling
 from lt_jax.dlsa import flow as flows
 
-_BALANCE_MOMENTUM = 0.7  # of the running mean of the cluster posterior
+_TOLERATED_LOSS = 10.0  # nats a coordinate that a flow may lose against the untrained one
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["flow", "mean", "deviation", "counts"], meta_fields=[]
+    jax.tree_util.register_dataclass, data_fields=["flow", "mean", "deviation", "counts", "unit"], meta_fields=[]
 )
 @dataclasses.dataclass(frozen=True)
 class FlowFilter:
-    """A fitted flow on standardised features, and how many training items of each class each cluster holds."""
+    """A fitted flow on scaled features, and how many training items of each class each cluster holds."""
 
     flow: flows.Flow
     mean: jax.Array  # (D,)
     deviation: jax.Array  # (D,)
     counts: jax.Array  # (K, C)
+    unit: jax.Array | None = None
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x (B, D) -> log-likelihood (B,) in nats of the standardised features, cluster (B,)."""
-        x = (x - self.mean[None, :]) / self.deviation[None, :]
+        """x (B, D) -> log-likelihood (B,) in nats of the scaled features, cluster (B,)."""
+        x = scaling.apply(x, self.mean, self.deviation, self.unit)
         z, log_det = self.flow.forward(x)
         logits = flows.cluster_logits(z, self.flow.centres)
         return flows.base_log_prob(logits, z) + log_det, logits.argmax(axis=1)
@@ -46,38 +47,6 @@ class FlowFilter:
 
 
 score_all = jax.jit(lambda fitted, x: fitted(x))
-
-
-def purity_loss(positive: jax.Array, negative: jax.Array) -> jax.Array:
-    """sum_k softmax(positive)_k log softmax(negative)_k, (B,): what pulls two classes into different clusters.
-
-    Minimised; the posterior of the positive is held constant. Arguments: cluster logits (B, K).
-    """
-    held = jax.lax.stop_gradient(jax.nn.softmax(positive, axis=1))
-    return (held * jax.nn.log_softmax(negative, axis=1)).sum(axis=1)
-
-
-def balance_loss(posterior: jax.Array, running: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log K - H(mean posterior), over a debiased running mean; 0 where all clusters are used alike.
-
-    Args:
-      posterior: (B, K) of this batch.
-      running: (K,) before it, zeros at first.
-      step: () number of this batch, from 1 on.
-
-    Returns:
-      The loss () in nats and the running mean after the batch (K,).
-    """
-    moved = _BALANCE_MOMENTUM * running + (1 - _BALANCE_MOMENTUM) * posterior.mean(axis=0)
-    mean = moved / (1 - _BALANCE_MOMENTUM ** step.astype(jnp.float32))
-    entropy = -(mean * jnp.log(jnp.maximum(mean, 1e-30))).sum()
-    return math.log(len(mean)) - entropy, jax.lax.stop_gradient(moved)
-
-
-def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
-    """(N_max / N_y)^power of the classes that have items, normalised to sum 1."""
-    weights = np.where(counts > 0, (counts.max() / np.maximum(counts, 1)) ** power, 0.0)
-    return (weights / weights.sum()).astype(np.float32)
 
 
 def check_clusters(config: Any, items: int) -> None:
@@ -98,56 +67,50 @@ def fit_flow_filter(
       features: (N, D), any array that NumPy can index; rows go to the device in pieces.
       labels: (N,) whole numbers.
       config: the `filter` part of configs/dlsa_*.py.
-      positions: the items to fit on; all of them when None. Clusters are counted over all items in any case.
+      positions: the items to fit on; all of them when None.
 
     Returns:
-      The filter of the epoch with the most pure clusters (purity and size as in the config, on training items); of
-      the last epoch where none qualifies.
+      The filter of the epoch with the most pure clusters among the items that it was fitted on (purity and size as in
+      the config); of the last epoch where none has a pure cluster. As in the released code, P(class | cluster) is
+      counted over all N items.
 
     Raises:
       BadInput: features that are not finite, more clusters than items, fewer than two classes.
-      RunFailed: the loss is no longer finite.
+      RunFailed: the fit diverged; see `check_converges`.
     """
-    batches.check(features, labels)
+    return fit_and_choose(key, features, labels, config, positions)[0]
+
+
+def fit_and_choose(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None
+) -> tuple[FlowFilter, int]:
+    """Like `fit_flow_filter`, with the number of epochs that the filter was trained for."""
     positions = np.arange(len(labels)) if positions is None else positions
-    check_clusters(config, len(positions))
-    if len(np.unique(labels[positions])) < 2:
-        raise errors.BadInput("labels: a flow filter needs items of two classes at least")
-    mean, deviation = batches.moments(features, positions)
-    k_init, k_pairs = jax.random.split(key)
-    flow = flows.create(k_init, features.shape[1], config.clusters, config.blocks, config.centre_deviation)
-    carry = {
-        "params": flow.params, "stats": flow.stats, "running": jnp.zeros(config.clusters), "step": jnp.zeros((), int),
-        "loss": jnp.zeros(()),
-    }  # fmt: skip
-    constants = {"centres": flow.centres, "mean": mean, "deviation": deviation}
-    constants = {**constants, "weights": class_weights(np.bincount(labels[positions]), config.class_weight_power)}
-    scan = batches.compiled_scan(_step, _static(config))
-    rng, best, best_epoch, best_score = batches.generator(k_pairs), None, 0, -1
-    for epoch in range(config.epochs):
-        pairs = draw_pairs(rng, labels[positions], config.batch_size)
-        carry = batches.run(scan, carry, constants, _rows(features, labels, positions), pairs)
-        if not np.isfinite(float(carry["loss"])):
-            raise errors.RunFailed(f"flow filter: the loss is not finite in epoch {epoch}; lower its learning rate")
-        now = FlowFilter(flows.Flow(carry["params"], carry["stats"], flow.centres), mean, deviation, jnp.zeros(()))
-        counts = _count(now, features, labels)
+    best, best_epochs, best_score = None, 0, -1
+    for epochs, (now, clusters) in enumerate(_epochs(key, features, labels, config, positions), start=1):
+        counts = _count(clusters, labels[positions], config.clusters)
         score = pure_clusters(counts, config.min_purity, config.min_size, config.max_size)
-        if score > best_score or (best_score <= 0 and epoch == config.epochs - 1):
-            kept = jax.tree.map(jnp.copy, now.flow)  # the carry is donated to the next epoch
-            best, best_score = dataclasses.replace(now, flow=kept, counts=jnp.asarray(counts, jnp.float32)), score
-            best_epoch = epoch
-    log.say(f"flow filter: epoch {best_epoch + 1} of {config.epochs}, {best_score} pure clusters of {config.clusters}")
-    return best
+        if score > best_score or (best_score <= 0 and epochs == config.epochs):
+            flow = jax.tree.map(jnp.copy, now.flow)  # the next epoch overwrites it
+            best, best_epochs, best_score = dataclasses.replace(now, flow=flow), epochs, score
+    log.say(f"flow filter: epoch {best_epochs} of {config.epochs}, {best_score} pure clusters of {config.clusters}")
+    _, clusters = batches.over_all(score_all, best, features, np.arange(len(labels)))
+    counts = jnp.asarray(_count(clusters, labels, config.clusters), jnp.float32)
+    return dataclasses.replace(best, counts=counts), best_epochs
 
 
-def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int) -> np.ndarray:
-    """Two different classes, uniform over those present, one item of each: (steps, B, 2) positions."""
-    present = np.unique(labels)
-    size = min(batch_size, len(labels))
-    shape = (-(-len(labels) // size), size)
-    one = rng.integers(0, len(present), shape)
-    other = (one + rng.integers(1, len(present), shape)) % len(present)
-    return np.stack([pipeline.one_of_each(rng, present[c], labels) for c in (one, other)], axis=-1)
+def fit_for(
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray, epochs: int,
+    pairs: int,
+) -> FlowFilter:  # fmt: skip
+    """The filter after so many epochs of so many pairs of the items at `positions`, whatever its clusters.
+
+    Nothing is counted.
+    """
+    options = config.copy_and_resolve_references()
+    options.epochs = epochs
+    [(last, _)] = collections.deque(_epochs(key, features, labels, options, positions, pairs), maxlen=1)
+    return last
 
 
 def pure_clusters(counts: np.ndarray, min_purity: float, min_size: int, max_size: int) -> int:
@@ -157,29 +120,65 @@ def pure_clusters(counts: np.ndarray, min_purity: float, min_size: int, max_size
     return int((pure & (size > min_size)).sum()) if size.max() < max_size else 0
 
 
-def _static(config):
-    return (config.learning_rate, config.likelihood_weight, config.balance_weight, config.purity_weight)
+def check_converges(
+    epoch: int, carry: dict[str, Any], likelihood: np.ndarray, reference: float, config: Any, width: int
+) -> None:
+    """Raises RunFailed, in one line, where the fit has diverged by the end of an epoch.
+
+    It has where the loss, a parameter, a running statistic or a log-likelihood is not finite, or where the median
+    log-likelihood lies more than 10 nats a coordinate below the reference. A fit gains likelihood, or loses less than
+    one nat a coordinate for the tail and for purer clusters; 10 nats mean that for half of the items a typical
+    coordinate is more than 4 standard deviations away from every centre, and such likelihoods do not tell which items
+    are well clustered. The median, since the few items of a rare class may be far away for an epoch in a sound fit.
+
+    Args:
+      epoch: from 1 on.
+      likelihood: (n,) log-likelihoods of the items fitted on.
+      reference: their median under the untrained flow, or after the first epoch where that is not finite.
+      width: coordinates of an item.
+    """
+    numbers = (carry["loss"], carry["params"], carry["stats"])
+    if not (batches.all_finite(numbers) and np.isfinite(likelihood).all()):
+        reason = f"the loss ({float(carry['loss']):.4g}), a weight or a log-likelihood is not finite"
+    elif np.median(likelihood) < reference - _TOLERATED_LOSS * width:
+        reason = f"the median log-likelihood fell from {reference:.4g} to {np.median(likelihood):.4g} nats"
+    else:
+        return
+    raise errors.RunFailed(
+        f"flow filter: diverged in epoch {epoch}: {reason}; lower config.dlsa.filter.learning_rate, "
+        f"found {config.learning_rate}"
+    )
 
 
-def _step(static, constants, carry, batch):
-    """One SGD step without momentum on a batch of pairs."""
-    learning_rate, likelihood_weight, balance_weight, purity_weight = static
-    (x, y), centres = batch, constants["centres"]
-    x = (x - constants["mean"][None, None, :]) / constants["deviation"][None, None, :]
-    number = carry["step"] + 1
+def _epochs(key, features, labels, config, positions, pairs=None) -> Iterator[tuple[FlowFilter, np.ndarray]]:
+    """After each epoch the filter, without counts, and the clusters (n,) of the items at `positions`."""
+    batches.check(features, labels)
+    check_clusters(config, len(positions))
+    mine = labels[positions]
+    if len(np.unique(mine)) < 2:
+        raise errors.BadInput("labels: a flow filter needs items of two classes at least")
+    scaled = scaling.fit(features, positions, config.get("standardise", "coordinates"), "filter.standardise")
+    k_init, k_pairs, k_noise = jax.random.split(key, 3)
+    flow = flows.create(k_init, features.shape[1], config.clusters, config.blocks, config.centre_deviation)
+    class_weights = objective.class_weights(np.bincount(mine), config.class_weight_power)
+    constants = {"centres": flow.centres, "scaling": scaled, "weights": class_weights}
+    rng, scan = batches.generator(k_pairs), batches.compiled_scan(objective.step, objective.static(config))
 
-    def loss_of(params):
-        z, log_det, stats = flows.transform(params, carry["stats"], x[:, 0], train=True)
-        other, _, stats = flows.transform(params, stats, x[:, 1], train=True)
-        logits, others = flows.cluster_logits(z, centres), flows.cluster_logits(other, centres)
-        log_p = flows.base_log_prob(logits, z) + log_det
-        balance, running = balance_loss(jax.nn.softmax(logits, axis=1), carry["running"], number)
-        loss = -likelihood_weight * (constants["weights"][y] * log_p).mean() + balance_weight * balance
-        return loss + purity_weight * purity_loss(logits, others).mean(), (stats, running)
+    def filter_of(params, stats):
+        mean, deviation, unit = scaled
+        return FlowFilter(flows.Flow(params, stats, flow.centres), mean, deviation, jnp.zeros(()), unit)
 
-    (loss, (stats, running)), gradients = jax.value_and_grad(loss_of, has_aux=True)(carry["params"])
-    params = jax.tree.map(lambda p, g: p - learning_rate * g, carry["params"], gradients)
-    return {"params": params, "stats": stats, "running": running, "step": number, "loss": loss}
+    start = filter_of(flow.params, flow.stats)
+    reference = float(np.median(batches.over_all(score_all, start, features, positions)[0]))
+    carry = objective.start(k_noise, flow, config.clusters)
+    for epoch in range(1, config.epochs + 1):
+        drawn = objective.draw_pairs(rng, mine, config.batch_size, pairs)
+        carry = batches.run(scan, carry, constants, _rows(features, labels, positions), drawn)
+        now = filter_of(carry["params"], carry["stats"])
+        likelihood, clusters = batches.over_all(score_all, now, features, positions)
+        check_converges(epoch, carry, likelihood, reference, config, features.shape[1])
+        reference = reference if np.isfinite(reference) else float(np.median(likelihood))
+        yield now, clusters
 
 
 def _rows(features, labels, positions):
@@ -190,9 +189,8 @@ def _rows(features, labels, positions):
     return rows
 
 
-def _count(fitted, features, labels):
+def _count(clusters, labels, number):
     """Items of each class in each cluster, (K, C)."""
-    _, clusters = batches.over_all(score_all, fitted, features, np.arange(len(labels)))
-    counts = np.zeros((len(fitted.flow.centres), labels.max() + 1), np.int64)
+    counts = np.zeros((number, labels.max() + 1), np.int64)
     np.add.at(counts, (clusters, labels), 1)
     return counts

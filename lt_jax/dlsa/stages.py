@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import data, errors, files, log, metrics, pretrain, probe, state
+from lt_jax import data, errors, files, linear, log, metrics, pretrain, probe, state
 from lt_jax.dlsa import batches, classifiers, divide, separate
 from lt_jax.dlsa import filter as filters
 from lt_jax.dlsa import flow as flows
@@ -38,60 +38,85 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
         *(read(workdir, s) for s in ("train", "test")),
     )
     _check_same_data(dataset, labels, workdir)
-    model = divide.fit(state.stream(config.seed, "dlsa"), train, labels, config.dlsa)
+    head = backbone_head(config, train, labels, dataset.num_classes)
+    key = state.stream(config.seed, "dlsa")
+    model, train_depth = divide.fit_and_divide(key, train, labels, config.dlsa, head)
     seconds = time.monotonic() - began
     save(workdir, model)
     logits, depth, likelihood = divide.scores(model, test)
     bins = config.evaluate.ece_bins
-    plain = baselines(config, train, labels, test, dataset.num_classes)
+    plain = baselines(config, train, labels, test, dataset.num_classes, head)
     measured = {name: metrics.measures(test_labels, x, dataset.groups, bins) for name, x in plain.items()}
     shown = {"dlsa": logits, "balanced_softmax": plain["balanced_softmax"]}
-    found = {
+    result = {
         "test": metrics.measures(test_labels, logits, dataset.groups, bins),
         "baselines": measured,
-        "depths": _depths(model, train, test_labels, logits.argmax(axis=1), depth, dataset),
+        "depths": _depths(model, labels, train_depth, test_labels, logits.argmax(axis=1), depth, dataset),
         "confusion": {n: group_confusion(test_labels, x.argmax(axis=1), dataset.groups) for n, x in shown.items()},
     }
     files.write_npz(workdir / "dlsa" / "test.npz", labels=test_labels, logits=logits, depth=depth, log_p=likelihood)
-    files.write_json(workdir / "dlsa.json", found)
+    files.write_json(workdir / "dlsa.json", result)
     return {"seconds": seconds}
 
 
 def run_separability(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Ranks this run's features and those of `dlsa.compare_with` by how well a flow filter separates head and tail."""
+    divide.check(config.dlsa)
     dataset = data.load(config.data)
-    found = {}
+    measured = {}
     for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
         (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
         _check_same_data(dataset, labels, folder)
         fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
-        name = folder.name if folder.name not in found else str(folder)
-        found[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
-    ranked = dict(sorted(found.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
+        name = folder.name if folder.name not in measured else str(folder)
+        measured[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
+    ranked = dict(sorted(measured.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
     files.write_json(workdir / "separability.json", ranked)
     log.say("\n" + separate.table(ranked))
     return {}
 
 
-def baselines(config: Any, train: Any, labels: Any, test: Any, num_classes: int) -> dict[str, np.ndarray]:
+def backbone_head(config: Any, train: Any, labels: np.ndarray, num_classes: int) -> dict[str, Any] | None:
+    """The linear head of the plain probe on these features, where `classifier.start` asks for it; else None.
+
+    The probe's fit depends on its key and the features alone, so that fitting it again gives the same head.
+
+    Raises:
+      BadInput: the features are not those of an encoder of this run, so that no head was trained on them.
+    """
+    if config.dlsa.classifier.get("start", "random") != "backbone":
+        return None
+    if "probe" not in config:
+        raise errors.BadInput(
+            "config.dlsa.classifier.start: 'backbone' needs the linear head of an encoder, and this run has features "
+            "of your own; set it to random, or call lt_jax.dlsa.fit with an `initial` head"
+        )
+    key = state.stream(config.seed, "probe/plain")
+    return linear.fit(key, np.asarray(train), labels, num_classes, config.probe, config.probe.epochs)
+
+
+def baselines(
+    config: Any, train: Any, labels: Any, test: Any, num_classes: int, initial: dict[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """Name -> test logits of the plain classifiers on the same features, trained with the same settings."""
     counts, everything = np.bincount(labels, minlength=num_classes), np.arange(len(labels))
+    cosine = "cosine_released" if config.dlsa.classifier.kind == "cosine_released" else "cosine"
     kinds = {
         "cross_entropy": {"kind": "linear", "loss": "cross_entropy"},
         "balanced_softmax": {"kind": "linear", "loss": "balanced_softmax"},
-        "cosine": {"kind": "cosine", "loss": "balanced_softmax"},
+        "cosine": {"kind": cosine, "loss": "balanced_softmax"},
     }
-    found = {}
+    scores = {}
     for name, change in kinds.items():
         options = config.dlsa.classifier.copy_and_resolve_references()
         options.update(sampling="instance", **change)
         key = state.stream(config.seed, f"dlsa/{name}")
-        fitted = classifiers.fit(key, train, labels, everything, counts, options)
-        found[name] = batches.over_all(_logits, fitted, test, np.arange(len(test)))[0]
-    found["nearest_class_mean"] = classifiers.nearest_class_mean(
+        fitted = classifiers.fit(key, train, labels, everything, counts, options, None, initial)
+        scores[name] = batches.over_all(_logits, fitted, test, np.arange(len(test)))[0]
+    scores["nearest_class_mean"] = classifiers.nearest_class_mean(
         np.asarray(train), labels, np.asarray(test), num_classes
     )
-    return found
+    return scores
 
 
 _logits = jax.jit(lambda fitted, x: fitted(x))
@@ -149,7 +174,7 @@ def _filter(found):
     flow = found["flow"]
     params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
     made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
-    return filters.FlowFilter(made, found["mean"], found["deviation"], found["counts"])
+    return filters.FlowFilter(made, found["mean"], found["deviation"], found["counts"], found.get("unit"))
 
 
 def _listed(numbered):
@@ -172,22 +197,29 @@ def _check_same_data(dataset, labels, folder):
         raise errors.BadInput(f"the features in {folder} are of other images than config.data describes")
 
 
-def _depths(model, train, labels, predicted, depth, dataset):
-    """For each depth: how many test items of each group it classifies and how well, and its clusters."""
+def _depths(model, labels, train_depth, test_labels, predicted, test_depth, dataset):
+    """For each depth: how many items of each group it classifies and how well, and its clusters."""
     rows = []
     for number in range(1, len(model.depths) + 2):
-        here = depth == number
+        here = test_depth == number
         row: dict[str, Any] = {"depth": number, "test_items": int(here.sum()), "groups": {}}
         for name in GROUPS:
-            mine = here & dataset.groups[name][labels]
-            right = float((predicted[mine] == labels[mine]).mean()) if mine.any() else None
-            row["groups"][name] = {"test_items": int(mine.sum()), "accuracy": right}
+            mine = here & dataset.groups[name][test_labels]
+            trained = (train_depth == number) & dataset.groups[name][labels]
+            right = float((predicted[mine] == test_labels[mine]).mean()) if mine.any() else None
+            row["groups"][name] = {
+                "train_items": int(trained.sum()), "test_items": int(mine.sum()), "accuracy": right,
+            }  # fmt: skip
         if number <= len(model.depths):
-            counts = np.asarray(model.depths[number - 1].filter.counts)
-            size = counts.sum(axis=1)
-            kept = size > 0
-            purity = counts[kept].max(axis=1) / size[kept]
-            row["clusters"] = {"size": size[kept].tolist(), "purity": purity.tolist(), "empty": int((~kept).sum())}
-            row["threshold"] = float(model.depths[number - 1].threshold)
+            row |= _clusters(model.depths[number - 1])
         rows.append(row)
     return rows
+
+
+def _clusters(depth):
+    counts = np.asarray(depth.filter.counts)
+    size = counts.sum(axis=1)
+    is_used = size > 0
+    purity = counts[is_used].max(axis=1) / size[is_used]
+    clusters = {"size": size[is_used].tolist(), "purity": purity.tolist(), "empty": int((~is_used).sum())}
+    return {"clusters": clusters, "threshold": float(depth.threshold)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lt_jax import dlsa, errors
-from lt_jax.dlsa import classifiers
+from lt_jax.dlsa import classifiers, sampling
 
 
 def test_balanced_softmax_by_hand():
@@ -26,10 +26,10 @@ def test_cosine_logits_are_scaled_cosines():
 
 @pytest.mark.parametrize("kind", classifiers.KINDS)
 @pytest.mark.parametrize("loss", classifiers.LOSSES)
-@pytest.mark.parametrize("sampling", classifiers.SAMPLINGS)
-def test_every_classifier_learns_what_is_separable(config, gaussians, kind, loss, sampling):
+@pytest.mark.parametrize("order", sampling.FORMS)
+def test_every_classifier_learns_what_is_separable(config, gaussians, kind, loss, order):
     features, labels, test, test_labels = gaussians
-    config.classifier.update(kind=kind, loss=loss, sampling=sampling)
+    config.classifier.update(kind=kind, loss=loss, sampling=order)
     everything = np.arange(len(labels))
     fitted = classifiers.fit(jax.random.key(0), features, labels, everything, np.bincount(labels), config.classifier)
     assert (np.asarray(fitted(test)).argmax(axis=1) == test_labels).mean() > 0.8

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lt_jax import errors
-from lt_jax.dlsa import batches
+from lt_jax import dlsa, errors
+from lt_jax.dlsa import batches, objective, scaling
 from lt_jax.dlsa import filter as filters
 
 
@@ -15,21 +15,21 @@ def test_purity_loss_by_hand():
     three = jnp.log(jnp.array([[3.0, 1.0], [3.0, 1.0]]))
     other = jnp.log(jnp.array([[1.0, 1.0], [3.0, 1.0]]))
     expected = [-np.log(2), 0.75 * np.log(0.75) + 0.25 * np.log(0.25)]
-    np.testing.assert_allclose(filters.purity_loss(three, other), expected, rtol=1e-6)
+    np.testing.assert_allclose(objective.purity_loss(three, other), expected, rtol=1e-6)
 
 
 def test_purity_gradient_reaches_the_negative_alone():
     logits = jnp.array([[0.3, -0.2, 0.1]])
-    on_positive, on_negative = jax.grad(lambda p, n: filters.purity_loss(p, n).sum(), argnums=(0, 1))(logits, -logits)
+    on_positive, on_negative = jax.grad(lambda p, n: objective.purity_loss(p, n).sum(), argnums=(0, 1))(logits, -logits)
     assert not on_positive.any() and on_negative.any()
 
 
 def test_balance_loss_by_hand():
     """One batch: log K - H of its mean. Second batch: running (.7 a + .3 b) (.3 / (1 - .49))."""
     first, second = jnp.array([[1.0, 0.0], [0.5, 0.5]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])
-    loss, running = filters.balance_loss(first, jnp.zeros(2), jnp.array(1))
+    loss, running = objective.balance_loss(first, jnp.zeros(2), jnp.array(1))
     assert float(loss) == pytest.approx(np.log(2) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25), rel=1e-5)
-    loss, _ = filters.balance_loss(second, running, jnp.array(2))
+    loss, _ = objective.balance_loss(second, running, jnp.array(2))
     mean = (0.7 * 0.3 * np.array([0.75, 0.25]) + 0.3 * np.array([0.0, 1.0])) / (1 - 0.49)
     assert float(loss) == pytest.approx(np.log(2) + (mean * np.log(mean)).sum(), rel=1e-5)
 
@@ -37,15 +37,15 @@ def test_balance_loss_by_hand():
 def test_class_weights_by_hand():
     """Counts 8, 4, 0, 2 and power 2: 1, 4, 0, 16 over 21."""
     np.testing.assert_allclose(
-        filters.class_weights(np.array([8, 4, 0, 2]), 2.0), np.array([1, 4, 0, 16]) / 21, rtol=1e-6
+        objective.class_weights(np.array([8, 4, 0, 2]), 2.0), np.array([1, 4, 0, 16]) / 21, rtol=1e-6
     )
 
 
 def test_pairs_are_of_two_classes_drawn_alike():
     labels = np.repeat([0, 2, 5], (300, 30, 3))
-    pairs = filters.draw_pairs(np.random.default_rng(0), labels, 50)
+    pairs = objective.draw_pairs(np.random.default_rng(0), labels, 50)
     assert pairs.shape == (7, 50, 2)
-    many = labels[np.concatenate([filters.draw_pairs(np.random.default_rng(s), labels, 50) for s in range(20)])]
+    many = labels[np.concatenate([objective.draw_pairs(np.random.default_rng(s), labels, 50) for s in range(20)])]
     assert (many[..., 0] != many[..., 1]).all()
     share = [(many == c).mean() for c in (0, 2, 5)]
     np.testing.assert_allclose(share, 1 / 3, atol=4 * np.sqrt(2 / 9 / many.size))
@@ -96,16 +96,11 @@ def test_no_array_holds_every_difference_to_every_centre(config):
 
     b, k, d = 32, 50, 16
     flow = flows.create(jax.random.key(0), d, k)
-    carry = {
-        "params": flow.params,
-        "stats": flow.stats,
-        "running": jnp.zeros(k),
-        "step": jnp.zeros((), int),
-        "loss": jnp.zeros(()),
-    }
-    constants = {"centres": flow.centres, "mean": jnp.zeros(d), "deviation": jnp.ones(d), "weights": jnp.ones(4)}
+    carry = objective.start(jax.random.key(1), flow, k)
+    scaled = (jnp.zeros(d), jnp.ones(d), None)
+    constants = {"centres": flow.centres, "scaling": scaled, "weights": jnp.ones(4)}
     batch = (jnp.zeros((b, 2, d)), jnp.zeros(b, int))
-    jaxpr = jax.make_jaxpr(lambda c, x: filters._step(filters._static(config.filter), constants, c, x))(carry, batch)
+    jaxpr = jax.make_jaxpr(lambda c, x: objective.step(objective.static(config.filter), constants, c, x))(carry, batch)
     sizes = [v.aval.size for equation in jaxpr.jaxpr.eqns for v in equation.outvars]
     assert max(sizes) < b * k * d / 4 and len(sizes) > 50
 
@@ -127,7 +122,136 @@ def test_bad_input_is_one_clear_line(config, gaussians, change, said):
         filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
 
 
-def test_a_loss_that_is_not_finite_ends_the_fit(config, gaussians):
-    config.filter.learning_rate = 1e9
-    with pytest.raises(errors.RunFailed, match="not finite"):
-        filters.fit_flow_filter(jax.random.key(0), *gaussians[:2], config.filter)
+def wide_gaussians():
+    """(features (807, 256), labels): ten classes of 300 to 4 items, skewed as pooled features are."""
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(10), (300, 190, 120, 77, 48, 30, 19, 12, 7, 4))
+    items = rng.normal(size=(10, 256))[labels] + rng.normal(size=(len(labels), 256))
+    return np.maximum(items, 0.0).astype(np.float32) ** 1.5, labels
+
+
+def test_the_released_rate_on_ten_classes_diverges_and_is_named(config):
+    """A rate of .2 is for a thousand classes: with ten the likelihood term is a hundred times larger."""
+    config.filter.update(learning_rate=0.2, batch_size=256, epochs=2, likelihood_weight=2.0)
+    with pytest.raises(errors.RunFailed) as caught:
+        filters.fit_flow_filter(jax.random.key(0), *wide_gaussians(), config.filter)
+    message = str(caught.value)
+    assert "\n" not in message and "diverged in epoch" in message and "not finite" in message
+    assert "config.dlsa.filter.learning_rate, found 0.2" in message
+
+
+def test_a_likelihood_that_blew_up_is_named_though_every_number_is_finite(config):
+    """Weakly scaled features as they are, released rate: measured without the check, -5e5 nats a coordinate, finite."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), (200, 132, 88, 58, 38, 25, 17, 11, 7, 5))
+    items = rng.normal(size=(10, 64))[labels] + rng.normal(size=(len(labels), 64))
+    features = 0.01 * np.maximum(0.0, items - 0.8).astype(np.float32) ** 2
+    with config.unlocked():
+        config.filter.update(
+            standardise="none", learning_rate=0.2, epochs=6, likelihood_weight=2.0, clusters=20, batch_size=64
+        )
+    with pytest.raises(
+        errors.RunFailed, match=r"diverged in epoch \d+: the median log-likelihood fell from .*found 0.2"
+    ):
+        filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
+
+
+def test_a_fit_that_converges_is_left_alone(config):
+    config.filter.update(learning_rate=0.05, batch_size=256, epochs=2, likelihood_weight=2.0)
+    features, labels = wide_gaussians()
+    fitted = filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
+    assert np.isfinite(fitted(features)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"stats": {"variance": jnp.array([1.0, jnp.inf])}}, "not finite"),
+        ({"params": {"kernel": jnp.array([jnp.nan])}}, "not finite"),
+        ({"loss": jnp.array(jnp.nan)}, "not finite"),
+        ({"likelihood": np.array([-1.0, -np.inf])}, "not finite"),
+        ({"likelihood": np.array([-3.0, -24.1, -1e4])}, "fell from -4 to -24.1 nats"),
+        ({"likelihood": np.array([-3.0, -23.9, -1e4])}, None),
+    ],
+)
+def test_signs_of_divergence_by_hand(config, change, reason):
+    """Two coordinates, reference -4: the median may lose 10 nats for each of them, a single item any number."""
+    carry = {"loss": jnp.zeros(()), "params": {"kernel": jnp.ones(1)}, "stats": {"variance": jnp.ones(2)}}
+    carry |= {name: value for name, value in change.items() if name in carry}
+    arguments = (3, carry, change.get("likelihood", np.array([-3.0, -5.0])), -4.0, config.filter, 2)
+    if reason is None:
+        return filters.check_converges(*arguments)
+    with pytest.raises(errors.RunFailed, match=reason):
+        filters.check_converges(*arguments)
+
+
+def pure_clusters_of(now, features, labels, positions):
+    counts = np.zeros((len(now.flow.centres), labels.max() + 1), int)
+    np.add.at(counts, (np.asarray(now(features[positions])[1]), labels[positions]), 1)
+    return filters.pure_clusters(counts, 0.7, 3, 1000)
+
+
+def test_the_epoch_is_judged_on_the_items_fitted_on(config, gaussians):
+    """Items of two classes fitted on, all items beside them: the two choices differ, and the first one is made."""
+    features, labels, _, _ = gaussians
+    positions = np.flatnonzero((labels == 1) | (labels == 2))[::2]
+
+    def fit(**options):
+        config.filter.update(learning_rate=0.05, purity_weight=2.0, **options)
+        return dlsa.fit_flow_filter(jax.random.key(0), features, labels, config.filter, positions)
+
+    after = [fit(epochs=n, min_size=1000) for n in range(1, 9)]  # no cluster is so large: the last epoch is kept
+    on_fitted = [pure_clusters_of(now, features, labels, positions) for now in after]
+    on_all = [pure_clusters_of(now, features, labels, np.arange(len(labels))) for now in after]
+    best = int(np.argmax(on_fitted))
+    assert max(on_fitted) > 0 and best != int(np.argmax(on_all)), "the case must tell the two apart"
+    chosen = fit(epochs=8, min_size=3)
+    np.testing.assert_array_equal(chosen(features)[0], after[best](features)[0])
+    assert float(chosen.counts.sum()) == len(labels), "P(class | cluster) is counted over all items"
+
+
+def test_noise_and_decay_change_the_fit_and_are_off_by_default(config, gaussians):
+    features, labels, _, _ = gaussians
+    config.filter.epochs = 1
+
+    def likelihood(**options):
+        changed = config.filter.copy_and_resolve_references()
+        with changed.unlocked():
+            changed.update(options)
+        return np.asarray(filters.fit_flow_filter(jax.random.key(0), features, labels, changed)(features)[0])
+
+    plain = likelihood()
+    np.testing.assert_array_equal(plain, likelihood(noise=0.0, weight_decay=0.0, standardise="coordinates"))
+    assert (plain != likelihood(noise=0.3)).any() and (plain != likelihood(weight_decay=0.1)).any()
+
+
+def test_weight_decay_shrinks_matrices_alone():
+    """One step at rate .1 and decay 2 with no loss at all: matrices times .8, biases and norms as they were."""
+    from lt_jax.dlsa import flow as flows
+
+    flow = flows.create(jax.random.key(0), 4, 3)
+    before = jax.tree.map(np.asarray, flow.params)
+    carry = objective.start(jax.random.key(1), flow, 3)
+    scaled = (jnp.zeros(4), jnp.ones(4), None)
+    constants = {"centres": flow.centres, "scaling": scaled, "weights": jnp.ones(2)}
+    batch = (jax.random.normal(jax.random.key(2), (5, 2, 4)), jnp.zeros(5, int))
+    after = jax.jit(objective.step, static_argnums=0)((0.1, 0.0, 0.0, 0.0, 0.0, 2.0), constants, carry, batch)["params"]
+    jax.tree.map(lambda b, a: np.testing.assert_allclose(a, 0.8 * b if b.ndim == 2 else b, rtol=1e-5), before, after)
+
+
+def test_scaling_by_hand():
+    """Two items (3, 0) and (-1, 0): standardised, as they are, and centred at length 1."""
+    features, x = np.array([[3.0, 0.0], [-1.0, 0.0]], np.float32), jnp.array([[4.0, 4.0]])
+    expected = {"coordinates": [[1.5, 4.0]], "none": [[4.0, 4.0]], "unit": [[0.6, 0.8]]}
+    for form, row in expected.items():
+        scaled = scaling.fit(features, np.arange(2), form, "filter.standardise")
+        np.testing.assert_allclose(scaling.apply(x, *scaled), row, rtol=1e-6)
+
+
+def test_an_unknown_scaling_is_refused(config, gaussians):
+    with config.unlocked():
+        config.filter.standardise = "whitened"
+    with pytest.raises(
+        errors.BadInput, match=r"config.dlsa.filter.standardise: expected one of coordinates, none, unit"
+    ):
+        dlsa.fit_flow_filter(jax.random.key(0), *gaussians[:2], config.filter)

@@ -1,6 +1,7 @@
 """The stages of a DLSA run, from a finished pretraining and from a person's own file."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +56,26 @@ def test_depths_account_for_every_test_item(divided):
         assert row["test_items"] == (test["depth"] == row["depth"]).sum()
         assert row["test_items"] == sum(group["test_items"] for group in row["groups"].values())
     assert sum(depths[0]["clusters"]["size"]) == 383
+    assert sum(group["train_items"] for row in depths for group in row["groups"].values()) == 383
+
+
+def test_classifiers_start_from_the_head_of_the_probe(divided, finished, run_main, tmp_path):
+    import jax
+    import ml_collections
+    from etils import epath
+
+    workdir = shutil.copytree(divided, tmp_path / "run")
+    words = ("--config=configs/dlsa_digits.py:smoke", *ENCODER, f"--config.init_from={finished}")
+    options = ("--config.dlsa.classifier.start=backbone", "--config.dlsa.classifier.learning_rate=1e-4")
+    assert run_main(*words, *options, f"--workdir={workdir}") == 0
+    config = ml_collections.ConfigDict(read(workdir, "config.json"))
+    train, labels = stages.read(epath.Path(workdir), "train")
+    head = stages.backbone_head(config, train, labels, 10)
+    log_p = jax.nn.log_softmax(train @ head["kernel"] + head["bias"])[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(log_p, np.load(workdir / "features" / "train.log_p.npy"), rtol=1e-4, atol=1e-5)
+    part = stages.load(epath.Path(workdir), "linear").rest
+    start = head["kernel"] * np.asarray(part.deviation)[:, None]
+    np.testing.assert_allclose(part.params["a"], start, atol=0.05)  # two epochs at a rate of 1e-4 move it little
 
 
 def test_confusion_of_groups_by_hand():

@@ -1,0 +1,109 @@
+"""The functions from features to logits, as parameters and a kind.
+
+    logits = A x + B [x ; help]        help = P(class | cluster of x), where there are clusters
+
+linear            A x = x a; one bias for the sum
+cosine            A x = s cos(x, a) with a scale s that is learnt; one bias for the sum
+cosine_released   A x = 16 x/(1 + |x|) . a/|a|: fixed scale, no bias
+
+With hidden units, A and B each see their input through a ReLU layer of their own.
+
+Source: the released code of arXiv 2208.02567.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lt_jax import errors, losses
+from lt_jax.dlsa import scaling
+
+KINDS = ("linear", "cosine", "cosine_released")
+_SCALE = 16.0  # of a cosine: at first where it is learnt, always in the released form
+
+
+def raw_logits(params: dict[str, jax.Array], x: jax.Array, help: jax.Array | None, kind: str) -> jax.Array:
+    """A x + B [x ; help]: x (B, D), help (B, C) or None -> (B, C)."""
+    wide = x if help is None else jnp.concatenate([x, help], axis=1)
+    if "hidden_a" in params:
+        x, wide = (_hidden(params, name, inputs) for name, inputs in (("hidden_a", x), ("hidden_b", wide)))
+    if kind == "linear":
+        return _product(x, params["a"]) + _product(wide, params["b"]) + params["bias"][None, :]
+    if kind == "cosine":
+        return params["scale"] * (_cosine(x, params["a"]) + _cosine(wide, params["b"])) + params["bias"][None, :]
+    return _SCALE * (_squashed_cosine(x, params["a"]) + _squashed_cosine(wide, params["b"]))
+
+
+def create(key: jax.Array, width: int, classes: int, helped: bool, kind: str, hidden: int = 0) -> dict[str, jax.Array]:
+    """Fresh parameters: weights uniform in +-1/sqrt(number of inputs), biases 0."""
+    k_a, k_b, k_hidden_a, k_hidden_b = jax.random.split(key, 4)
+    inputs_a, inputs_b = width, width + classes * helped
+    params = {}
+    if hidden:
+        params = {
+            "hidden_a": _uniform(k_hidden_a, inputs_a, hidden), "hidden_a_bias": jnp.zeros(hidden),
+            "hidden_b": _uniform(k_hidden_b, inputs_b, hidden), "hidden_b_bias": jnp.zeros(hidden),
+        }  # fmt: skip
+        inputs_a = inputs_b = hidden
+    params |= {"a": _uniform(k_a, inputs_a, classes), "b": _uniform(k_b, inputs_b, classes)}
+    if kind != "cosine_released":
+        params["bias"] = jnp.zeros(classes)
+    return {**params, "scale": jnp.asarray(_SCALE)} if kind == "cosine" else params
+
+
+def start_from(
+    params: dict[str, jax.Array], head: dict[str, Any], scaled: scaling.Scaling, kind: str
+) -> dict[str, jax.Array]:
+    """The parameters with A taken from a trained linear head on the unscaled features; B stays at random.
+
+    A linear classifier takes the bias as well, a cosine the directions of the columns alone.
+
+    Args:
+      head: kernel (D, C) and bias (C,).
+
+    Raises:
+      BadInput: a head of another shape, hidden units, or rows of unit length: no linear head can be carried over.
+    """
+    mean, deviation, unit = scaled
+    shape = (len(mean), params["a"].shape[1])
+    if "hidden_a" in params:
+        raise errors.BadInput("config.dlsa.classifier.hidden: expected 0 with a classifier that starts from a head")
+    if unit is not None:
+        raise errors.BadInput(
+            "config.dlsa.classifier.standardise: expected coordinates or none with a classifier that starts from a "
+            "head, found 'unit'"
+        )
+    if jnp.shape(head["kernel"]) != shape or jnp.shape(head["bias"]) != shape[1:]:
+        raise errors.BadInput(
+            f"initial: expected kernel {shape} and bias {shape[1:]}, found {jnp.shape(head['kernel'])} and "
+            f"{jnp.shape(head['bias'])}"
+        )
+    kernel, bias = scaling.of_raw(head, mean, deviation)
+    return {**params, "a": kernel, **({"bias": bias} if kind == "linear" else {})}
+
+
+def _hidden(params, name, x):
+    return jax.nn.relu(_product(x, params[name]) + params[f"{name}_bias"][None, :])
+
+
+def _product(x, kernel):
+    return jnp.dot(x, kernel, precision=losses.PRECISION)
+
+
+def _cosine(x, kernel):
+    return _product(x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6), _directions(kernel))
+
+
+def _squashed_cosine(x, kernel):
+    """x/(1 + |x|) . w/|w|: near the cosine for a long x, near 0 for a short one."""
+    length = jnp.sqrt(jnp.maximum((x**2).sum(axis=1, keepdims=True), 1e-24))  # a gradient at x = 0 too
+    return _product(x / (1.0 + length), _directions(kernel))
+
+
+def _directions(kernel):
+    return kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0), 1e-6)[None, :]
+
+
+def _uniform(key, inputs, outputs):
+    return jax.random.uniform(key, (inputs, outputs), minval=-(inputs**-0.5), maxval=inputs**-0.5)

@@ -1,0 +1,109 @@
+"""What the flow filter is trained on: three losses, pairs of items of two classes, and one step of SGD.
+
+Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and its released code.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lt_jax.data import pipeline
+from lt_jax.dlsa import flow as flows
+from lt_jax.dlsa import scaling
+
+_BALANCE_MOMENTUM = 0.7  # of the running mean of the cluster posterior
+
+
+def purity_loss(positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """sum_k softmax(positive)_k log softmax(negative)_k, (B,): what pulls two classes into different clusters.
+
+    Minimised; the posterior of the positive is held constant. Arguments: cluster logits (B, K).
+    """
+    held = jax.lax.stop_gradient(jax.nn.softmax(positive, axis=1))
+    return (held * jax.nn.log_softmax(negative, axis=1)).sum(axis=1)
+
+
+def balance_loss(posterior: jax.Array, running: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log K - H(mean posterior), over a debiased running mean; 0 where all clusters are used alike.
+
+    Args:
+      posterior: (B, K) of this batch.
+      running: (K,) before it, zeros at first.
+      step: () number of this batch, from 1 on.
+
+    Returns:
+      The loss () in nats and the running mean after the batch (K,).
+    """
+    moved = _BALANCE_MOMENTUM * running + (1 - _BALANCE_MOMENTUM) * posterior.mean(axis=0)
+    mean = moved / (1 - _BALANCE_MOMENTUM ** step.astype(jnp.float32))
+    entropy = -(mean * jnp.log(jnp.maximum(mean, 1e-30))).sum()
+    return math.log(len(mean)) - entropy, jax.lax.stop_gradient(moved)
+
+
+def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
+    """(N_max / N_y)^power of the classes that have items, normalised to sum 1."""
+    weights = np.where(counts > 0, (counts.max() / np.maximum(counts, 1)) ** power, 0.0)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int, pairs: int | None = None) -> np.ndarray:
+    """Two different classes, uniform over those present, one item of each: (steps, B, 2) positions.
+
+    As many pairs as there are items, or `pairs`; the last batch is filled up.
+    """
+    present = np.unique(labels)
+    pairs = len(labels) if pairs is None else pairs
+    size = min(batch_size, pairs)
+    shape = (-(-pairs // size), size)
+    one = rng.integers(0, len(present), shape)
+    other = (one + rng.integers(1, len(present), shape)) % len(present)
+    return np.stack([pipeline.one_of_each(rng, present[c], labels) for c in (one, other)], axis=-1)
+
+
+def start(key: jax.Array, flow: flows.Flow, clusters: int) -> dict[str, Any]:
+    """The carry of `step` before the first one; the key is that of the noise."""
+    return {
+        "params": flow.params, "stats": flow.stats, "running": jnp.zeros(clusters), "step": jnp.zeros((), int),
+        "loss": jnp.zeros(()), "key": key,
+    }  # fmt: skip
+
+
+def static(config: Any) -> tuple[float, ...]:
+    """The settings that `step` is compiled for, from the `filter` part of configs/dlsa_*.py."""
+    names = ("learning_rate", "likelihood_weight", "balance_weight", "purity_weight")
+    return (*(config[name] for name in names), config.get("noise", 0.0), config.get("weight_decay", 0.0))
+
+
+def step(static: tuple[float, ...], constants: Any, carry: dict[str, Any], batch: Any) -> dict[str, Any]:
+    """One SGD step without momentum on a batch of pairs.
+
+    Args:
+      static: as of the function `static`.
+      constants: centres (K, D), scaling, weights (C,) of the classes.
+      carry: as of `start`.
+      batch: features (B, 2, D) of the pairs, labels (B,) of their first items.
+    """
+    learning_rate, likelihood_weight, balance_weight, purity_weight, noise, weight_decay = static
+    (x, y), centres = batch, constants["centres"]
+    x = scaling.apply(x, *constants["scaling"])
+    number = carry["step"] + 1
+    if noise:
+        x = x + noise * jax.random.normal(jax.random.fold_in(carry["key"], number), x.shape)
+
+    def loss_of(params):
+        z, log_det, stats = flows.transform(params, carry["stats"], x[:, 0], train=True)
+        other, _, stats = flows.transform(params, stats, x[:, 1], train=True)
+        logits, others = flows.cluster_logits(z, centres), flows.cluster_logits(other, centres)
+        log_p = flows.base_log_prob(logits, z) + log_det
+        balance, running = balance_loss(jax.nn.softmax(logits, axis=1), carry["running"], number)
+        loss = -likelihood_weight * (constants["weights"][y] * log_p).mean() + balance_weight * balance
+        return loss + purity_weight * purity_loss(logits, others).mean(), (stats, running)
+
+    (loss, (stats, running)), gradients = jax.value_and_grad(loss_of, has_aux=True)(carry["params"])
+    if weight_decay:  # on matrices: not on biases, not on norms
+        gradients = jax.tree.map(lambda g, p: g + weight_decay * p if p.ndim == 2 else g, gradients, carry["params"])
+    params = jax.tree.map(lambda p, g: p - learning_rate * g, carry["params"], gradients)
+    return {**carry, "params": params, "stats": stats, "running": running, "step": number, "loss": loss}
