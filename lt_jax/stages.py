@@ -10,6 +10,7 @@ from etils import epath
 
 from lt_jax import checkpoint, distributed, errors, files, inputs, interrupt, log
 from lt_jax import config as config_lib
+from lt_jax.dlsa import settings as dlsa_settings
 
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
 _LEAVES = {
@@ -49,6 +50,8 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     if stage != "all" and stage not in _LEAVES:  # one that only looks leaves nothing behind that could be stale
         functions[stage](config, workdir)
         return
+    if "dlsa" in config:
+        dlsa_settings.check(config.dlsa)
     names = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
     if config.init_from and stage == "pretrain":
         raise errors.BadInput("--stage=pretrain: expected no config.init_from, which takes the place of this stage")
