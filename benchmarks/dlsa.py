@@ -24,11 +24,12 @@ import keep
 import ml_collections
 import numpy as np
 
-from lt_jax import config as config_lib
 from lt_jax import metrics
 from lt_jax.data import longtail
-from lt_jax.dlsa import batches, classifiers, divide, objective, scaling, stages
+from lt_jax.dlsa import batches, classifiers, divide, objective, scaling
 from lt_jax.dlsa import filter as filters
+from lt_jax.run import config as config_lib
+from lt_jax.stages import dlsa as stages
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = ("overall", "many", "medium", "few")

@@ -138,7 +138,7 @@ def main():
 
 def tables_of(options):
     """TABLES, of runs whose flags all change the config."""
-    from lt_jax import command
+    from lt_jax.run import command
 
     config = command.parse(["lt_jax", f"--config={options.config}", *(f"--config.{flag}" for flag in options.set)])[0]
     tables = {**TABLES, "imbalance": imbalance(options.factors)}

@@ -89,7 +89,8 @@ def decode_rows(contents, seconds, rounds):
 
 def worker_rows(contents, folder, seconds, rounds):
     """Workers -> images per second of the whole pipeline, from files, by the clock."""
-    from lt_jax.data import Split, images, pipeline
+    from lt_jax.data import Split, batches, images
+    from lt_jax.sampling import orders
 
     entries = []
     for i, content in enumerate(contents):
@@ -99,8 +100,8 @@ def worker_rows(contents, folder, seconds, rounds):
     for _ in range(max(1, rounds // 2)):
         for workers in found:
             part = images.dataclasses.replace(images.files(folder, entries), size=SIZE, workers=workers)
-            order = pipeline.Order(len(entries), 32, 0)
-            fed = pipeline.feed(Split(part, part.labels.astype(np.int32)), order, 32, 0, 0.08)
+            order = orders.Order(len(entries), 32, 0)
+            fed = batches.feed(Split(part, part.labels.astype(np.int32)), order, 32, 0, 0.08)
             for step in range(8):  # the workers start, and fill what they keep ready
                 fed(step)
             began, step = time.monotonic(), 8
@@ -176,7 +177,7 @@ def device_rate(pixels, seconds):
     import jax
 
     from configs import common
-    from lt_jax import policies
+    from lt_jax.augment import policies
 
     options = common.augment(strength=1.0)
     batch = jax.device_put(np.tile(pixels, (1024 // len(pixels), 1, 1, 1)))

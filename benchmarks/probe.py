@@ -16,7 +16,10 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from lt_jax import data, linear, metrics, pretrain, probe, state
+from lt_jax import data, metrics
+from lt_jax.heads import linear
+from lt_jax.stages import pretrain, probe
+from lt_jax.train import state
 
 GROUPS = ("overall", "many", "medium", "few")
 

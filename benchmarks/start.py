@@ -23,9 +23,11 @@ from etils import epath
 from etils.epath import backend
 from PIL import Image
 
-from lt_jax import config as config_lib
-from lt_jax import data, files, inputs
+from lt_jax import data
+from lt_jax.core import files
 from lt_jax.data import prepare
+from lt_jax.run import config as config_lib
+from lt_jax.run import inputs
 
 
 def main():

@@ -42,8 +42,15 @@ from etils import epath
 from scipy import stats
 
 from configs import common
-from lt_jax import encoder, losses, negatives, optim, policies, sharding, state, step, train
-from lt_jax.data import pipeline
+from lt_jax import losses, optim
+from lt_jax import models as encoder
+from lt_jax.augment import policies
+from lt_jax.data import batches
+from lt_jax.losses import negatives
+from lt_jax.sampling import orders, partners
+from lt_jax.train import loop as train
+from lt_jax.train import sharding, state
+from lt_jax.train import steps as step
 
 HERE = pathlib.Path(__file__).resolve().parent
 N, CLASSES, TEMPERATURE = 16, 10, 0.5
@@ -240,9 +247,9 @@ def timed(rows, repeats):
 def on_host(options):
     """Seconds a step of the training loop around a step that computes nothing, lines of the log included."""
     labels = np.arange(CIFAR10_LT) % CLASSES
-    orders = {
-        "supervised step, whole": pipeline.Order(len(labels), options.batch, 0),
-        "BNS step, whole": pipeline.PartnerOrder(labels, options.batch, 1, 0),
+    order_of = {
+        "supervised step, whole": orders.Order(len(labels), options.batch, 0),
+        "BNS step, whole": partners.PartnerOrder(labels, options.batch, 1, 0),
     }
     split = types.SimpleNamespace(images=np.zeros(0), labels=labels)
 
@@ -251,13 +258,13 @@ def on_host(options):
 
     def spent(order, steps):
         fresh = state.create({"params": {"w": jnp.zeros(())}}, optax.identity())
-        job = train.Job("host", 0, nothing, pipeline.Held(split, order), steps, 97, options.batch, lambda step: 0.0)
+        job = train.Job("host", 0, nothing, batches.Held(split, order), steps, 97, options.batch, lambda step: 0.0)
         with tempfile.TemporaryDirectory() as folder:
             _, progress = train.train(job, fresh, epath.Path(folder), common.base())
         return progress["seconds"]
 
     # What is there once, at the start and the end, goes out in the difference.
-    return {name: (spent(order, HOST_STEPS + 100) - spent(order, 100)) / HOST_STEPS for name, order in orders.items()}
+    return {name: (spent(order, HOST_STEPS + 100) - spent(order, 100)) / HOST_STEPS for name, order in order_of.items()}
 
 
 def about(run, seconds, peak):

@@ -111,7 +111,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
 def encoder(name, width, stem="small", stem_stride=1):
     """The network that images go through."""
     config = ml_collections.ConfigDict()
-    config.name = name  # a key of lt_jax.encoder.ENCODERS
+    config.name = name  # a key of lt_jax.models.ENCODERS
     config.width = width  # channels of the first stage; of a head, in a transformer
     config.stem = stem  # "small": 3x3, patches of 4; "imagenet": 7x7 with stride 2 and max-pool, patches of 16
     config.stem_stride = stem_stride  # 2 halves a small image at once
@@ -196,7 +196,7 @@ def every_key():
 
 
 def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
-    """SimCLR augmentation; with strength=0, grey=0, blur=False it is crop and flip. Names as in lt_jax.policies."""
+    """SimCLR augmentation; with strength=0, grey=0, blur=False it is crop and flip. Names as in lt_jax.augment."""
     config = ml_collections.ConfigDict()
     config.crop_scale = crop_scale  # smallest share of the area that a random resized crop keeps; 1.0 = no crop
     config.flip = flip  # probability of a horizontal flip

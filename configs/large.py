@@ -2,7 +2,7 @@
 
 No recipe was released for them. This one is OURS, not the authors':
 - encoder: a ResNet with the stem that ImageNet networks have, since every comparable number uses one; another
-  name of lt_jax.encoder.ENCODERS takes its place with `encoder=resnet50`.
+  name of lt_jax.models.ENCODERS takes its place with `encoder=resnet50`.
 - pretraining: 200 epochs, not the 1000 of CIFAR: an epoch has 10 to 40 times as many images, and contrastive
   pretraining on ImageNet is commonly reported at 100 to 800. Batch 1024, AdamW at 1e-3 * batch / 256, warm-up a tenth
   (at most 10 epochs): as on CIFAR.

@@ -12,6 +12,6 @@ def load(workdir):
     Raises:
       BadInput: there is no finished run.
     """
-    from lt_jax import classifier  # here, so that importing lt_jax waits for nothing
+    from lt_jax.serve import classifier  # here, so that importing lt_jax waits for nothing
 
     return classifier.load(workdir)

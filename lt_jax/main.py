@@ -5,7 +5,8 @@ import sys
 
 from absl import logging
 
-from lt_jax import command, distributed, errors, files, interrupt, lock, log
+from lt_jax.core import distributed, errors, files, interrupt, lock, log
+from lt_jax.run import command
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(config, asked):
-    from lt_jax import stages  # here, so that --help does not wait for JAX
+    from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
 
     is_after = asked.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
     workdir = files.expand(asked.workdir, "--workdir") if is_after else files.prepare_folder(asked.workdir)
@@ -67,8 +68,9 @@ def _keep_compiled_programs(folder):
 
 def _functions(asked):
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
-    from lt_jax import baseline, evaluate, export, predict, pretrain, probe, report, retrain, show_data
-    from lt_jax.dlsa import stages as dlsa
+    from lt_jax import report
+    from lt_jax.serve import export, predict, show_data
+    from lt_jax.stages import baseline, dlsa, evaluate, pretrain, probe, retrain
 
     return {
         "pretrain": pretrain.run, "baseline": baseline.run, "probe": probe.run, "retrain": retrain.run,

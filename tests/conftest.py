@@ -14,7 +14,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
-from lt_jax import config as config_lib  # noqa: E402
+from lt_jax.run import config as config_lib  # noqa: E402
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lt_jax" / "tests"
 

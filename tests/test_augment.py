@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from configs import common
-from lt_jax import augment
+from lt_jax.augment import simclr as augment
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from configs import common
-from lt_jax import data, errors
-from lt_jax.data import decode, lists
+from lt_jax import data
+from lt_jax.core import errors
+from lt_jax.data import decode
+from lt_jax.data.sources import lists
 
 PIXELS = (np.linspace(0, 255, 40 * 60).reshape(40, 60, 1) * [1.0, 0.5, 0.2]).astype(np.uint8)
 

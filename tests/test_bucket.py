@@ -15,7 +15,9 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from lt_jax import checkpoint, classifier, errors, files, lock, log
+from lt_jax.core import errors, files, lock, log
+from lt_jax.serve import classifier
+from lt_jax.train import checkpoint
 
 
 class Store(MemoryFileSystem):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from configs import common
-from lt_jax import data, errors
-from lt_jax.data import archives, builders, lists
+from lt_jax import data
+from lt_jax.core import errors
+from lt_jax.data.sources import archives, builders, lists
 
 tfds = pytest.importorskip("tensorflow_datasets")
 tfds.builder_cls("cifar10")  # it registers its builders when first asked, which must not be in the block below

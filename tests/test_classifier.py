@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 import lt_jax
-from lt_jax import classifier, data, errors, export
+from lt_jax import data
+from lt_jax.core import errors
 from lt_jax.data import decode
 from lt_jax.data import images as images_lib
+from lt_jax.serve import classifier, export
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def model(finished):
 @pytest.fixture(scope="module")
 def scans(tiny):
     """The test images of the run and its classes' probabilities on them."""
-    from lt_jax import config
+    from lt_jax.run import config
 
     return data.load(config.from_command_line(["lt_jax", *tiny])[0].data).test.images
 

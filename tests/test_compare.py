@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from lt_jax import errors
+from lt_jax.core import errors
 from lt_jax.report import __main__ as command
 from lt_jax.report import compare
 

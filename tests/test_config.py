@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from lt_jax import config as config_lib
-from lt_jax import errors
+from lt_jax.core import errors, files
+from lt_jax.run import config as config_lib
 
 NAMES = (
     "digits_lt", "digits_lt_eigen", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "inat2018", "folder",
 )  # fmt: skip
-PACKAGE = pathlib.Path(config_lib.__file__).parent
+PACKAGE = pathlib.Path(config_lib.__file__).parent.parent
 
 
 def get(name, arg=""):
@@ -81,7 +81,7 @@ def test_digest_depends_on_what_it_should():
     def digest(stage, **changes):
         config = get("digits_lt")
         config.update_from_flattened_dict(changes)
-        return config_lib.digest(config_lib.dependencies(config, stage))
+        return files.json_digest(config_lib.dependencies(config, stage))
 
     assert digest("pretrain") == digest("pretrain", **{"retrain.k": 3, "data.dir": "x", "log.every_steps": 1})
     assert digest("pretrain") != digest("pretrain", **{"pretrain.m": 2})

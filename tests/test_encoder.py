@@ -9,8 +9,9 @@ import pytest
 from flax import linen as nn
 
 from configs import common
-from lt_jax import encoder, errors
-from lt_jax.encoder import resnet, vit, weights
+from lt_jax import models as encoder
+from lt_jax.core import errors
+from lt_jax.models import resnet, vit, weights
 
 
 def options(name, width=64, stem="small"):

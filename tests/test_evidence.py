@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lt_jax import command
+from lt_jax.run import command
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 

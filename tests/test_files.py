@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lt_jax import errors, files, log
+from lt_jax.core import errors, files, log
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

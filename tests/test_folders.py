@@ -10,8 +10,10 @@ import pytest
 from PIL import Image, features
 
 from configs import common
-from lt_jax import classifier, data, errors
+from lt_jax import data
+from lt_jax.core import errors
 from lt_jax.data import prepare
+from lt_jax.serve import classifier
 
 PIXELS = (np.linspace(0, 255, 12 * 16).reshape(12, 16, 1) * [1.0, 0.5, 0.2]).astype(np.uint8)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60)

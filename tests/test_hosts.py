@@ -15,7 +15,8 @@ import pytest
 
 from configs import digits_lt
 from launch import local
-from lt_jax import data, distributed, errors, ipdpp
+from lt_jax import data, ipdpp
+from lt_jax.core import distributed, errors
 
 STAGES = ("--config.stages=('pretrain','retrain','evaluate','report')",)
 LONGER = ("--config.pretrain.epochs=4", "--config.checkpoint.every_steps=2", "--config.host.heartbeat_seconds=10")
@@ -268,7 +269,7 @@ def test_only_known_failures_are_a_lost_peer(monkeypatch):
 
 
 def test_others_than_the_first_write_nothing(monkeypatch, tmp_path):
-    from lt_jax import files
+    from lt_jax.core import files
 
     monkeypatch.setattr(distributed, "is_main", lambda: False)
     files.write_json(tmp_path / "x.json", {})
@@ -278,7 +279,7 @@ def test_others_than_the_first_write_nothing(monkeypatch, tmp_path):
 
 
 def test_a_batch_that_cannot_be_split_is_refused(monkeypatch):
-    from lt_jax import sharding
+    from lt_jax.train import sharding
 
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     with pytest.raises(errors.BadInput, match="a global batch of 64 cannot be split over 3 processes"):

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from lt_jax import errors, interrupt
+from lt_jax.core import errors, interrupt
 
 
 def test_ctrl_c_asks_once_and_then_insists():

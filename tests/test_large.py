@@ -11,7 +11,9 @@ import pytest
 
 from configs import common
 from lt_jax import data
-from lt_jax.data import generated, pipeline
+from lt_jax.data import batches
+from lt_jax.data.sources import generated
+from lt_jax.sampling import orders
 
 
 def load(name):
@@ -68,7 +70,7 @@ def test_killed_worker_ends_a_run_that_can_be_resumed(tmp_path, run_main, tiny, 
         "--config.checkpoint.every_steps=2",
     )  # fmt: skip
     assert run_main(*words(tiny, "folder", tmp_path / "unbroken", *more)) == 0
-    ask = pipeline.Streamed.__call__
+    ask = batches.Streamed.__call__
 
     def kill_at_six(self, step):
         for child in multiprocessing.active_children() if step == 6 else ():
@@ -76,13 +78,13 @@ def test_killed_worker_ends_a_run_that_can_be_resumed(tmp_path, run_main, tiny, 
             child.join()
         return ask(self, step)
 
-    monkeypatch.setattr(pipeline.Streamed, "__call__", kill_at_six)
+    monkeypatch.setattr(batches.Streamed, "__call__", kill_at_six)
     monkeypatch.setattr("lt_jax.data.stream._AHEAD", 1)
     capsys.readouterr()
     status = run_main(*words(tiny, "folder", tmp_path / "broken", *more))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
     assert status == 1 and len(said) == 1 and "a process that reads images has ended" in said[0]
-    monkeypatch.setattr(pipeline.Streamed, "__call__", ask)
+    monkeypatch.setattr(batches.Streamed, "__call__", ask)
     assert run_main(*words(tiny, "folder", tmp_path / "broken", *more)) == 0
     assert "pretrain: resuming from step" in capsys.readouterr().err
     unbroken, broken = (
@@ -109,7 +111,7 @@ def resident():
 def test_memory_stays_flat_over_ten_thousand_batches():
     dataset = load("folder")
     object.__setattr__(dataset.train.images, "workers", 1)
-    fed = pipeline.feed(dataset.train, pipeline.Order(len(dataset.train.labels), 2, seed=0), 2, 0, 0.3)
+    fed = batches.feed(dataset.train, orders.Order(len(dataset.train.labels), 2, seed=0), 2, 0, 0.3)
     seen = []
     for step in range(10_000):
         batch = fed(step)

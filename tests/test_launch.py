@@ -12,7 +12,7 @@ import yaml
 
 from configs import inat2018
 from launch import kubernetes, scaling, setup, slurm, tpu
-from lt_jax import encoder
+from lt_jax import models as encoder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = ["--config=configs/inat2018.py", "--config.data.name=it's"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from lt_jax import features, linear
+from lt_jax.heads import linear
+from lt_jax.train import extract as features
 
 CONFIG = ml_collections.ConfigDict(
     dict(epochs=1.0, steps=0, batch_size=32, base_learning_rate=0.8, warmup_epochs=0.0, weight_decay=0.0)

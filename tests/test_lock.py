@@ -13,7 +13,7 @@ import time
 import pytest
 from etils import epath
 
-from lt_jax import errors, lock
+from lt_jax.core import errors, lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from lt_jax import data, errors
+from lt_jax import data
+from lt_jax.core import errors
 from lt_jax.data import longtail
 
 TOTALS = {

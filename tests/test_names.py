@@ -12,8 +12,10 @@ from PIL import Image
 
 import lt_jax
 from configs import common
-from lt_jax import classifier, data, errors, log, show_data
+from lt_jax import data
+from lt_jax.core import errors, log
 from lt_jax.data import prepare
+from lt_jax.serve import classifier, show_data
 
 NAMES = (
     b"caf\xe9.jpg", "café.jpg".encode(), b"two\nlines.jpg", b"a\ttab.jpg", b"-dash.jpg", b"--out.jpg", b"'quote\".jpg",

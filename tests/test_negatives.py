@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from lt_jax import negatives
+from lt_jax.losses import negatives
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 5, 5, 9, 0])
 

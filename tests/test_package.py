@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from lt_jax import config as config_lib
+from lt_jax.run import config as config_lib
 
 ROOT = config_lib.builtin_folder().parent
 

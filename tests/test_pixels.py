@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from lt_jax import classifier, errors
+from lt_jax.core import errors
 from lt_jax.data import decode
+from lt_jax.serve import classifier
 
 PIXELS = (np.linspace(0, 255, 40 * 60).reshape(40, 60, 1) * [1.0, 0.5, 0.2]).astype(np.uint8)
 WHITE = 255

@@ -8,7 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn import datasets
 
 from configs import common
-from lt_jax import augment, policies
+from lt_jax.augment import policies
+from lt_jax.augment import simclr as augment
 
 
 @pytest.fixture(scope="module")

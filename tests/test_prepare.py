@@ -11,8 +11,10 @@ from etils.epath import backend
 from PIL import Image
 
 from configs import common
-from lt_jax import data, errors
-from lt_jax.data import generated, prepare, records
+from lt_jax import data
+from lt_jax.core import errors
+from lt_jax.data import prepare
+from lt_jax.data.sources import generated, records
 
 
 @pytest.fixture(scope="module")

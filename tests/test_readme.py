@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lt_jax import config as config_lib
+from lt_jax.run import config as config_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()

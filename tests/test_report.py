@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from lt_jax import files, ipdpp
+from lt_jax import ipdpp
+from lt_jax.core import files
 from lt_jax.report import answers, embedding, figures, selection, svg
 
 

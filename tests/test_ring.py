@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lt_jax import losses, negatives
+from lt_jax import losses
+from lt_jax.losses import negatives
 
 TEMPERATURE = 0.2
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from configs import common
-from lt_jax import command, config, errors, knobs
+from lt_jax.core import errors
+from lt_jax.run import command, config, knobs
 
 
 def write(file, lines):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from configs import common, folder
-from lt_jax import data, show_data
+from lt_jax import data
+from lt_jax.serve import show_data
 
 
 def test_show_data_prints_and_draws(tmp_path, run_main, capsys):

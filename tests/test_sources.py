@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from configs import common
-from lt_jax import data, errors
-from lt_jax.data import archives, sources
+from lt_jax import data
+from lt_jax.core import errors
+from lt_jax.data import sources
+from lt_jax.data.sources import archives
 
 RECORDS = (4, 6)
 

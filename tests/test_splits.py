@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from configs import common
-from lt_jax import data, errors
-from lt_jax.data import images, lists, longtail, splits
+from lt_jax import data
+from lt_jax.core import errors
+from lt_jax.data import images, longtail, splits
+from lt_jax.data.sources import lists
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,10 @@ from PIL import Image
 from scipy import stats
 
 from configs import common
-from lt_jax import data, errors
-from lt_jax.data import decode, pipeline, stream
+from lt_jax import data
+from lt_jax.core import errors
+from lt_jax.data import batches, decode, stream
+from lt_jax.sampling import orders, partners
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,8 @@ def dataset():
 def feed(dataset, own_key=True, host=0, hosts=1, workers=0):
     images = dataset.train.images
     object.__setattr__(images, "workers", workers)
-    order = pipeline.PartnerOrder(dataset.train.labels, 8, 1, seed=3)
-    return pipeline.feed(dataset.train, order, 8, 5, 0.3, own_key=own_key, host=host, hosts=hosts)
+    order = partners.PartnerOrder(dataset.train.labels, 8, 1, seed=3)
+    return batches.feed(dataset.train, order, 8, 5, 0.3, own_key=own_key, host=host, hosts=hosts)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def same(a, b):
 
 
 def test_shapes_and_labels(dataset, first_five):
-    order = pipeline.PartnerOrder(dataset.train.labels, 8, 1, seed=3)
+    order = partners.PartnerOrder(dataset.train.labels, 8, 1, seed=3)
     for step, batch in enumerate(first_five):
         assert batch["images"].shape == (8, 3, 16, 16, 3) and batch["images"].dtype == np.uint8
         np.testing.assert_array_equal(batch["labels"], dataset.train.labels[order(step)[:, 0]])
@@ -83,17 +85,17 @@ def test_hosts_must_divide_the_batch(dataset):
 
 
 def test_another_order_takes_over_at_once(dataset):
-    order = pipeline.Order(4, 8, seed=0)
-    fed = pipeline.feed(dataset.train, pipeline.Subset([0, 1, 2, 3], order), 8, 5, 0.3)
+    order = orders.Order(4, 8, seed=0)
+    fed = batches.feed(dataset.train, orders.Subset([0, 1, 2, 3], order), 8, 5, 0.3)
     assert set(fed(0)["labels"]) == {0} and fed(0)["images"].shape == (8, 16, 16, 3)
     last = np.flatnonzero(dataset.train.labels == 2)[:1].repeat(4)
-    fed.use(pipeline.Subset(last, order))
+    fed.use(orders.Subset(last, order))
     assert set(fed(1)["labels"]) == {2}
     fed.close()
 
 
 def test_clean_batches_cover_a_split_once(dataset):
-    parts = list(pipeline.clean_batches(dataset.test.images, 4))
+    parts = list(batches.clean_batches(dataset.test.images, 4))
     kept = np.concatenate([batch[mask] for batch, mask in parts])
     assert len(kept) == len(dataset.test.labels) and all(len(batch) == 4 for batch, _ in parts)
     for i, image in enumerate(kept):
@@ -149,9 +151,9 @@ def test_random_boxes_fit():
 
 def test_class_aware_order_is_uniform_over_classes():
     labels = np.array([0] * 90 + [2] * 9 + [3])
-    order = pipeline.ClassAware(labels, 300, seed=1)
+    order = orders.ClassAware(labels, 300, seed=1)
     drawn = np.concatenate([labels[order(step)] for step in range(10)])
     assert stats.chisquare(np.bincount(drawn, minlength=4)[[0, 2, 3]]).pvalue > 1e-6
-    np.testing.assert_array_equal(order(4), pipeline.ClassAware(labels, 300, seed=1)(4))
+    np.testing.assert_array_equal(order(4), orders.ClassAware(labels, 300, seed=1)(4))
     within = np.concatenate([order(step) for step in range(100)])
     assert stats.chisquare(np.bincount(within[labels[within] == 2], minlength=99)[90:99]).pvalue > 1e-6

@@ -14,23 +14,17 @@ import pytest
 from etils import epath
 
 from configs import common, digits_lt
-from lt_jax import (
-    checkpoint,
-    data,
-    distributed,
-    encoder,
-    errors,
-    files,
-    optim,
-    pretrain,
-    sharding,
-    stages,
-    state,
-    step,
-    train,
-)
-from lt_jax import config as config_lib
-from lt_jax.data import pipeline
+from lt_jax import data, optim
+from lt_jax import models as encoder
+from lt_jax.core import distributed, errors, files
+from lt_jax.data import batches
+from lt_jax.run import config as config_lib
+from lt_jax.run import graph as stages
+from lt_jax.sampling import partners
+from lt_jax.stages import pretrain
+from lt_jax.train import checkpoint, sharding, state
+from lt_jax.train import loop as train
+from lt_jax.train import steps as step
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def parts(config, dataset):
         stage="pretrain",
         seed=0,
         step=step.pretrain(network, tx, config.pretrain),
-        feed=pipeline.feed(dataset.train, pipeline.PartnerOrder(dataset.train.labels, 32, 1, 0), 32, 0, 0.5),
+        feed=batches.feed(dataset.train, partners.PartnerOrder(dataset.train.labels, 32, 1, 0), 32, 0, 0.5),
         steps=6,
         steps_per_epoch=per_epoch,
         batch_size=32,

@@ -7,7 +7,8 @@ import pytest
 from sklearn.neighbors import NearestCentroid
 
 from configs import digits_lt
-from lt_jax import losses, yardsticks
+from lt_jax import losses
+from lt_jax.stages import fit_heads as yardsticks
 
 
 @pytest.fixture(scope="module")

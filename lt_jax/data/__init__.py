@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax import errors, log
+from lt_jax.core import errors, log
 from lt_jax.data import decode, identity, longtail, sources, splits, stream
 from lt_jax.data import images as images_lib
 

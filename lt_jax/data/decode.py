@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import UnidentifiedImageError
 
-from lt_jax import errors
+from lt_jax.core import errors
 from lt_jax.data import formats, pillow
 
 cv2.setNumThreads(0)  # the workers are the parallelism

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax import errors, log
+from lt_jax.core import errors, log
 
 SPLITS = ("train", "test", "validation")
 _BYTES = 32  # of a SHA-256

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lt_jax import errors, log
+from lt_jax.core import errors, log
 from lt_jax.data import decode
 
 

@@ -6,7 +6,7 @@ thresholds of the shot groups are those of OLTR (Liu et al., CVPR 2019).
 
 import numpy as np
 
-from lt_jax import errors
+from lt_jax.core import errors
 
 
 def exponential_counts(largest: int, num_classes: int, imbalance_factor: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from lt_jax import errors
+from lt_jax.core import errors
 
 BACKGROUND = (255, 255, 255)  # white: what a transparent pixel shows
 MOST_TEXT = 64 << 20  # bytes of text in a PNG file; Pillow itself stops at one MiB a piece

@@ -17,8 +17,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from lt_jax import errors, files, log
-from lt_jax.data import decode, identity, images, records, sources
+from lt_jax.core import errors, files, log
+from lt_jax.data import decode, identity, images, sources
+from lt_jax.data.sources import records
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\

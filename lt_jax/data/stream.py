@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from lt_jax import errors
+from lt_jax.core import errors
 from lt_jax.data import decode, identity
 
 _AHEAD = 2  # batches that each worker keeps ready

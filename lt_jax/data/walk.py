@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from lt_jax import errors, log
+from lt_jax.core import errors, log
 from lt_jax.data import formats
 
 File = tuple[str, bool]  # path; False where it is a pipe or a device

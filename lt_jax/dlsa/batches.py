@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors
+from lt_jax.core import errors
 
 _PIECE_BYTES = 64 << 20  # of rows on the device at a time
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors, losses
+from lt_jax import losses
+from lt_jax.core import errors
 from lt_jax.dlsa import batches, heads, sampling, scaling
 from lt_jax.dlsa.heads import raw_logits
 

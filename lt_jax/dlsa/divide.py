@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import log
+from lt_jax.core import log
 from lt_jax.dlsa import batches, classifiers, settings, share
 from lt_jax.dlsa import filter as filters
 

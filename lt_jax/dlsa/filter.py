@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors, log
+from lt_jax.core import errors, log
 from lt_jax.dlsa import batches, objective, scaling
 from lt_jax.dlsa import flow as flows
 

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lt_jax import errors, losses
+from lt_jax import losses
+from lt_jax.core import errors
 from lt_jax.dlsa import scaling
 
 KINDS = ("linear", "cosine", "cosine_released")

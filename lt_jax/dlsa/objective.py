@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax.data import pipeline
 from lt_jax.dlsa import flow as flows
 from lt_jax.dlsa import scaling
+from lt_jax.sampling import orders
 
 _BALANCE_MOMENTUM = 0.7  # of the running mean of the cluster posterior
 
@@ -60,7 +60,8 @@ def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int, pa
     shape = (-(-pairs // size), size)
     one = rng.integers(0, len(present), shape)
     other = (one + rng.integers(1, len(present), shape)) % len(present)
-    return np.stack([pipeline.one_of_each(rng, present[c], labels) for c in (one, other)], axis=-1)
+    index = orders.class_index(labels)
+    return np.stack([orders.one_of_each(rng, present[c], index) for c in (one, other)], axis=-1)
 
 
 def start(key: jax.Array, flow: flows.Flow, clusters: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax.data import pipeline
+from lt_jax.sampling import orders
 
 FORMS = ("instance", "class_aware", "class_cycles")
 
@@ -27,13 +27,13 @@ def epochs(rng: np.random.Generator, labels: np.ndarray, config: Any) -> Iterato
     """
     size = min(config.batch_size, len(labels))
     shape = (math.ceil(len(labels) / size), size)
-    present = np.unique(labels)
+    present, index = np.unique(labels), orders.class_index(labels)
     cycles = ClassCycles(rng, labels) if config.sampling == "class_cycles" else None
     for _ in range(config.epochs):
         if cycles:
             yield cycles.take(math.prod(shape)).reshape(shape)
         elif config.sampling == "class_aware":
-            yield pipeline.one_of_each(rng, present[rng.integers(0, len(present), shape)], labels)
+            yield orders.one_of_each(rng, present[rng.integers(0, len(present), shape)], index)
         else:
             yield np.resize(rng.permutation(len(labels)), shape)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import errors
+from lt_jax.core import errors
 from lt_jax.dlsa import batches
 
 FORMS = ("coordinates", "none", "unit")

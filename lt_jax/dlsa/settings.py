@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from lt_jax import errors
+from lt_jax.core import errors
 from lt_jax.dlsa import classifiers, heads, sampling, scaling, share
 
 _CHOICES = {

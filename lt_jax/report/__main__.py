@@ -2,7 +2,7 @@
 
 import sys
 
-from lt_jax import errors
+from lt_jax.core import errors
 from lt_jax.report import compare
 
 # A constant, since python -OO removes docstrings.

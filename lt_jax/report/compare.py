@@ -14,8 +14,9 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lt_jax import errors, files, log, results
+from lt_jax.core import errors, files, log
 from lt_jax.report import figures, page, svg
+from lt_jax.run import results
 
 # What makes no other experiment of a run, and what is compared by content.
 _IGNORED = (

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from lt_jax import files
+from lt_jax.core import files
 from lt_jax.report import figures, svg
 
 GROUPS = figures.GROUPS

@@ -12,8 +12,9 @@ from typing import Any
 from etils import epath
 from matplotlib.figure import Figure
 
-from lt_jax import errors, files, log, results
+from lt_jax.core import errors, files, log
 from lt_jax.report import figures, story, svg
+from lt_jax.run import results
 
 COLUMNS = {
     "overall": "overall", "many": "many", "medium": "medium", "few": "few", "balanced": "balanced",

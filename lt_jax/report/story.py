@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import files
+from lt_jax.core import files
 from lt_jax.report import answers, dlsa, embedding, figures, selection
 
 # Name, title, text, panels, HTML.

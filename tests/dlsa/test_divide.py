@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lt_jax import dlsa, errors
+from lt_jax import dlsa
+from lt_jax.core import errors
 from lt_jax.dlsa import classifiers, sampling
 
 

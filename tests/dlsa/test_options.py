@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from lt_jax import config as config_lib
-from lt_jax import dlsa, errors
-from lt_jax.dlsa import batches, classifiers, heads, sampling, share, stages
+from lt_jax import dlsa
+from lt_jax.core import errors
+from lt_jax.dlsa import batches, classifiers, heads, sampling, share
 from lt_jax.dlsa import filter as filters
+from lt_jax.run import config as config_lib
+from lt_jax.stages import dlsa as stages
 
 
 def changed(config, **flat):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import lt_jax
-from lt_jax import config as config_lib
-from lt_jax import errors
-from lt_jax.dlsa import separate, stages
+from lt_jax.core import errors
+from lt_jax.dlsa import separate
+from lt_jax.run import config as config_lib
+from lt_jax.stages import dlsa as stages
 
 ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
 
@@ -39,7 +40,9 @@ def test_result_holds_dlsa_and_every_baseline(divided):
 def test_loaded_classifier_answers_as_the_run_did(divided, run_main):
     import jax
 
-    from lt_jax import config, data, export
+    from lt_jax import data
+    from lt_jax.run import config
+    from lt_jax.serve import export
 
     words = ["lt_jax", "--config=configs/dlsa_digits.py:smoke", *ENCODER]
     images = data.load(config.from_command_line(words)[0].data).test.images

@@ -1,0 +1,1 @@
+"""What every part may use: errors, logging, files, interrupts, several processes. Knows nothing of learning."""

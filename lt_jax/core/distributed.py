@@ -1,0 +1,176 @@
+"""Several processes as one run: their start, who writes, how they wait for each other, and what a lost one means.
+
+JAX is imported here only where a run has several processes, so that --help and a bad flag do not wait for it.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from lt_jax.core import errors
+
+COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+LOST = "another process of this run has ended or cannot be reached; run the same command again to resume"
+_SIGNS = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service", "Connection", "heartbeat")
+_LINGER = 3.0  # seconds
+_keep: list[Any] = []  # what C code calls must not be collected
+
+
+def start(options: Any) -> None:
+    """Starts `jax.distributed`, before any other call of JAX; `options` is config.host.
+
+    The environment says which process this is: our three variables, or what Slurm, Open MPI, Cloud TPU and Kubernetes
+    set, which JAX reads by itself.
+
+    Raises:
+      BadInput: a variable that is missing or no number.
+      RunFailed: the other processes do not come.
+    """
+    given = [name for name in (PROCESSES, PROCESS) if os.environ.get(name)]
+    if options.distributed == "off" or (options.distributed == "auto" and not given and not _in_cluster()):
+        return
+    arguments = _from_environment() if given else {}
+    import jax
+
+    _say_before_abort()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            **arguments,
+            heartbeat_timeout_seconds=options.heartbeat_seconds,
+            initialization_timeout=options.start_seconds,
+            shutdown_timeout_seconds=60,
+        )
+    except ValueError as error:
+        raise errors.BadInput(f"config.host.distributed={options.distributed}: {errors.first_line(error)}") from error
+    except RuntimeError as error:
+        raise errors.RunFailed(
+            f"the processes of this run did not find each other: {errors.first_line(error)}"
+        ) from error
+
+
+def _in_cluster():
+    """Whether the environment is that of one process among several."""
+    slurm = all(name in os.environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"))
+    tasks = os.environ.get("SLURM_NTASKS", "1") if slurm else os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
+    return tasks not in ("", "1") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _from_environment():
+    count, number = _number(PROCESSES, 1, 2**20), _number(PROCESS, 0, 2**20)
+    if number >= count:
+        raise errors.BadInput(f"{PROCESS}: expected less than {PROCESSES}={count}, found {number}")
+    address = os.environ.get(COORDINATOR, "")
+    if not address.rpartition(":")[2].isdigit() or ":" not in address:
+        raise errors.BadInput(f"{COORDINATOR}: expected host:port, found {address!r}")
+    found = {"coordinator_address": address, "num_processes": count, "process_id": number}
+    return {**found, "cluster_detection_method": "deactivate"}
+
+
+def _number(name, least, most):
+    text = os.environ.get(name, "")
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise errors.BadInput(f"{name}: expected a number from {least}, found {text!r}")
+    return int(text)
+
+
+def _say_before_abort():
+    """JAX ends a process whose peer is lost by abort(), from a thread of its own; this adds our line and our status."""
+
+    def on_abort(number):
+        os.write(2, f"lt_jax: {LOST}\n".encode())
+        os._exit(1)
+
+    _keep.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort))
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _keep[-1])
+
+
+def several() -> bool:
+    """Whether this was started as one of several processes, be they one. Never starts JAX by itself."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return not several() or sys.modules["jax"].process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Until all processes are here: what process 0 has written before is there for all of them after."""
+    if several():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def agree(value: int) -> int:
+    """What process 0 says: a truth or a number."""
+    if not several():
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(int(value)))
+
+
+def agree_bytes(value: bytes) -> bytes:
+    """What process 0 gives; all processes give as many bytes."""
+    if not several():
+        return value
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(value, np.uint8))))
+
+
+def all_say(value: bool) -> bool:
+    """Whether it is true in every process."""
+    if not several():
+        return value
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.int32(value))))
+
+
+def agreed_to_stop(call: int) -> bool:
+    """Whether some process had a SIGTERM: True in all of them at the same `call`, which counts from 1 in each."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(call)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether this is what a collective raises when a process at its other end is gone."""
+    return several() and any(sign in str(error) for sign in _SIGNS)
+
+
+@contextlib.contextmanager
+def joined(options: Any):
+    """Inside, this is one process of as many as the environment says; `options` is config.host.
+
+    One of several that fails ends there: a shutdown would wait for those that wait for it. The process that holds the
+    coordinator goes last, since the others end with it, whatever they were about to say.
+    """
+    start(options)
+    try:
+        yield
+    except errors.Stopped:  # all of them do, so they end as after a run
+        raise
+    except Exception as error:
+        if not several():
+            raise
+        status = errors.EXIT_STATUS.get(type(error), 1)
+        if type(error) in errors.EXIT_STATUS or is_lost_peer(error):
+            line = error if type(error) in errors.EXIT_STATUS else f"{LOST} ({errors.first_line(error)})"
+            print(f"lt_jax: {line}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        time.sleep(_LINGER if is_main() else 0.0)
+        sys.stdout.flush()
+        os._exit(status)

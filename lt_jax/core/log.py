@@ -1,0 +1,101 @@
+"""What a run says: lines, progress bars, and `metrics.jsonl`."""
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from typing import Any
+
+from etils import epath
+from tqdm import tqdm
+
+from lt_jax.core import distributed, files
+
+_FLUSH_SECONDS = 10.0
+
+
+def say(line: str) -> None:
+    """One line, above any progress bar."""
+    if distributed.is_main():
+        tqdm.write(encodable(f"[lt_jax] {line}", sys.stderr), file=sys.stderr)
+
+
+def printable(name: str) -> str:
+    """A file name on one line: control characters as escapes, bytes that are no text as \\xNN."""
+    return name if name.isprintable() else "".join(map(_escaped, name))
+
+
+def _escaped(character):
+    if "\udc80" <= character <= "\udcff":  # a byte that the file system's encoding does not know
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+def encodable(text: str, stream: Any) -> str:
+    """The text with an escape for each character that the stream cannot take."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+class Progress:
+    """A bar with images/s and the time left on a terminal; now and then a plain line otherwise."""
+
+    def __init__(self, stage: str, total: int, start: int, images_per_step: int):
+        self._stage, self._total, self._images = stage, total, images_per_step
+        self._terminal = sys.stderr.isatty() and distributed.is_main()
+        self._bar = tqdm(total=total, initial=start, desc=stage, unit="step", disable=not self._terminal)
+        self._step, self._start, self._began = start, start, time.monotonic()
+        self._next_line = self._began + 15.0
+
+    def update(self, step: int, **shown: float) -> None:
+        self._bar.update(step - self._step)
+        self._step = step
+        now = time.monotonic()
+        rate = (step - self._start) / max(now - self._began, 1e-9)
+        values = " ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        if self._terminal:
+            self._bar.set_postfix_str(f"{rate * self._images:.0f} images/s {values}")
+        elif now >= self._next_line:
+            left = (self._total - step) / max(rate, 1e-9)
+            say(f"{self._stage} {step}/{self._total} {rate * self._images:.0f} images/s {left:.0f} s left {values}")
+            self._next_line = now + 15.0
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Metrics:
+    """`metrics.jsonl`: one object a line. The file is always written as a whole, so it works in a bucket too."""
+
+    def __init__(self, workdir: epath.Path):
+        self._path = workdir / "metrics.jsonl"
+        self._lines = _read_lines(self._path)
+        self._flushed = time.monotonic()
+
+    def cut(self, stage: str, after: int) -> None:
+        """Drops what a run that was killed had written of `stage` after step `after`."""
+        self._lines = [x for x in self._lines if x.get("stage") != stage or x.get("step", 0) <= after]
+
+    def add(self, **values: Any) -> None:
+        self._lines.append(values)
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._lines))
+        self._flushed = time.monotonic()
+
+
+def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            say(f"{os.fspath(path)}: an unreadable line is dropped")
+    return lines

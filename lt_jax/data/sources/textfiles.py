@@ -1,0 +1,53 @@
+"""Text files in the encodings that people's programs write."""
+
+import pathlib
+from typing import Any
+
+from lt_jax.core import errors, log
+
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+def read(file: Any, key: str = "") -> tuple[str, str]:
+    """(content, encoding): UTF-8, by its byte-order mark UTF-16, else Windows-1252 or Latin-1, which a log line says.
+
+    Args:
+      key: the setting that names the file, for the message where it cannot be read.
+
+    Raises:
+      BadInput: the file cannot be read.
+    """
+    content = read_bytes(file, key)
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding), encoding
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            raise errors.BadInput(
+                f"{log.printable(str(file))}: no readable {encoding} text ({error.reason})"
+            ) from error
+    log.say(f"{log.printable(str(file))} is not UTF-8: read as Windows-1252 (Latin-1)")
+    try:
+        return content.decode("cp1252"), "cp1252"
+    except UnicodeDecodeError:  # five bytes mean nothing there
+        return content.decode("latin-1"), "latin-1"
+
+
+def read_bytes(file: Any, key: str = "") -> bytes:
+    """The whole file. Raises BadInput."""
+    try:
+        return pathlib.Path(file).read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise errors.BadInput(f"{key + ': ' if key else ''}{log.printable(str(file))}: {reason}") from error
+
+
+def lines_of_names(file: Any) -> list[str]:
+    """Lines of a list of file names. Bytes that are not UTF-8 are kept, as `os.fsdecode` keeps them.
+
+    Raises:
+      BadInput: the file cannot be read.
+    """
+    content = read_bytes(file)
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    return content.decode(encoding, "surrogateescape" if "16" not in encoding else "replace").split("\n")

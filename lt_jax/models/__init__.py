@@ -1,0 +1,109 @@
+"""Encoders by name, and the networks made of them.
+
+All flax modules of the image networks live in this folder. Images float32 (b, h, w, c) in [0, 1] -> features (b, d).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lt_jax.core import errors
+from lt_jax.models import initializers, resnet, vit, weights
+from lt_jax.models import projectors as head
+
+ENCODERS = {
+    "resnet_small": functools.partial(
+        resnet.ResNet, stages=(1, 1, 1), block=functools.partial(resnet.BasicBlock, convolve=resnet.unfolded)
+    ),
+    "resnet18": functools.partial(resnet.ResNet, stages=(2, 2, 2, 2)),
+    "resnet34": functools.partial(resnet.ResNet, stages=(3, 4, 6, 3)),
+    "resnet32": functools.partial(resnet.ResNet, stages=(5, 5, 5), shortcut="pad"),
+    "resnet50": functools.partial(resnet.ResNet, stages=(3, 4, 6, 3), block=resnet.Bottleneck),
+    "resnet152": functools.partial(resnet.ResNet, stages=(3, 8, 36, 3), block=resnet.Bottleneck),
+    "resnext50": functools.partial(
+        resnet.ResNet, stages=(3, 4, 6, 3), block=functools.partial(resnet.Bottleneck, groups=32, inner=2.0)
+    ),
+    "vit_small": functools.partial(vit.ViT, heads=6),  # and DeiT-S
+    "vit_base": functools.partial(vit.ViT, heads=12),  # and DeiT-B
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build(config: Any, dtype: str) -> nn.Module:
+    """The encoder that `config.encoder` names.
+
+    Raises:
+      BadInput: an unknown name, or PyTorch's initialisation of a transformer.
+    """
+    if config.name not in ENCODERS:
+        raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
+    if config.get("init", "he") == "torch" and config.name.startswith("vit"):
+        raise errors.BadInput(
+            f"config.encoder.init: expected he for {config.name}, found torch: a transformer starts as timm's does"
+        )
+    options = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem, "remat": config.remat}
+    return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
+
+
+def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> nn.Module:
+    """Encoder with projector: images -> l2-normalised embeddings (b, widths[-1])."""
+    return _network(config, dtype, head.Projector(tuple(widths), DTYPES[dtype]))
+
+
+def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
+    """Encoder with a linear head: images -> logits (b, num_classes)."""
+    return _network(config, dtype, head.Linear(num_classes))
+
+
+def _network(config, dtype, top):
+    return head.Network(build(config, dtype), top, tuple(config.mean), tuple(config.std), config.get("init", "he"))
+
+
+def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...], file: str = "") -> dict[str, Any]:
+    """Fresh variables of encoder and head; those of the encoder come from `file` where one is given.
+
+    Raises:
+      BadInput: the file does not hold this encoder's weights.
+    """
+    k_encoder, k_head = jax.random.split(key)
+    encoder = _initialise(network.encoder, k_encoder, (1, *image_shape), network.initializer)
+    if file and not isinstance(key, jax.core.Tracer):
+        encoder = weights.load(file, encoder)
+    return {
+        "params": {"encoder": encoder["params"], "head": initialise_head(network, k_head, image_shape)},
+        "batch_stats": {"encoder": encoder.get("batch_stats", {})},  # a transformer has none
+    }
+
+
+def initialise_head(network: head.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Fresh parameters of the head alone."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
+    return _initialise(network.head, key, features.shape, network.initializer)["params"]
+
+
+def _initialise(module, key, shape, init):
+    if isinstance(key, jax.core.Tracer):  # only shapes are asked for
+        return module.init(key, jnp.zeros(shape, jnp.float32))
+    return _compiled_init(module, shape, init)(key)
+
+
+def _fresh(module, shape, init, key):
+    if init == "he":
+        return module.init(key, jnp.zeros(shape, jnp.float32))
+    k_module, k_layers = jax.random.split(key)
+    variables = module.init(k_module, jnp.zeros(shape, jnp.float32))
+    return {**variables, "params": initializers.torch_default(k_layers, variables["params"])}
+
+
+@functools.cache
+def _compiled_init(module: nn.Module, shape: tuple[int, ...], init: str):
+    """Compiled once a program: op by op a residual network takes seconds, and so does compiling it again.
+
+    It runs once, so on a CPU the compiler need not optimise it: that alone is ten times faster.
+    """
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(functools.partial(_fresh, module, shape, init), compiler_options=options)

@@ -1,0 +1,1 @@
+"""The command: flags, configs, which stages run, what they were made from."""

@@ -1,0 +1,52 @@
+"""From the words of the command line to a checked config and what is asked of it. Imports nothing that takes long."""
+
+import os
+import types
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from lt_jax.core import errors, log
+from lt_jax.run import config as config_lib
+
+
+def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
+    """The checked config, and the other flags: workdir, stage, images (a list), format, out.
+
+    Raises:
+      BadInput: an unknown flag or key, a value that means nothing.
+    """
+    config, name, argv = config_lib.from_command_line(argv)
+    values = flags.FlagValues()
+    values.set_gnu_getopt()  # flags may follow the files of --images
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    texts = {"workdir": os.path.join("runs", name), "stage": "all", "images": "", "format": "table", "out": ""}
+    found = {text: flags.DEFINE_string(text, default, "", flag_values=values) for text, default in texts.items()}
+    try:
+        rest = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.BadInput(str(error).strip().splitlines()[0]) from error
+    asked = types.SimpleNamespace(**{text: flag.value for text, flag in found.items()})
+    if rest and asked.stage != "predict":
+        raise errors.BadInput(f"unexpected argument {rest[0]!r}; flags look like --name=value")
+    asked.images = [*filter(None, [asked.images]), *rest]
+    config_lib.validate(config)
+    if "data" in config and config.data.profile == "all":
+        _check_whole(config.data, argv)
+    return config, asked
+
+
+def _check_whole(data, argv):
+    """Profile "all" takes every image: the size of a subset means nothing then, and that is never silent."""
+    for key in ("largest", "imbalance_factor"):
+        if any(word.lstrip("-").startswith(f"config.data.{key}") for word in argv):
+            raise errors.BadInput(
+                f"config.data.{key}: expected only with a profile that chooses images, found with "
+                "config.data.profile=all, which takes every image; add --config.data.profile=exponential"
+            )
+    if (data.largest, data.imbalance_factor) != (0, 1.0):
+        log.say(
+            f"config.data.largest={data.largest} and imbalance_factor={data.imbalance_factor:g} have no effect: "
+            "config.data.profile=all takes every image"
+        )

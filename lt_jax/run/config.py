@@ -1,0 +1,255 @@
+"""From a config file to one checked, resolved config, and the digests that tell what a stage depends on."""
+
+import difflib
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import sys
+import types
+from typing import Any
+
+import ml_collections
+
+from lt_jax.core import errors
+from lt_jax.run import knobs
+
+DEFAULT = "configs/digits_lt.py"
+
+# What a finished stage was computed from. Logging, device and host keys, and what changes memory alone are in no
+# digest. Files count by their content (lt_jax.inputs), not by their path.
+_TRUNK = ("seed", "data", "encoder", "dtype")
+DEPENDS = {
+    "pretrain": (*_TRUNK, "pretrain"),
+    "probe": (*_TRUNK, "pretrain", "probe"),
+    "baseline": (*_TRUNK, "baseline"),
+    "retrain": (*_TRUNK, "pretrain", "retrain"),
+    "features": (*_TRUNK, "pretrain", "probe"),
+    "dlsa": (*_TRUNK, "pretrain", "probe", "dlsa", "evaluate"),
+    "separability": (*_TRUNK, "pretrain", "probe", "dlsa"),
+    "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages"),
+    "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages", "report"),
+}
+_NOT_DIGESTED = {
+    ("data", "dir"), ("data", "list"), ("data", "classes"), ("data", "workers"),
+    ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"),
+}  # fmt: skip
+_PATHS = (
+    "data.dir",
+    "data.list",
+    "data.classes",
+    "encoder.weights",
+    "init_from",
+    "host.compile_cache",
+    "dlsa.compare_with",
+)
+_ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
+
+CHOICES = {
+    "data.on_bad_image": ("error", "skip"),
+    "data.splits": ("auto", "folders", "none"),
+    "encoder.stem": ("small", "imagenet"),
+    "encoder.init": ("he", "torch"),
+    "pretrain.loss": ("paper", "official", "supcon", "simclr"),
+    "baseline.loss": ("cross_entropy", "balanced_softmax"),
+    "baseline.sampling": ("instance", "class_aware"),
+    "pretrain.negatives": ("sampled", "expected"),
+    "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
+    "retrain.trainable": ("all", "head"),
+    "host.distributed": ("auto", "on", "off"),
+    "dtype": ("float32", "bfloat16"),
+}
+for _stage in ("pretrain", "baseline", "probe", "retrain"):
+    CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
+    CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
+
+
+def builtin_folder() -> pathlib.Path:
+    """Where our own configs lie: beside the package in a checkout, inside it once installed."""
+    package = pathlib.Path(__file__).resolve().parent.parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "common.py").exists():
+            return folder
+    raise errors.BadInput(f"no configs beside or inside {package}: the installation is broken")
+
+
+def find(path: str) -> pathlib.Path:
+    """The file that `--config=PATH` means: as it stands, else among our own configs.
+
+    Raises:
+      BadInput: there is none; the line names what was looked for and what there is.
+    """
+    builtin = builtin_folder()
+    as_given, ours = pathlib.Path(os.path.expanduser(path)), builtin / pathlib.Path(path).name
+    if as_given.is_file():
+        return as_given.resolve()
+    if ours.is_file() and pathlib.Path(path).parent.name in ("configs", ""):
+        return ours
+    names = sorted(f"configs/{file.name}" for file in builtin.glob("*.py") if file.stem not in ("common", "__init__"))
+    close = difflib.get_close_matches(f"configs/{pathlib.Path(path).name}", names, 1)
+    hint = f"did you mean {close[0]}?" if close else "there are " + ", ".join(names)
+    raise errors.BadInput(f"no config file {path}: {hint}")
+
+
+def from_command_line(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, list[str]]:
+    """The config that --config names (the default's where none is given), its name, and the other words.
+
+    Raises:
+      BadInput: no such file, a token or a `--config.a.b` that means nothing, with what was perhaps meant.
+    """
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word in ("--config", "-config") and i + 1 < len(words):
+            words[i : i + 2] = [f"--config={words[i + 1]}"]
+            break
+    given = [word for word in words if word.startswith(("--config=", "-config="))]
+    path, tokens = split_tokens(given[-1].partition("=")[2] if given else DEFAULT)
+    file = find(path)
+    config = _load(file, tokens)
+    rest = [word for word in words if word not in given]
+    for word in rest:
+        if word.startswith(("--config.", "-config.")):
+            _check_key(config, word.partition("=")[0].partition(".")[2])
+    return config, file.stem, rest
+
+
+def split_tokens(text: str) -> tuple[str, str]:
+    """(path, tokens) of what `--config` says: tokens come behind the colon after `.py`; a path may hold colons too."""
+    if pathlib.Path(text).is_file():
+        return text, ""
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", text, re.DOTALL)
+    path, tokens = match.groups("") if match else text.partition(":")[::2]
+    return path, tokens
+
+
+def _load(file, tokens):
+    _make_importable()
+    spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+        return module.get_config(tokens).lock()
+    except Exception as error:  # the file is the user's own program: it may raise anything
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise errors.BadInput(f"{file.name}: {kind}{error}") from error
+
+
+def _check_key(config, dotted):
+    at = config
+    for i, part in enumerate(dotted.split(".")):
+        known = list(at) if isinstance(at, ml_collections.ConfigDict) else []
+        if part.partition("[")[0] not in known:
+            close = difflib.get_close_matches(part, known, 1)
+            prefix = ".".join(["config", *dotted.split(".")[:i]])
+            hint = (
+                f"did you mean {prefix}.{close[0]}?"
+                if close
+                else f"{prefix} has {', '.join(sorted(known)) or 'no keys'}"
+            )
+            raise errors.BadInput(f"config.{dotted} is no key of this config: {hint}")
+        at = at[part] if part in known else None
+
+
+def _make_importable() -> None:
+    """Lets a config file anywhere say `from configs import common`, in a checkout and once installed."""
+    module = types.ModuleType("configs")
+    module.__path__ = [str(builtin_folder())]
+    sys.modules["configs"] = module
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises BadInput, naming the key, what was expected and what was found."""
+    _make_importable()
+    from configs import common
+
+    knobs.check_keys(config, common.every_key())
+    for key, choices in CHOICES.items():
+        value = get(config, key)
+        if value is not None and value not in choices:
+            raise errors.BadInput(
+                f"config.{key}: expected one of {', '.join(c or repr(c) for c in choices)}, found {value!r}"
+            )
+    knobs.check_intervals(config)
+    for key in _PATHS:
+        for value in _listed(get(config, key)):
+            if os.path.expanduser(value).startswith("~"):
+                raise errors.BadInput(f"config.{key}: there is no home folder as in {value!r}")
+    _check_stages(config)
+    _check_data(config.data)
+    _check_pretraining(config)
+
+
+def _listed(value):
+    return [value] if isinstance(value, str) else value or []
+
+
+def _check_stages(config):
+    unknown = [stage for stage in config.stages if stage not in DEPENDS]
+    if unknown:
+        raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
+    if "evaluate" in config.stages and not {"baseline", "retrain", "dlsa"} & set(config.stages):
+        raise errors.BadInput("config.stages: evaluate needs baseline, retrain or dlsa before it")
+    for block in ("pretrain", "probe", "baseline", "retrain", "dlsa"):
+        if block in config.stages and block not in config:
+            raise errors.BadInput(f"config.stages: {block} needs the settings config.{block}, which are missing")
+
+
+def _check_data(data):
+    if data.few > data.many:
+        raise errors.BadInput(f"config.data.few: expected at most config.data.many={data.many}, found {data.few}")
+    if data.profile in ("exponential", "step", "pareto") and data.largest < 1:
+        raise errors.BadInput(f"config.data.largest: expected at least 1, found {data.largest}")
+    if data.counts and data.profile != "counts":
+        raise errors.BadInput(
+            f"config.data.counts: expected none with config.data.profile={data.profile}; choose profile=counts"
+        )
+
+
+def _check_pretraining(config):
+    if get(config, "pretrain.accumulate") not in (None, 1):
+        raise errors.BadInput(
+            f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
+            "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
+        )
+    if get(config, "pretrain.ring") and (config.pretrain.loss, config.pretrain.negatives) != ("paper", "sampled"):
+        raise errors.BadInput(
+            "config.pretrain.ring: expected pretrain.loss paper and pretrain.negatives sampled, found "
+            f"{config.pretrain.loss} and {config.pretrain.negatives}"
+        )
+
+
+def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
+    """The value at `a.b.c`, or None where a part is missing."""
+    value: Any = config
+    for part in dotted.split("."):
+        if not isinstance(value, ml_collections.ConfigDict) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, Any]:
+    """Plain nested dicts, as written to `config.json`."""
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    return json.loads(json.dumps(tree, default=list))
+
+
+def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
+    """Dotted key -> value of everything that `stage` is computed from."""
+    tree = resolved(config)
+    flat = {}
+    for top in DEPENDS[stage]:
+        if top in tree:
+            flat.update(_flatten(tree[top], (top,)))
+    kept = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
+    return {".".join(path): value for path, value in flat.items() if path in kept}
+
+
+def _flatten(tree: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    flat = {}
+    for name, value in tree.items():
+        flat.update(_flatten(value, (*path, name)))
+    return flat

@@ -1,0 +1,84 @@
+"""`--stage=predict`: labels and probabilities of a person's images, by the classifier of a finished run."""
+
+import csv
+import io
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lt_jax.core import errors, files, log
+from lt_jax.serve import classifier
+
+_AT_ONCE = 500  # images in memory at a time
+_SHOWN = 3  # classes of a row of the table
+
+
+def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
+    """Prints, or writes to `out`, one row for each image.
+
+    Raises:
+      BadInput: no finished run, no image, an image that cannot be read, an unknown form.
+    """
+    if form not in FORMS:
+        raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {form!r}")
+    model = classifier.load(workdir)
+    paths = classifier.find_images(images)
+    parts = [model.predict(paths[i : i + _AT_ONCE]) for i in range(0, len(paths), _AT_ONCE)]
+    text = FORMS[form]([os.fspath(path) for path in paths], model.class_names, np.concatenate(parts))
+    if out:
+        files.write_bytes(epath.Path(os.path.expanduser(out)), text.encode("utf-8", "surrogateescape"))
+        log.say(f"{len(paths)} images: {log.printable(out)}")
+    else:
+        _print(text)
+
+
+def _print(text):
+    """Writes to standard output: file names keep their bytes where it takes UTF-8; elsewhere there are escapes."""
+    stream = sys.stdout
+    encoding = (getattr(stream, "encoding", None) or "").lower().replace("_", "-")
+    if encoding in ("utf-8", "utf8") and hasattr(stream, "buffer"):
+        stream.flush()
+        stream.buffer.write(text.encode("utf-8", "surrogateescape"))
+        stream.buffer.flush()
+    else:
+        stream.write(log.encodable(text, stream))
+
+
+def table(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
+    """For reading: the three likeliest classes, one line for each image; odd characters of names as escapes."""
+    shown = [log.printable(path) for path in paths]
+    width = max(len(path) for path in shown)
+    rows = []
+    for path, row in zip(shown, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[:_SHOWN]
+        rows.append(f"{path:<{width}}  " + "  ".join(f"{names[c]} {100 * row[c]:.1f} %" for c in best))
+    return "\n".join(rows) + "\n"
+
+
+def as_csv(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
+    """image, label, probability, then a column for each class. Names are as the file system has them."""
+    out = io.StringIO()
+    plain = csv.writer(out, lineterminator="\n")
+    quoting = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(["image", "label", "probability", *names])
+    for path, row in zip(paths, probabilities, strict=True):
+        writer = quoting if "\r" in path else plain  # which leaves this end of a line unquoted
+        writer.writerow([path, names[row.argmax()], f"{row.max():.6f}", *(f"{x:.6f}" for x in row)])
+    return out.getvalue()
+
+
+def as_json(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
+    """A list of {"image", "label", "probability", "probabilities": {name: probability}}, in ASCII."""
+    rows: list[dict[str, Any]] = []
+    for path, row in zip(paths, probabilities, strict=True):
+        each = {name: round(float(x), 6) for name, x in zip(names, row, strict=True)}
+        label = names[row.argmax()]
+        rows.append({"image": path, "label": label, "probability": each[label], "probabilities": each})
+    return json.dumps(rows, indent=1) + "\n"
+
+
+FORMS = {"table": table, "csv": as_csv, "json": as_json}

@@ -1,0 +1,137 @@
+"""A look at the data before anything is trained: counts, groups, splits, digests, duplicates, and a contact sheet."""
+
+import functools
+import io
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image, ImageDraw
+
+from lt_jax import data
+from lt_jax.augment import policies
+from lt_jax.core import errors, files, log
+from lt_jax.data import decode, splits
+from lt_jax.train import state
+
+_ROWS, _CELL = 8, 96  # classes, pixels of a cell
+FAMILIES = {
+    "crop + flip": {"strength": 0.0, "grey": 0.0, "blur": False},
+    "trivial": {"strength": 0.0, "grey": 0.0, "blur": False, "policy": "trivial"},
+    "cutout": {"strength": 0.0, "grey": 0.0, "blur": False, "cutout": 0.4},
+    "mixup": {"mix": "mixup", "strength": 0.0, "grey": 0.0, "blur": False},
+    "cutmix": {"mix": "cutmix", "strength": 0.0, "grey": 0.0, "blur": False},
+}
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Prints what there is and writes `figures/contact_sheet.png`."""
+    dataset = data.load(config.data)
+    if len(dataset.train.images.shape) != 4:
+        raise errors.BadInput(f"--stage=show_data: {dataset.name} holds no images")
+    log.say("\n" + summary(dataset))
+    picture = sheet(config, dataset)
+    file = workdir / "figures" / "contact_sheet.png"
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    files.write_bytes(file, content.getvalue())
+    log.say(f"the contact sheet is {file}")
+    return {}
+
+
+def summary(dataset: data.Dataset) -> str:
+    """Counts, groups, splits, digests and duplicates, as text."""
+    parts = _parts(dataset)
+    order = np.argsort(-dataset.counts, kind="stable")
+    largest, smallest = dataset.counts[order[0]], dataset.counts[order[-1]]
+    lines = [
+        f"{dataset.name}: {dataset.num_classes} classes, {largest} to {smallest} training images a class"
+        + (f", imbalance factor {largest / smallest:.4g}" if smallest else ""),
+        "splits: " + ", ".join(f"{name} {len(part.labels)}" for name, part in parts.items()),
+        "groups: " + ", ".join(f"{name} {int(mask.sum())} classes" for name, mask in dataset.groups.items()),
+        f"image: {' x '.join(map(str, dataset.image_shape))}, {_place(dataset.train)}",
+        f"digest of the data: {dataset.digest}",
+        f"digest of the chosen training images: {dataset.index_digest}",
+        f"skipped: {len(dataset.skipped)}",
+    ]
+    shown = [*order[:10], *order[max(10, len(order) - 5) :]]
+    lines += [f"{dataset.counts[c]:>8} {dataset.class_names[c]}" for c in shown]
+    return "\n".join(lines + _duplicates(dataset, parts))
+
+
+def _place(split):
+    return "on the device" if split.in_memory else f"decoded as needed by {split.images.workers or 'no'} workers"
+
+
+def _parts(dataset):
+    found = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def _duplicates(dataset, parts):
+    digests = {name: splits.content_digests(as_images(part)) for name, part in parts.items()}
+    names, lines = list(parts), []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            pairs = splits.duplicates(digests[first], digests[second])
+            lines.append(f"images that {first} and {second} share: {len(pairs)}")
+            for a, b in pairs[:3]:
+                lines.append(f"    {as_images(parts[first]).name(a)} = {as_images(parts[second]).name(b)}")
+    return lines
+
+
+def as_images(split: data.Split) -> Any:
+    """The split behind the interface of `data.images`."""
+    return data.images_lib.Arrays(split.images, split.labels) if split.in_memory else split.images
+
+
+def sheet(config: Any, dataset: data.Dataset) -> Image.Image:
+    """One row for each of eight classes from largest to smallest: clean, SimCLR as configured, then every family."""
+    order = np.argsort(-dataset.counts, kind="stable")
+    order = order[dataset.counts[order] > 0]
+    classes = order[np.unique(np.linspace(0, len(order) - 1, _ROWS).round().astype(int))]
+    positions = [int(np.flatnonzero(dataset.train.labels == c)[0]) for c in classes]
+    clean = np.stack([_whole(dataset.train, position) for position in positions])
+    columns = {"clean": clean, **augmented(config, clean, dataset.train.labels[positions])}
+    return _drawn(columns, [dataset.class_names[c] for c in classes])
+
+
+def augmented(config: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Title -> uint8 images: the configured augmentation twice, then each family once."""
+    own = config.pretrain.augment if "pretrain" in config else config.baseline.augment
+    wanted = {"configured": own, "again": own}
+    for name, changes in FAMILIES.items():
+        wanted[name] = own.copy_and_resolve_references()
+        wanted[name].update(changes)
+    columns = {}
+    for i, (name, options) in enumerate(wanted.items()):
+        key = jax.random.fold_in(state.stream(config.seed, "show_data"), i)
+        found = np.asarray(jax.jit(functools.partial(_one_family, options=options))(key, images, labels))
+        columns[name] = (found * 255).round().clip(0, 255).astype(np.uint8)
+    return columns
+
+
+def _one_family(key, images, labels, *, options):
+    found = policies.apply(key, images, options)
+    return policies.mix(jax.random.fold_in(key, 3), found, labels, options.mix)[0]
+
+
+def _whole(split, position):
+    if split.in_memory:
+        return split.images[position]
+    return split.images.views(position, decode.centre_box)[0]
+
+
+def _drawn(columns, names):
+    label, head = 120, 16
+    picture = Image.new("RGB", (label + _CELL * len(columns), head + _CELL * len(names)), "white")
+    draw = ImageDraw.Draw(picture)
+    for x, (title, images) in enumerate(columns.items()):
+        draw.text((label + x * _CELL + 4, 2), title, fill="black")
+        for y, image in enumerate(images):
+            cell = Image.fromarray(image[..., :3]).resize((_CELL - 4, _CELL - 4), Image.Resampling.NEAREST)
+            picture.paste(cell, (label + x * _CELL, head + y * _CELL))
+    for y, name in enumerate(names):
+        draw.text((4, head + y * _CELL + _CELL // 2), name[:18], fill="black")
+    return picture

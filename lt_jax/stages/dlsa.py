@@ -1,0 +1,229 @@
+"""The stages of a DLSA run: `features`, `dlsa`, `separability`. They meet through files, like all stages."""
+
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lt_jax import data, metrics
+from lt_jax.core import errors, files, log
+from lt_jax.dlsa import batches, classifiers, divide, separate
+from lt_jax.dlsa import filter as filters
+from lt_jax.dlsa import flow as flows
+from lt_jax.heads import linear
+from lt_jax.stages import pretrain, probe
+from lt_jax.train import state
+
+GROUPS = ("many", "medium", "few")
+
+
+def run_features(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Writes `features/{train,test}.*.npy`: a person's own features, or those of the pretrained encoder."""
+    dataset = data.load(config.data)
+    if dataset.train.images.ndim == 2:
+        for name, split in (("train", dataset.train), ("test", dataset.test)):
+            files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
+            files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
+    else:
+        found = probe.plain(config, dataset, pretrain.load(config, workdir, dataset), workdir)
+        files.write_json(workdir / "probe.json", {"plain": found, "official": None})
+    return {}
+
+
+def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Fits DLSA and the plain baselines on the features; writes `dlsa/` and `dlsa.json`."""
+    began = time.monotonic()
+    divide.check(config.dlsa)
+    dataset, (train, labels), (test, test_labels) = (
+        data.load(config.data),
+        *(read(workdir, s) for s in ("train", "test")),
+    )
+    _check_same_data(dataset, labels, workdir)
+    head = backbone_head(config, train, labels, dataset.num_classes)
+    key = state.stream(config.seed, "dlsa")
+    model, train_depth = divide.fit_and_divide(key, train, labels, config.dlsa, head)
+    seconds = time.monotonic() - began
+    save(workdir, model)
+    logits, depth, likelihood = divide.scores(model, test)
+    bins = config.evaluate.ece_bins
+    plain = baselines(config, train, labels, test, dataset.num_classes, head)
+    measured = {name: metrics.measures(test_labels, x, dataset.groups, bins) for name, x in plain.items()}
+    shown = {"dlsa": logits, "balanced_softmax": plain["balanced_softmax"]}
+    result = {
+        "test": metrics.measures(test_labels, logits, dataset.groups, bins),
+        "baselines": measured,
+        "depths": _depths(model, labels, train_depth, test_labels, logits.argmax(axis=1), depth, dataset),
+        "confusion": {n: group_confusion(test_labels, x.argmax(axis=1), dataset.groups) for n, x in shown.items()},
+    }
+    files.write_npz(workdir / "dlsa" / "test.npz", labels=test_labels, logits=logits, depth=depth, log_p=likelihood)
+    files.write_json(workdir / "dlsa.json", result)
+    return {"seconds": seconds}
+
+
+def run_separability(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Ranks this run's features and those of `dlsa.compare_with` by how well a flow filter separates head and tail."""
+    divide.check(config.dlsa)
+    dataset = data.load(config.data)
+    measured = {}
+    for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
+        (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
+        _check_same_data(dataset, labels, folder)
+        fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
+        name = folder.name if folder.name not in measured else str(folder)
+        measured[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
+    ranked = dict(sorted(measured.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
+    files.write_json(workdir / "separability.json", ranked)
+    log.say("\n" + separate.table(ranked))
+    return {}
+
+
+def backbone_head(config: Any, train: Any, labels: np.ndarray, num_classes: int) -> dict[str, Any] | None:
+    """The linear head of the plain probe on these features, where `classifier.start` asks for it; else None.
+
+    The probe's fit depends on its key and the features alone, so that fitting it again gives the same head.
+
+    Raises:
+      BadInput: the features are not those of an encoder of this run, so that no head was trained on them.
+    """
+    if config.dlsa.classifier.get("start", "random") != "backbone":
+        return None
+    if "probe" not in config:
+        raise errors.BadInput(
+            "config.dlsa.classifier.start: 'backbone' needs the linear head of an encoder, and this run has features "
+            "of your own; set it to random, or call lt_jax.dlsa.fit with an `initial` head"
+        )
+    key = state.stream(config.seed, "probe/plain")
+    return linear.fit(key, np.asarray(train), labels, num_classes, config.probe, config.probe.epochs)
+
+
+def baselines(
+    config: Any, train: Any, labels: Any, test: Any, num_classes: int, initial: dict[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Name -> test logits of the plain classifiers on the same features, trained with the same settings."""
+    counts, everything = np.bincount(labels, minlength=num_classes), np.arange(len(labels))
+    cosine = "cosine_released" if config.dlsa.classifier.kind == "cosine_released" else "cosine"
+    kinds = {
+        "cross_entropy": {"kind": "linear", "loss": "cross_entropy"},
+        "balanced_softmax": {"kind": "linear", "loss": "balanced_softmax"},
+        "cosine": {"kind": cosine, "loss": "balanced_softmax"},
+    }
+    scores = {}
+    for name, change in kinds.items():
+        options = config.dlsa.classifier.copy_and_resolve_references()
+        options.update(sampling="instance", **change)
+        key = state.stream(config.seed, f"dlsa/{name}")
+        fitted = classifiers.fit(key, train, labels, everything, counts, options, None, initial)
+        scores[name] = batches.over_all(_logits, fitted, test, np.arange(len(test)))[0]
+    scores["nearest_class_mean"] = classifiers.nearest_class_mean(
+        np.asarray(train), labels, np.asarray(test), num_classes
+    )
+    return scores
+
+
+_logits = jax.jit(lambda fitted, x: fitted(x))
+
+
+def read(workdir: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features (memory-mapped where the disk is local) and labels of a split.
+
+    Raises:
+      BadInput: the run has none.
+    """
+    folder = workdir / "features"
+    paths = [folder / f"{split}.{kind}.npy" for kind in ("features", "labels")]
+    for path in paths:
+        if not path.exists():
+            raise errors.BadInput(f"no {path}: run --stage=features first")
+    if "://" not in str(folder):
+        return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+    return tuple(np.load(path.open("rb")) for path in paths)  # type: ignore[return-value]
+
+
+def save(workdir: epath.Path, model: divide.Model) -> None:
+    """`dlsa/model.npz`: every leaf under its path in the pytree."""
+    leaves = jax.tree_util.tree_flatten_with_path(model)[0]
+    files.write_npz(workdir / "dlsa" / "model.npz", **{jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+
+
+def load(workdir: epath.Path, kind: str) -> divide.Model:
+    """The model that `save` has written.
+
+    Args:
+      kind: of its classifiers, config.dlsa.classifier.kind.
+
+    Raises:
+      BadInput: there is none.
+    """
+    file = workdir / "dlsa" / "model.npz"
+    if not file.exists():
+        raise errors.BadInput(f"no {file}: run --stage=dlsa first")
+    tree: dict[str, Any] = {}
+    for path, leaf in files.read_npz(file).items():
+        *above, last = re.findall(r"\w+", path)  # `.depths[0].filter.mean` and the like
+        at = tree
+        for name in above:
+            at = at.setdefault(name, {})
+        at[last] = leaf
+    depths = [
+        divide.Depth(_filter(one["filter"]), one["threshold"], classifiers.Classifier(**one["classifier"], kind=kind))
+        for one in _listed(tree.get("depths", {}))
+    ]
+    return divide.Model(tuple(depths), classifiers.Classifier(**tree["rest"], kind=kind))
+
+
+def _filter(found):
+    flow = found["flow"]
+    params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
+    made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
+    return filters.FlowFilter(made, found["mean"], found["deviation"], found["counts"], found.get("unit"))
+
+
+def _listed(numbered):
+    return [numbered[str(place)] for place in range(len(numbered))]
+
+
+def group_confusion(labels: np.ndarray, predicted: np.ndarray, groups: dict[str, np.ndarray]) -> list[list[float]]:
+    """Share of the test items of each group (rows many, medium, few) that is given a class of each group (columns).
+
+    An item given its true class counts on the diagonal, and so does a wrong class of the same group; rows sum to 1.
+    """
+    number = np.argmax([groups[g] for g in GROUPS], axis=0)
+    table = np.zeros((3, 3))
+    np.add.at(table, (number[labels], number[predicted]), 1)
+    return (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist()
+
+
+def _check_same_data(dataset, labels, folder):
+    if len(labels) != len(dataset.train.labels) or (labels != dataset.train.labels).any():
+        raise errors.BadInput(f"the features in {folder} are of other images than config.data describes")
+
+
+def _depths(model, labels, train_depth, test_labels, predicted, test_depth, dataset):
+    """For each depth: how many items of each group it classifies and how well, and its clusters."""
+    rows = []
+    for number in range(1, len(model.depths) + 2):
+        here = test_depth == number
+        row: dict[str, Any] = {"depth": number, "test_items": int(here.sum()), "groups": {}}
+        for name in GROUPS:
+            mine = here & dataset.groups[name][test_labels]
+            trained = (train_depth == number) & dataset.groups[name][labels]
+            right = float((predicted[mine] == test_labels[mine]).mean()) if mine.any() else None
+            row["groups"][name] = {
+                "train_items": int(trained.sum()), "test_items": int(mine.sum()), "accuracy": right,
+            }  # fmt: skip
+        if number <= len(model.depths):
+            row |= _clusters(model.depths[number - 1])
+        rows.append(row)
+    return rows
+
+
+def _clusters(depth):
+    counts = np.asarray(depth.filter.counts)
+    size = counts.sum(axis=1)
+    is_used = size > 0
+    purity = counts[is_used].max(axis=1) / size[is_used]
+    clusters = {"size": size[is_used].tolist(), "purity": purity.tolist(), "empty": int((~is_used).sum())}
+    return {"clusters": clusters, "threshold": float(depth.threshold)}

@@ -1,0 +1,132 @@
+"""What the page shows and only a stage can make: pictures of what was kept, its chances, features of some test images.
+
+Small files, written once after evaluation, so that the page itself needs neither the images nor JAX.
+"""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from lt_jax import data, ipdpp
+from lt_jax import models as encoder
+from lt_jax.core import files
+from lt_jax.data import decode
+from lt_jax.stages import pretrain, probe
+from lt_jax.train import extract as features
+
+POINTS = 2000  # test images whose features are kept
+_CLASSES, _IMAGES, _SIDE = 10, 10, 64  # classes that are shown, images of each that were kept and left, pixels
+_LAWS = 6  # classes whose inclusion probabilities are worked out
+
+
+def write(config: Any, workdir: epath.Path, dataset: data.Dataset, final: dict[str, Any] | None) -> None:
+    """Writes `features/shown.npz`, and where images were selected `thumbnails.npz` and `inclusion.npz`.
+
+    Args:
+      final: variables of the final network; None where there is none of ours.
+    """
+    files.write_npz(workdir / "features" / "shown.npz", **shown(config, workdir, dataset, final))
+    last = last_round(workdir)
+    if last is None:
+        return
+    drawn = files.read_npz(workdir / "subsets" / f"{last}.npz")
+    files.write_npz(workdir / "inclusion.npz", round=last, **inclusion(drawn, dataset.train.labels))
+    files.write_npz(workdir / "thumbnails.npz", round=last, **thumbnails(drawn, dataset.train))
+
+
+def last_round(workdir: epath.Path) -> int | None:
+    """The number of the newest subset, None where there is none."""
+    folder = workdir / "subsets"
+    return max((int(path.stem) for path in folder.glob("*.npz")), default=None) if folder.exists() else None
+
+
+def shown(config: Any, workdir: epath.Path, dataset: data.Dataset, final: dict[str, Any] | None) -> dict[str, Any]:
+    """Test features by encoder (random, probe, final; (n, d) each), with labels and positions (n,).
+
+    At most POINTS images, the same number of every class as far as there are any.
+    """
+    labels = dataset.test.labels
+    positions = probe.balanced_subset(labels, max(1, POINTS // max(len(np.unique(labels)), 1)), 0)[:POINTS]
+    found: dict[str, Any] = {"positions": positions, "labels": labels[positions]}
+    file = workdir / "features" / "test.features.npy"
+    if file.exists():
+        with file.open("rb") as content:
+            found["probe"] = np.load(content)[positions]
+    if len(dataset.image_shape) != 3:
+        return found
+    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
+    extract = features.Extractor(network, config.evaluate.batch_size)
+    split = dataset.test.images
+    images = split[positions] if dataset.test.in_memory else split.select(positions)
+    random = probe.with_new_head(config, dataset, pretrain.random(config, dataset), "probe/blank")
+    found["random"] = extract(random, images)[0]
+    if final is not None:
+        found["final"] = extract(final, images)[0]
+    return found
+
+
+def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+    """The chance of each training image to be in the subset, (n,), NaN where it is not known or not worked out.
+
+    Besides: labels, log_p, and chosen, whether it is in the subset.
+    """
+    k, log_p, method = int(drawn["k"]), drawn["log_p"], str(drawn["method"])
+    counts = np.bincount(labels)
+    chance = np.full(len(labels), np.nan, np.float32)
+    chance[(counts <= k)[labels]] = 1.0
+    for c in _spread(np.argsort(-counts, kind="stable")[: (counts > k).sum()], _LAWS):
+        members = np.flatnonzero(labels == c)
+        if method == "uniform":
+            chance[members] = k / len(members)
+        elif method != "paper":  # which has no law that could be written down
+            power = int(drawn["scale_power"])
+            scale = None if power == 1 else float(len(members)) ** -power
+            law = ipdpp.inclusion_probabilities(None, k, log_probabilities=log_p[members], scale=scale)
+            chance[members] = np.asarray(law)
+    chosen = np.zeros(len(labels), bool)
+    chosen[drawn["indices"]] = True
+    return {"labels": labels, "log_p": log_p, "chosen": chosen, "inclusion": chance, "k": k, "method": method}
+
+
+def thumbnails(drawn: dict[str, np.ndarray], split: data.Split) -> dict[str, Any]:
+    """Some images of some classes: images (n, s, s, 3) uint8, labels, chosen, log_p and positions (n,).
+
+    Classes from the largest to the smallest; of each those that were kept, then those that were left, each from the
+    hardest to the easiest.
+    """
+    counts = np.bincount(split.labels)
+    chosen = np.zeros(len(split.labels), bool)
+    chosen[drawn["indices"]] = True
+    positions: list[int] = []
+    for c in _spread(np.argsort(-counts, kind="stable")[: (counts > 0).sum()], _CLASSES):
+        for kept in (True, False):
+            members = np.flatnonzero((split.labels == c) & (chosen == kept))
+            positions += _spread(members[np.argsort(drawn["log_p"][members], kind="stable")], _IMAGES).tolist()
+    where = np.array(positions, np.int64)
+    return {
+        "images": np.stack([_small(_pixels(split, position)) for position in positions]),
+        "labels": split.labels[where],
+        "chosen": chosen[where],
+        "log_p": drawn["log_p"][where],
+        "positions": where,
+    }
+
+
+def _spread(items, count):
+    """At most `count` of the items, evenly spaced, first and last among them."""
+    return items[np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if len(items) else items
+
+
+def _pixels(split, position):
+    if split.in_memory:
+        return split.images[position]
+    return split.images.views(int(position), decode.centre_box)[0]
+
+
+def _small(pixels):
+    picture = Image.fromarray(pixels)
+    if max(picture.size) > _SIDE:
+        picture = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    return np.asarray(picture)

@@ -1,0 +1,254 @@
+"""Checkpoints. A save is one unit: the state, and the progress that belongs to it (round of the subset, timer).
+
+This is the only module that imports orbax.
+"""
+
+import contextlib
+import gc
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lt_jax.core import distributed, errors, files, log
+from lt_jax.train import state
+
+_PAUSE_S = 1.0  # after a try to read that failed
+
+
+class _Manager(ocp.CheckpointManager):
+    """JAX agrees on a step to stop at by counting who has asked how often: only `interrupt` may ask, not orbax too."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class Saver:
+    """Saves and restores one stage's state under `folder`."""
+
+    def __init__(self, folder: epath.Path, keep: int):
+        self._folder = folder
+        if distributed.is_main():
+            _clean(folder)
+        distributed.wait(f"{folder} is clean")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = _Manager(_absolute(folder), options=options)
+        self._quiet = contextlib.ExitStack()
+
+    def restore(self, like: state.TrainState) -> tuple[state.TrainState, dict[str, Any]] | None:
+        """The newest checkpoint that can be read, with its progress; None where there is none.
+
+        One that some process cannot read is named, removed and passed over, by all of them.
+
+        Args:
+          like: a state of the same structure, of arrays or of their shapes; arrays come back in its places.
+        """
+        found, step, failed = _newest(epath.Path(self._manager.directory), self._manager.all_steps(), like)
+        instead = "starting over" if found is None else f"using step {step}"
+        for broken, reason in failed:
+            log.say(f"checkpoint {self._folder / str(broken)} is broken ({reason}); {instead}")
+            self._manager.delete(broken)
+        return found
+
+    def save(self, current: state.TrainState, progress: dict[str, Any]) -> None:
+        """Starts a save in the background; a step that is saved already is left alone.
+
+        Raises:
+          RunFailed: an earlier step was not finite, the disk refuses, or the folder is gone.
+        """
+        if _is_local(self._folder):  # a bucket has no folders
+            files.check_there(self._folder)
+        step = int(current.step)
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(current), progress=ocp.args.JsonSave(progress))
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            raise self._refused(f"step {step}", error) from error
+
+    def wait(self) -> None:
+        """Until every save is committed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._refused("the last step", error) from error
+
+    def __enter__(self) -> "Saver":
+        self._quiet.enter_context(_without_echo())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Lets a save that is under way finish, also when the run has failed; without a peer it never would."""
+        if not any(isinstance(x, BaseException) and distributed.is_lost_peer(x) for x in exception):
+            self._manager.close()
+        if exception[0] is None:
+            self._quiet.close()
+        else:  # the process ends, and what is left of a failed save would speak until then
+            warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+
+    def _refused(self, step, error) -> errors.RunFailed:
+        full = "No space left" in str(error)
+        reason = "no space left on the disk" if full else errors.first_line(error)
+        return errors.RunFailed(f"could not save {step} under {self._folder}: {reason}; earlier checkpoints are kept")
+
+
+def load(workdir: epath.Path, stage: str, like: state.TrainState) -> state.TrainState:
+    """The last state of a finished stage. Only looks: nothing is removed, whatever cannot be read.
+
+    Raises:
+      BadInput: the stage is not finished, or its checkpoint cannot be read.
+    """
+    about = files.read_json(workdir / "stages" / f"{stage}.json")
+    folder = workdir / "checkpoints" / stage
+    if about is None or about["status"] != "complete" or not folder.exists():
+        raise errors.BadInput(f"no finished {stage} in {workdir}: run --stage={stage} first")
+    found, _, failed = _newest(_absolute(folder), ocp.utils.checkpoint_steps(folder), like)
+    for broken, reason in failed:
+        log.say(f"checkpoint {folder / str(broken)} cannot be read ({reason})")
+    if failed or found is None:
+        raise errors.BadInput(
+            f"the last checkpoint of {stage} in {workdir} cannot be read; if it is broken, delete "
+            f"stages/{stage}.json there and run --stage={stage}: it goes on from the checkpoint before"
+        )
+    return found[0]
+
+
+def exists(workdir: epath.Path, stage: str) -> bool:
+    """Whether the stage has saved anything."""
+    return bool(_steps(workdir / "checkpoints" / stage))
+
+
+def copy(source: epath.Path, stage: str, workdir: epath.Path, name: str) -> str:
+    """Copies the newest checkpoint of a stage of another work directory to `checkpoints/NAME`.
+
+    Returns:
+      Its content digest.
+
+    Raises:
+      BadInput: there is none.
+      RunFailed: the disk refuses.
+    """
+    newest = _newest_folder(source, stage)
+    folder = workdir / "checkpoints" / name
+    if folder.exists():  # of a copy that was interrupted
+        folder.rmtree()
+    target = folder / newest.name
+    for path in _files_below(newest):
+        files.write_bytes(target / os.path.relpath(path, newest), path.read_bytes())
+    return content_digest(workdir, name)
+
+
+def content_digest(workdir: epath.Path, stage: str) -> str:
+    """SHA-256 of the names and contents of the files of the newest checkpoint.
+
+    Raises:
+      BadInput: there is none.
+    """
+    newest = _newest_folder(workdir, stage)
+    digest = hashlib.sha256()
+    for path in _files_below(newest):
+        digest.update(os.path.relpath(path, newest).encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _newest_folder(workdir, stage):
+    folder = workdir / "checkpoints" / stage
+    steps = _steps(folder)
+    if not steps:
+        raise errors.BadInput(f"no checkpoint of {stage} in {workdir}")
+    return folder / str(max(steps))
+
+
+def _steps(folder):
+    return ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+
+
+def _files_below(folder):
+    """All files, at any depth, by name."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_below(path)
+        else:
+            yield path
+
+
+def _newest(folder, steps, like):
+    """((state, progress) or None, its step, [(step, reason) of newer ones that some process could not read])."""
+    found, failed, left = None, [], sorted(steps)
+    while (step := distributed.agree(left.pop() if left else -1)) >= 0:
+        found, reason = _read(folder / str(step), like)
+        if distributed.all_say(found is not None):
+            break
+        found = None
+        failed.append((step, reason))
+    return found, step, failed
+
+
+def _read(folder, like):
+    """((state, progress) or None, why not).
+
+    Each process reads for itself: the manager's own restore ends at a barrier, and a process that fails before it
+    leaves the others there, or meets them with another step. It tries twice, since what one process cannot read is
+    removed, and a store may fail for a moment.
+    """
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    for _ in range(2):
+        with _without_echo():
+            try:
+                args = ocp.args.StandardRestore(abstract)
+                found = ocp.StandardCheckpointHandler().restore(folder / "state", args=args)
+                progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
+                return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
+            except Exception as error:
+                reason = errors.first_line(error)
+            time.sleep(_PAUSE_S)
+            gc.collect()  # asyncio speaks of a failed read when it is freed
+    return None, reason
+
+
+@contextlib.contextmanager
+def _without_echo() -> Iterator[None]:
+    """Where one array cannot be read or written, all others fail too, in threads: each would print a traceback."""
+    hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
+    level = logger.level
+
+    def rest(about):
+        if str(about.exc_value) != "Event loop is closed":
+            hook(about)
+
+    sys.unraisablehook = rest
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        logger.setLevel(level)
+
+
+def _clean(folder: epath.Path) -> None:
+    """Removes what a killed save left behind; orbax passes it over but never deletes it."""
+    if not folder.exists():
+        return
+    for leftover in folder.glob("*.orbax-checkpoint-tmp*"):
+        log.say(f"removing the half-written checkpoint {leftover}")
+        shutil.rmtree(leftover) if _is_local(folder) else leftover.rmtree()
+
+
+def _absolute(folder: epath.Path) -> epath.Path:
+    """As orbax wants it."""
+    return epath.Path(os.path.abspath(folder)) if _is_local(folder) else folder
+
+
+def _is_local(folder: epath.Path) -> bool:
+    return "://" not in os.fspath(folder)

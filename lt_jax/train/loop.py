@@ -1,0 +1,174 @@
+"""The one training loop."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lt_jax.core import distributed, errors, interrupt, log
+from lt_jax.train import checkpoint, sharding, state
+from lt_jax.train import steps as step
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one stage trains."""
+
+    stage: str
+    seed: int  # of the random numbers of its steps
+    step: step.Step
+    feed: Any  # batches.Held or Streamed: step -> batch; its `data` are arrays that stay on the device
+    steps: int
+    steps_per_epoch: int
+    batch_size: int
+    learning_rate: Callable[[int], Any]
+    # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. What it does must
+    # be the same when it is done again: a run goes on from a save, which may lie some epochs back.
+    at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
+
+
+def train(
+    job: Job, current: state.TrainState, workdir: epath.Path, config: Any
+) -> tuple[state.TrainState, dict[str, Any]]:
+    """Trains to the last step, from the newest checkpoint where there is one.
+
+    The order is: what an epoch begins with, save, batch, step, write. A save therefore holds the subset that the next
+    batch is drawn from, and a line of metrics is never ahead of the step that it names.
+
+    Returns:
+      The final state, and its progress: `seconds` spent, over all restarts, and what `at_epoch` has put there.
+
+    Raises:
+      RunFailed: a loss or gradient that is not finite, or a disk that refuses a save.
+      Stopped: SIGTERM, after a save.
+    """
+    mesh = sharding.mesh(job.batch_size)
+    current = sharding.put_state(current, mesh, config.host.shard_params)
+    key = np.asarray(jax.random.key_data(state.stream(job.seed, job.stage)))
+    data = sharding.put_replicated({**job.feed.data, "key": key}, mesh)
+    if config.host.shard_params:
+        share = sharding.held(current)
+        log.say(f"{job.stage}: each of {mesh.size} devices holds {share:.0%} of parameters and optimiser")
+    with (
+        checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep) as saver,
+        interrupt.deferred(),
+        contextlib.closing(job.feed),
+    ):
+        current, progress = _resume(job, saver, current)
+        start = int(current.step)
+        # The state leaves a step in the places where it came in: donation and the next step need that.
+        places = jax.tree.map(lambda x: x.sharding, current)
+        advance = jax.jit(job.step, donate_argnums=0, out_shardings=(places, None))
+        writer = _Writer(job, workdir, start, config.log.every_steps)
+        clock = _Clock(progress["seconds"], config)
+        for number in range(start, job.steps):
+            stop = interrupt.requested()
+            if job.at_epoch is not None and (number == start or number % job.steps_per_epoch == 0):
+                progress = job.at_epoch(current, number // job.steps_per_epoch, progress)
+            if stop or clock.is_due(number, start):
+                _save(job, saver, writer, current, progress, clock)
+            if stop:
+                _stop(job, saver, writer, number)
+            # Dispatch returns before the step is done: the host decodes and puts the next batch while devices compute.
+            batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
+            with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
+                current, metrics = advance(current, data, batch)
+            writer.add(number + 1, current, metrics)
+        _save(job, saver, writer, current, progress, clock)
+        saver.wait()
+        writer.close()
+    return current, {**progress, "seconds": clock.seconds()}
+
+
+def _stop(job, saver, writer, number):
+    saver.wait()
+    writer.close()
+    raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run the same command again to resume")
+
+
+def _resume(job, saver, fresh):
+    found = saver.restore(fresh)
+    if found is None:
+        return fresh, {"seconds": 0.0}
+    log.say(f"{job.stage}: resuming from step {int(found[0].step)} of {job.steps}")
+    return found
+
+
+def _save(job, saver, writer, current, progress, clock):
+    _check_finite(job, current)
+    writer.flush()  # a run that goes on from this step has every line before it
+    saver.save(current, {**progress, "seconds": clock.seconds()})
+    clock.saved()
+
+
+def _check_finite(job, current):
+    bad = int(current.bad_step)
+    if bad >= 0:
+        rate = float(job.learning_rate(bad))
+        raise errors.RunFailed(
+            f"{job.stage}: loss or gradient is not finite at step {bad}, learning rate {rate:.3g}; "
+            "the last good checkpoint is kept; lower the learning rate or lengthen the warm-up"
+        )
+
+
+class _Clock:
+    """Seconds trained, and when the next save is due."""
+
+    def __init__(self, seconds, config):
+        self._before, self._options, self._ask_every = seconds, config.checkpoint, config.log.every_steps
+        self._began = self._saved = time.monotonic()
+
+    def seconds(self):
+        return self._before + time.monotonic() - self._began
+
+    def is_due(self, number, start):
+        every = self._options.every_steps
+        by_step = every > 0 and number > start and number % every == 0
+        by_time = time.monotonic() - self._saved > self._options.every_seconds
+        if distributed.several():  # clocks differ; asking process 0 costs a collective, so not at every step
+            by_time = number % self._ask_every == 0 and distributed.agree(by_time)
+        return by_step or by_time
+
+    def saved(self):
+        self._saved = time.monotonic()
+
+
+class _Writer:
+    """Lines of metrics.jsonl and the progress bar. Values are fetched once in `every` steps, nothing in between."""
+
+    def __init__(self, job, workdir, start, every):
+        self._job, self._every = job, every
+        self._metrics = log.Metrics(workdir)
+        self._metrics.cut(job.stage, start)
+        self._bar = log.Progress(job.stage, job.steps, start, job.batch_size)
+        self._last_step, self._last_time = start, time.monotonic()
+
+    def add(self, number, current, metrics):
+        if number % self._every and number != self._job.steps:
+            return
+        _check_finite(self._job, current)
+        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        rate = (number - self._last_step) * self._job.batch_size / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = number, now
+        self._metrics.add(
+            stage=self._job.stage,
+            step=number,
+            epoch=round(number / self._job.steps_per_epoch, 4),
+            learning_rate=float(self._job.learning_rate(number - 1)),
+            images_per_s=round(rate, 1),
+            **{name: x if np.isfinite(x) else None for name, x in values.items()},
+        )
+        self._bar.update(number, loss=values["loss"])
+
+    def flush(self):
+        self._metrics.flush()
+
+    def close(self):
+        self._bar.close()
+        self.flush()
