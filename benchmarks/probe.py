@@ -16,9 +16,10 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from lt_jax import data, metrics
+from lt_jax import metrics
 from lt_jax.heads import linear
 from lt_jax.stages import pretrain, probe
+from lt_jax.stages.experiment import Experiment
 from lt_jax.train import state
 
 GROUPS = ("overall", "many", "medium", "few")
@@ -30,12 +31,12 @@ def main():
     options = parser.parse_args()
     config = ml_collections.ConfigDict(json.loads((options.workdir / "config.json").read_text()))
     config.data.dir = config.data.dir or os.environ.get("LT_JAX_DATA", "")
-    dataset = data.load(config.data)
-    pretrained = pretrain.load(config, epath.Path(options.workdir), dataset)
+    experiment = Experiment(config, epath.Path(options.workdir))
+    dataset = experiment.dataset
     rows = {
         "raw pixels": pixels(config, dataset),
-        "random encoder": probe.plain(config, dataset, pretrain.random(config, dataset)),
-        "BNS encoder": probe.plain(config, dataset, pretrained),
+        "random encoder": probe.plain(experiment, pretrain.random(experiment), write=False),
+        "BNS encoder": probe.plain(experiment, experiment.encoder(), write=False),
     }
     print(f"{dataset.name}: plain linear probe, test accuracy in per cent")
     for name, found in rows.items():

@@ -75,7 +75,10 @@ def _functions(asked):
     return {
         "pretrain": pretrain.run, "baseline": baseline.run, "probe": probe.run, "retrain": retrain.run,
         "features": dlsa.run_features, "dlsa": dlsa.run, "separability": dlsa.run_separability,
-        "evaluate": evaluate.run, "report": report.run, "show_data": show_data.run, "export": export.run,
+        "evaluate": evaluate.run,
+        "report": lambda experiment: report.run(experiment.config, experiment.workdir),
+        "show_data": lambda experiment: show_data.run(experiment.config, experiment.workdir),
+        "export": export.run,
         "predict": lambda config, workdir: predict.run(workdir, asked.images, asked.format, asked.out),
     }  # fmt: skip
 

@@ -152,7 +152,7 @@ def newest(workdir):
 def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(two, killed, tmp_path, tiny):
     workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
     last, before = newest(workdir)
-    truncate(workdir / f"checkpoints/pretrain/{last}/state", "**/d/*")
+    truncate(workdir / f"checkpoints/pretrain/{last}/variables", "**/d/*")
     ended = finish(start(2, (*tiny, "--stage=pretrain"), workdir), seconds=200)
     assert [status for status, _ in ended] == [0, 0], ended
     assert f"pretrain/{last} is broken" in ended[0][1] and f"resuming from step {before} of 20" in ended[0][1]
@@ -170,7 +170,7 @@ def test_split_over_two_processes_and_one_cannot_read_its_part(two, tmp_path, ti
     whole = losses(tmp_path)
     last, before = newest(tmp_path)
     (tmp_path / "stages/pretrain.json").unlink()
-    truncate(tmp_path / f"checkpoints/pretrain/{last}/state", "ocdbt.process_1/d/*")
+    truncate(tmp_path / f"checkpoints/pretrain/{last}/variables", "ocdbt.process_1/d/*")
     ended = finish(start(2, words, tmp_path), seconds=200)
     assert [status for status, _ in ended] == [0, 0], ended
     assert f"pretrain/{last} is broken" in ended[0][1] and f"resuming from step {before} of 20" in ended[0][1]

@@ -14,14 +14,12 @@ import pytest
 from etils import epath
 
 from configs import common, digits_lt
-from lt_jax import data, optim
-from lt_jax import models as encoder
+from lt_jax import data, models, optim
 from lt_jax.core import distributed, errors, files
 from lt_jax.data import batches
 from lt_jax.run import config as config_lib
 from lt_jax.run import graph as stages
 from lt_jax.sampling import partners
-from lt_jax.stages import pretrain
 from lt_jax.train import checkpoint, sharding, state
 from lt_jax.train import loop as train
 from lt_jax.train import steps as step
@@ -42,9 +40,19 @@ def dataset(config):
 
 
 @pytest.fixture(scope="module")
-def parts(config, dataset):
+def network(config):
+    return models.contrastive(config.encoder, config.pretrain.projector, "float32")
+
+
+@pytest.fixture(scope="module")
+def tx(config):
+    return optim.adamw(config.pretrain, 383 // 32, 383)
+
+
+@pytest.fixture(scope="module")
+def parts(config, dataset, network, tx):
     """(job without its length, a function that makes a fresh state)."""
-    network, tx, _, per_epoch = pretrain._parts(config, dataset)
+    per_epoch = 383 // 32
     job = train.Job(
         stage="pretrain",
         seed=0,
@@ -55,7 +63,8 @@ def parts(config, dataset):
         batch_size=32,
         learning_rate=optim.schedule(config.pretrain, per_epoch, 383),
     )
-    return job, lambda: pretrain._parts(config, dataset)[2]
+    key = state.stream(config.seed, "pretrain/init")
+    return job, lambda: state.create(models.initialise(network, key, dataset.image_shape), tx)
 
 
 def losses_on(devices, parts, steps):
@@ -75,21 +84,19 @@ def test_one_and_eight_devices_have_the_same_first_losses(parts):
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
-def test_keys_sent_round_the_devices_train_like_keys_gathered(parts, config, dataset):
+def test_keys_sent_round_the_devices_train_like_keys_gathered(parts, config, network, tx):
     job, fresh = parts
     options = config.pretrain.copy_and_resolve_references()
     options.ring = True
-    network, tx, _, _ = pretrain._parts(config, dataset)
     ring = dataclasses.replace(job, step=step.pretrain(network, tx, options))
     np.testing.assert_allclose(losses_on(8, (ring, fresh), 3), losses_on(8, parts, 3), rtol=1e-4)
 
 
-def test_expected_negatives_train(parts, config, dataset):
+def test_expected_negatives_train(parts, config, network, tx):
     """The loss starts where the drawn one does, since it is its mean, and falls."""
     job, fresh = parts
     options = config.pretrain.copy_and_resolve_references()
     options.negatives = "expected"
-    network, tx, _, _ = pretrain._parts(config, dataset)
     found = losses_on(1, (dataclasses.replace(job, step=step.pretrain(network, tx, options)), fresh), 8)
     assert found[0] == pytest.approx(losses_on(1, parts, 1)[0], rel=0.1) and min(found[4:]) < found[0]
 
@@ -165,8 +172,8 @@ def test_a_split_state_trains_as_a_whole_one_and_stays_split(parts, unbroken, sp
 def test_a_device_holds_its_part_of_a_split_state(config, dataset):
     options = config.encoder.copy_and_resolve_references()
     options.width = 16
-    network = encoder.classifier(options, 10, "float32")
-    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    network = models.classifier(options, 10, "float32")
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     whole = state.create(variables, optim.adamw(config.baseline, 10, 383))
     values = jax.device_get(whole)
     placed = sharding.put_state(whole, sharding.mesh(8), split=True)
@@ -177,28 +184,28 @@ def test_a_device_holds_its_part_of_a_split_state(config, dataset):
     assert placed.step.is_fully_replicated
 
 
-def loaded_from(workdir, like):
+def loaded_from(workdir):
     files.write_json(workdir / "stages" / "pretrain.json", {"status": "complete"})
-    return checkpoint.load(workdir, "pretrain", like)
+    return checkpoint.load(workdir, "pretrain")
 
 
 @needs_eight
 def test_a_checkpoint_goes_from_split_to_whole_and_back(parts, unbroken, split):
-    loaded = loaded_from(split[1], sharding.abstract(parts[1]))
-    assert equal(loaded, split[0]) and all(place.is_fully_replicated for place in places(loaded))
-    loaded = loaded_from(unbroken[1], sharding.abstract(parts[1], split=True))
-    assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
-    loaded = loaded_from(unbroken[1], split[0])
-    assert equal(loaded, unbroken[0]) and places(loaded) == places(split[0])
+    whole = sharding.put_replicated(parts[1](), sharding.mesh(8))
+    in_parts = sharding.put_state(parts[1](), sharding.mesh(8), split=True)
+    for like, saved in ((whole, split), (in_parts, unbroken)):
+        with checkpoint.Saver(saved[1] / "checkpoints" / "pretrain", keep=2) as saver:
+            restored, _ = saver.restore(like)
+        assert equal(restored, saved[0])
+        assert places(restored) == [x.sharding for x in jax.tree.leaves(like)]
 
 
 @needs_eight
-def test_a_later_stage_reads_its_part_of_a_split_state(unbroken, config, dataset):
-    files.write_json(unbroken[1] / "stages" / "pretrain.json", {"status": "complete"})
-    options = config.copy_and_resolve_references()
-    for options.host.shard_params in (False, True):
-        variables = pretrain.load(options, unbroken[1], dataset)
-        assert any(not x.is_fully_replicated for x in jax.tree.leaves(variables)) == options.host.shard_params
+def test_variables_of_a_split_state_are_read_whole_on_the_host(unbroken, split):
+    """So that a classifier opens on any number of devices; no device holds anything until training places it."""
+    variables = loaded_from(split[1])
+    assert equal(variables, loaded_from(unbroken[1])) and equal(variables, split[0].variables())
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(variables))
 
 
 def test_splitting_the_state_changes_no_stage():
@@ -217,7 +224,7 @@ def test_what_changes_memory_alone_changes_no_stage():
 
 def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, config, unbroken, killed, capsys):
     half = killed / "checkpoints/pretrain/6.orbax-checkpoint-tmp"
-    shutil.copytree(killed / "checkpoints/pretrain/4/state", half / "state")
+    shutil.copytree(killed / "checkpoints/pretrain/4/optimizer", half / "optimizer")
     job, fresh = parts
     final, _ = train.train(job, fresh(), killed, config)
     said = capsys.readouterr().err
@@ -232,7 +239,7 @@ def test_broken_checkpoint_is_named_and_passed_over(
     echoes = []
     monkeypatch.setattr(sys, "unraisablehook", echoes.append)
     workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
-    for file in (workdir / "checkpoints/pretrain/6/state").glob("manifest.ocdbt"):
+    for file in (workdir / "checkpoints/pretrain/6/variables").glob("manifest.ocdbt"):
         file.unlink() if damage == "missing file" else file.write_bytes(b"")
     job, fresh = parts
     final, _ = train.train(job, fresh(), workdir, config)
@@ -263,20 +270,20 @@ def test_a_read_that_fails_once_costs_no_checkpoint(parts, config, unbroken, tmp
 def test_load_takes_a_relative_folder(parts, unbroken, tmp_path, monkeypatch):
     shutil.copytree(unbroken[1], tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    assert equal(loaded_from(epath.Path("run"), sharding.abstract(parts[1])), unbroken[0])
+    assert equal(loaded_from(epath.Path("run")), unbroken[0].variables())
 
 
 def test_load_only_looks(parts, unbroken, tmp_path):
     workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
-    like, about = sharding.abstract(parts[1]), workdir / "stages" / "pretrain.json"
+    about = workdir / "stages" / "pretrain.json"
     files.write_json(about, {"status": "running"})
     with pytest.raises(errors.BadInput, match="no finished pretrain in .*: run --stage=pretrain first"):
-        checkpoint.load(workdir, "pretrain", like)
-    assert equal(loaded_from(workdir, like), unbroken[0])
-    for file in (workdir / "checkpoints/pretrain/6/state").glob("manifest.ocdbt"):
+        checkpoint.load(workdir, "pretrain")
+    assert equal(loaded_from(workdir), unbroken[0].variables())
+    for file in (workdir / "checkpoints/pretrain/6/variables").glob("manifest.ocdbt"):
         file.write_bytes(b"")
     with pytest.raises(errors.BadInput, match="the last checkpoint of pretrain in .* cannot be read"):
-        loaded_from(workdir, like)
+        loaded_from(workdir)
     assert (workdir / "checkpoints/pretrain/6").exists()
 
 
@@ -297,7 +304,7 @@ def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroke
     answers = iter([False, True])
     monkeypatch.setattr(distributed, "all_say", lambda value: value and next(answers))
     with checkpoint.Saver(folder, keep=2) as saver:
-        found, _ = saver.restore(sharding.abstract(parts[1]))
+        found, _ = saver.restore(parts[1]())
     assert int(found.step) == 4 and not (folder / "6").exists()
     assert "6 is broken (another process cannot read it); using step 4" in capsys.readouterr().err
 
@@ -320,8 +327,8 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint
 
 def test_step_marks_the_first_bad_step(config, dataset):
     tx = optim.adamw(config.baseline, 10, 383)
-    network = encoder.classifier(config.encoder, 10, "float32")
-    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    network = models.classifier(config.encoder, 10, "float32")
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx)
     broken = jax.tree.map(lambda x: x * np.nan, current.params)
     advance = jax.jit(step.classify(network, tx, config.baseline.augment))
@@ -335,8 +342,8 @@ def test_step_marks_the_first_bad_step(config, dataset):
 
 def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
     tx = optim.adamw(config.probe, 10, 383)
-    network = encoder.classifier(config.encoder, 10, "float32")
-    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    network = models.classifier(config.encoder, 10, "float32")
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx, trainable="head")
     held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     for moving in (False, True):
@@ -350,8 +357,8 @@ def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
 def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
     """Of a network without BatchNorm, whose statistics would be those of a part."""
     tx = optax.sgd(1.0)
-    network = encoder.head.Network(encoder.vit.ViT(1, 1, 4, "small"), encoder.head.Linear(10))
-    current = state.create(encoder.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
+    network = models.head.Network(models.vit.ViT(1, 1, 4, "small"), models.head.Linear(10))
+    current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
     held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     found = []
     for count in (1, 4):
@@ -366,8 +373,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
 
 
 def test_balanced_softmax_adds_the_log_prior_to_the_logits(config, dataset):
-    network = encoder.head.Network(encoder.vit.ViT(1, 1, 4, "small"), encoder.head.Linear(10))
-    variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
+    network = models.head.Network(models.vit.ViT(1, 1, 4, "small"), models.head.Linear(10))
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, optax.sgd(1.0))
     held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     as_is = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
@@ -394,7 +401,7 @@ def test_sharding_takes_as_many_devices_as_divide_the_batch():
 
 def test_load_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(errors.BadInput, match="no finished pretrain in"):
-        checkpoint.load(epath.Path(tmp_path / "none"), "pretrain", None)
+        checkpoint.load(epath.Path(tmp_path / "none"), "pretrain")
 
 
 def test_a_full_disk_is_said_in_one_line(parts, tmp_path, monkeypatch):
@@ -425,8 +432,8 @@ def test_a_work_directory_that_vanishes_is_said_and_not_made_anew(parts, config,
 def test_a_stage_whose_work_directory_vanishes_is_not_complete(config, tmp_path):
     workdir = tmp_path / "run"
 
-    def remove(config, workdir):
-        shutil.rmtree(workdir)
+    def remove(experiment):
+        shutil.rmtree(experiment.workdir)
         return {}
 
     with pytest.raises(errors.RunFailed, match="stages/pretrain.json is gone"):

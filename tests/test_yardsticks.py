@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
@@ -32,26 +33,29 @@ def example():
         return train, None
 
     config = digits_lt.get_config()
-    return config, dataset, extract, test, logits, test_labels, train
+    return types.SimpleNamespace(
+        config=config, dataset=dataset, extract=extract, stream=lambda name: jax.random.key(0)
+    ), (test, logits, test_labels, train)
 
 
 def test_yardsticks(example):
-    config, dataset, extract, test, logits, labels, train = example
-    found = yardsticks.logits(config, dataset, extract, {}, test, logits)
+    experiment, (test, logits, labels, train) = example
+    found = yardsticks.logits(experiment, {}, test, logits)
     share = np.array([300, 60, 10]) / 370
     np.testing.assert_allclose(found["logit_adjustment"], logits - np.log(share), atol=1e-6)
     few = labels == 2
     hits = {name: (x.argmax(1) == labels)[few].mean() for name, x in found.items()}
     assert hits["crt"] > 0.6 and hits["nearest_class_mean"] > 0.6  # a plain fit reaches about .4 here
-    centroid = NearestCentroid().fit(train, dataset.train.labels).predict(test)
+    centroid = NearestCentroid().fit(train, experiment.dataset.train.labels).predict(test)
     assert (found["nearest_class_mean"].argmax(1) == centroid).mean() > 0.8
 
 
 def test_logits_of_the_balanced_softmax_are_not_adjusted_again(example):
-    config, *rest = example
-    config = config.copy_and_resolve_references()
+    experiment, (test, logits, *_) = example
+    config = experiment.config.copy_and_resolve_references()
     config.baseline.loss = "balanced_softmax"
-    assert set(yardsticks.logits(config, *rest[:2], {}, *rest[2:4])) == {"crt", "nearest_class_mean"}
+    changed = types.SimpleNamespace(**{**vars(experiment), "config": config})
+    assert set(yardsticks.logits(changed, {}, test, logits)) == {"crt", "nearest_class_mean"}
 
 
 def test_a_class_without_images_has_a_finite_prior():

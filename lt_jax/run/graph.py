@@ -12,6 +12,7 @@ from lt_jax.core import distributed, errors, files, interrupt, log
 from lt_jax.dlsa import settings as dlsa_settings
 from lt_jax.run import config as config_lib
 from lt_jax.run import inputs, results
+from lt_jax.stages.experiment import Experiment
 from lt_jax.train import checkpoint
 
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
@@ -39,7 +40,7 @@ _READS = {
 }
 
 
-def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Callable[[Any, epath.Path], dict]]) -> None:
+def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Callable[[Experiment], dict]]) -> None:
     """Runs one stage, or with `all` the config's own list; what is complete already is left alone.
 
     A stage is complete if it was computed from the same settings and the same images, labels and weights, by content.
@@ -49,15 +50,16 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     """
     if stage != "all" and stage not in functions:
         raise errors.BadInput(f"--stage: expected one of all, {', '.join(functions)}, found {stage!r}")
+    experiment = Experiment(config, workdir)
     if stage != "all" and stage not in _LEAVES:  # one that only looks leaves nothing behind that could be stale
-        functions[stage](config, workdir)
+        functions[stage](experiment)
         return
     if "dlsa" in config:
         dlsa_settings.check(config.dlsa)
     names = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
     if config.init_from and stage == "pretrain":
         raise errors.BadInput("--stage=pretrain: expected no config.init_from, which takes the place of this stage")
-    current = inputs.read(config, workdir) if names != ["report"] else None
+    current = inputs.read(experiment) if names != ["report"] else None
     if current is not None:
         inputs.refuse_other_data(workdir, current)
     inputs.adopt_pretraining(config, workdir, current)
@@ -71,10 +73,11 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
         run = files.read_json(workdir / "run.json")
         files.write_json(workdir / "run.json", {**run, "digests": results.digests(config, workdir)})
     for name in names:
-        _run_one(config, workdir, name, functions[name], current)
+        _run_one(experiment, name, functions[name], current)
 
 
-def _run_one(config, workdir, name, function, current):
+def _run_one(experiment, name, function, current):
+    config, workdir = experiment.config, experiment.workdir
     file = workdir / "stages" / f"{name}.json"
     depends = _depends(config, workdir, name, current)
     before = files.read_json(file)
@@ -91,9 +94,9 @@ def _run_one(config, workdir, name, function, current):
     entry = {"status": "running", "digest": digest, "depends": depends}
     files.write_json(file, entry)
     distributed.wait(f"{name} begins")
-    results = function(config, workdir) if name != "report" or distributed.is_main() else {}
+    outcome = function(experiment) if name != "report" or distributed.is_main() else {}
     files.check_there(file)
-    files.write_json(file, {**entry, **results, "status": "complete"})
+    files.write_json(file, {**entry, **outcome, "status": "complete"})
     distributed.wait(f"{name} is complete")
 
 

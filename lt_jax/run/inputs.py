@@ -12,7 +12,9 @@ import numpy as np
 from etils import epath
 
 from lt_jax.core import distributed, errors, files, log
+from lt_jax.data import identity
 from lt_jax.run import config as config_lib
+from lt_jax.stages.experiment import Experiment
 from lt_jax.train import checkpoint
 
 # The splits that a stage computes anything from.
@@ -45,18 +47,15 @@ class Inputs:
         return {**content, **({"encoder.weights": self.digests["weights"]} if self.digests["weights"] else {})}
 
 
-def read(config: Any, workdir: epath.Path) -> Inputs:
-    """Loads the data set and compares its files with the manifest of the run; only what differs is read.
+def read(experiment: Experiment) -> Inputs:
+    """Compares the files of the data set with the manifest of the run; only what differs is read.
 
     Process 0 reads files; the others take its digests.
 
     Raises:
       BadInput: data or weights that cannot be read.
     """
-    from lt_jax import data  # here, so that --help does not wait for grain
-    from lt_jax.data import identity
-
-    dataset = data.load(config.data)
+    config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
     names = ("train", "test", "validation", "weights")
     digests, changes, manifest = dict.fromkeys(names), "", None
     if distributed.is_main():
@@ -71,15 +70,11 @@ def read(config: Any, workdir: epath.Path) -> Inputs:
 
 
 def _manifest(workdir):
-    from lt_jax.data import identity
-
     file = workdir / "data.npz"
     return identity.Manifest.from_arrays(files.read_npz(file)) if file.exists() else None
 
 
 def _record(config, dataset, digests):
-    from lt_jax.data import identity
-
     return {
         "from": _origin(config),
         "digest": identity.whole(digests),

@@ -12,15 +12,14 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import data
-from lt_jax import models as encoder
+from lt_jax import models
 from lt_jax.core import errors, files, log
 from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
-from lt_jax.stages import baseline, dlsa, pretrain, probe, retrain
+from lt_jax.stages import dlsa
+from lt_jax.train import checkpoint, steps
 from lt_jax.train import extract as features
-from lt_jax.train import steps as step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Classifier:
 
     def probabilities(self, images: jax.Array) -> jax.Array:
         """uint8 (n, h, w, c) -> (n, C), pure: what is exported."""
-        found, logits = step.infer(self.network)(self.variables, images)
+        found, logits = steps.infer(self.network)(self.variables, images)
         return jax.nn.softmax(logits if self.divided is None else self.divided(found)[0], axis=-1)
 
     def _checked(self, array):
@@ -102,30 +101,36 @@ def load(workdir: epath.PathLike) -> Classifier:
     """
     workdir = files.expand(workdir, "workdir")
     config, result = results.read(workdir)
-    dataset = _described(workdir, result["dataset"])
-    config = ml_collections.ConfigDict(config)
-    about = result["dataset"]["images"]
+    config, about = ml_collections.ConfigDict(config), result["dataset"]
+    images = _images(workdir, about)
+    network = models.classifier(config.encoder, len(about["class_names"]), config.dtype)
     return Classifier(
-        dataset.class_names,
-        dataset.image_shape,
-        about["view"],
-        about["upright"],
-        encoder.classifier(config.encoder, dataset.num_classes, config.dtype),
-        _variables(config, workdir, dataset),
+        tuple(about["class_names"]),
+        tuple(images["shape"]),
+        images["view"],
+        images["upright"],
+        network,
+        _variables(config, workdir, network, tuple(images["shape"])),
         config.evaluate.batch_size,
         dlsa.load(workdir, config.dlsa.classifier.kind) if "dlsa" in config.stages else None,
     )
 
 
-def _variables(config, workdir, dataset):
+def _variables(config, workdir, network, image_shape):
     """Of the network whose logits, or for DLSA whose features, the answer is made from."""
-    if "dlsa" in config.stages:
-        return probe.with_new_head(config, dataset, pretrain.load(config, workdir, dataset), "probe/blank")
-    return (retrain if "retrain" in config.stages else baseline).load(config, workdir, dataset)
+    if "dlsa" not in config.stages:
+        return checkpoint.load(workdir, "retrain" if "retrain" in config.stages else "baseline")
+    variables = checkpoint.load(workdir, "init_from" if config.init_from else "pretrain")
+    head = models.initialise_head(network, jax.random.key(0), image_shape)  # its logits are not looked at
+    return {**variables, "params": {**variables["params"], "head": head}}
 
 
-def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
-    """The data set of a run by its counts and sizes alone: as many images as there were, none of them there."""
+def _images(workdir, about):
+    """What result.json says of the images of a run.
+
+    Raises:
+      BadInput: nothing, since an older version wrote it, or the run is on features.
+    """
     if "images" not in about:
         raise errors.BadInput(
             f"{workdir / 'result.json'} says nothing of its images, an older version wrote it: "
@@ -133,12 +138,7 @@ def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
         )
     if about["images"] is None:
         raise errors.BadInput(f"{workdir} holds a run on features, not on images")
-    counts = np.array(about["counts"])
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    images = np.broadcast_to(np.uint8(0), (len(labels), *about["images"]["shape"]))
-    split = data.Split(images, labels)
-    names = tuple(about["class_names"])
-    return data.Dataset(about["name"], names, split, split, counts, {}, about["index_digest"])
+    return about["images"]
 
 
 def find_images(names: Iterable[str]) -> list[epath.Path]:

@@ -8,39 +8,37 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import data, metrics
+from lt_jax import metrics
 from lt_jax.core import errors, files, log
 from lt_jax.dlsa import batches, classifiers, divide, separate
 from lt_jax.dlsa import filter as filters
 from lt_jax.dlsa import flow as flows
 from lt_jax.heads import linear
-from lt_jax.stages import pretrain, probe
+from lt_jax.stages import experiment as experiments
+from lt_jax.stages import probe
 from lt_jax.train import state
 
 GROUPS = ("many", "medium", "few")
 
 
-def run_features(config: Any, workdir: epath.Path) -> dict[str, Any]:
+def run_features(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `features/{train,test}.*.npy`: a person's own features, or those of the pretrained encoder."""
-    dataset = data.load(config.data)
+    dataset, workdir = experiment.dataset, experiment.workdir
     if dataset.train.images.ndim == 2:
         for name, split in (("train", dataset.train), ("test", dataset.test)):
             files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
             files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
     else:
-        found = probe.plain(config, dataset, pretrain.load(config, workdir, dataset), workdir)
-        files.write_json(workdir / "probe.json", {"plain": found, "official": None})
+        measures = probe.plain(experiment, experiment.encoder())
+        files.write_json(workdir / "probe.json", {"plain": measures, "official": None})
     return {}
 
 
-def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
+def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Fits DLSA and the plain baselines on the features; writes `dlsa/` and `dlsa.json`."""
     began = time.monotonic()
-    divide.check(config.dlsa)
-    dataset, (train, labels), (test, test_labels) = (
-        data.load(config.data),
-        *(read(workdir, s) for s in ("train", "test")),
-    )
+    config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
+    (train, labels), (test, test_labels) = (read(workdir, split) for split in ("train", "test"))
     _check_same_data(dataset, labels, workdir)
     head = backbone_head(config, train, labels, dataset.num_classes)
     key = state.stream(config.seed, "dlsa")
@@ -63,10 +61,9 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def run_separability(config: Any, workdir: epath.Path) -> dict[str, Any]:
+def run_separability(experiment: experiments.Experiment) -> dict[str, Any]:
     """Ranks this run's features and those of `dlsa.compare_with` by how well a flow filter separates head and tail."""
-    divide.check(config.dlsa)
-    dataset = data.load(config.data)
+    config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
     measured = {}
     for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
         (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")

@@ -6,74 +6,73 @@ Headline numbers are those of the last epoch: the test set chooses nothing.
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from lt_jax import data, metrics
-from lt_jax import models as encoder
+from lt_jax import metrics
 from lt_jax.core import errors, files, log
-from lt_jax.stages import baseline, exhibits, retrain
-from lt_jax.stages import fit_heads as yardsticks
-from lt_jax.train import extract as features
+from lt_jax.stages import exhibits, fit_heads
+from lt_jax.stages import experiment as experiments
 
 NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT"}
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
 
-def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
-    dataset = data.load(config.data)
-    find = _from_dlsa if "dlsa" in config.stages else _from_checkpoints
-    predictions, test, baselines, others, final = find(config, workdir, dataset)
-    files.write_npz(workdir / "predictions.npz", labels=dataset.test.labels, **predictions)
-    exhibits.write(config, workdir, dataset, final)
-    result = {**_result(config, workdir, dataset, test, baselines), "yardsticks": others}
+def run(experiment: experiments.Experiment) -> dict[str, Any]:
+    """Writes `predictions.npz`, `result.json` and what the page needs, and prints the table."""
+    config, workdir = experiment.config, experiment.workdir
+    evaluate = _from_dlsa if "dlsa" in config.stages else _from_checkpoints
+    predictions, test, baselines, by_method, final = evaluate(experiment)
+    files.write_npz(workdir / "predictions.npz", labels=experiment.dataset.test.labels, **predictions)
+    exhibits.write(experiment, final)
+    result = {**_result(experiment, test, baselines), "yardsticks": by_method}
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
     return {}
 
 
-def _from_checkpoints(config, workdir, dataset):
-    """What predictions.npz holds, measures, those of the baseline, of what follows from it, the final variables."""
-    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    extract = features.Extractor(network, config.evaluate.batch_size)
-    logits, variables, others = {}, {}, {}
-    for stage, load in (("baseline", baseline.load), ("retrain", retrain.load)):
+def _from_checkpoints(experiment):
+    """What predictions.npz holds, measures of the final network, of the baseline, of heads on it; final variables."""
+    config, dataset = experiment.config, experiment.dataset
+    logits, variables, head_logits = {}, {}, {}
+    for stage in ("baseline", "retrain"):
         if stage not in config.stages:
             continue
-        variables = load(config, workdir, dataset)
-        found, logits[stage] = extract(variables, dataset.test.images)
+        variables = experiment.trained(stage)
+        features, logits[stage] = experiment.extract(variables, dataset.test.images)
         if stage == "baseline":
-            others = yardsticks.logits(config, dataset, extract, variables, found, logits[stage])
-    measured, others = (
+            head_logits = fit_heads.logits(experiment, variables, features, logits[stage])
+    measures, head_measures = (
         {
             name: metrics.measures(dataset.test.labels, x, dataset.groups, config.evaluate.ece_bins)
-            for name, x in of.items()
+            for name, x in logits_by_name.items()
         }
-        for of in (logits, others)
+        for logits_by_name in (logits, head_logits)
     )
-    if "nearest_class_mean" in others:
-        others["nearest_class_mean"]["ece"] = None  # cosines are no confidences
+    if "nearest_class_mean" in head_measures:
+        head_measures["nearest_class_mean"]["ece"] = None  # cosines are no confidences
     final = "retrain" if "retrain" in logits else "baseline"
-    if final == "baseline" or "baseline" not in measured:
-        return {"logits": logits[final]}, measured[final], None, others, variables
+    if final == "baseline" or "baseline" not in measures:
+        return {"logits": logits[final]}, measures[final], None, head_measures, variables
     predictions = {"logits": logits[final], **_answers(logits["baseline"])}
-    return predictions, measured[final], {config.baseline.loss: measured["baseline"]}, others, variables
+    return predictions, measures[final], {config.baseline.loss: measures["baseline"]}, head_measures, variables
 
 
 def _answers(logits):
-    """All that the page asks of the yardstick: its answers (n,) and how sure it is of them."""
+    """What the page needs of the baseline: its answers (n,) and its confidence in them."""
     confidence = metrics.confidences(logits).astype(np.float32)
     return {"baseline_predicted": logits.argmax(axis=1).astype(np.int32), "baseline_confidence": confidence}
 
 
-def _from_dlsa(config, workdir, dataset):
-    found = files.read_json(workdir / "dlsa.json")
-    if found is None:
-        raise errors.BadInput(f"no {workdir / 'dlsa.json'}: run --stage=dlsa first")
-    logits = files.read_npz(workdir / "dlsa" / "test.npz")["logits"]
-    return {"logits": logits}, found["test"], found["baselines"], {}, None
+def _from_dlsa(experiment):
+    file = experiment.workdir / "dlsa.json"
+    result = files.read_json(file)
+    if result is None:
+        raise errors.BadInput(f"no {file}: run --stage=dlsa first")
+    logits = files.read_npz(experiment.workdir / "dlsa" / "test.npz")["logits"]
+    return {"logits": logits}, result["test"], result["baselines"], {}, None
 
 
-def _result(config, workdir, dataset, test, baselines):
+def _result(experiment, test, baselines):
+    config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
     return {
         "status": "complete",
         "method": config.method if {"retrain", "dlsa"} & set(config.stages) else config.baseline.loss,
@@ -93,7 +92,7 @@ def _result(config, workdir, dataset, test, baselines):
         "baseline": baselines,
         "epoch_rule": "last",
         "digests": (files.read_json(workdir / "run.json") or {}).get("digests"),
-        "timing": _timing(config, workdir),
+        "timing": _timing(workdir),
     }
 
 
@@ -106,7 +105,7 @@ def _images(dataset):
     return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": split.upright}
 
 
-def _timing(config, workdir):
+def _timing(workdir):
     done = {stage: files.read_json(workdir / "stages" / f"{stage}.json") or {} for stage in ("pretrain", "retrain")}
     seconds, images = done["pretrain"].get("seconds"), done["pretrain"].get("images")
     return {

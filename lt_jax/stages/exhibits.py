@@ -1,6 +1,6 @@
-"""What the page shows and only a stage can make: pictures of what was kept, its chances, features of some test images.
+"""Precomputes images and arrays for the report: thumbnails, inclusion probabilities, features of some test images.
 
-Small files, written once after evaluation, so that the page itself needs neither the images nor JAX.
+They are small files, so that the report needs neither the images nor JAX.
 """
 
 from typing import Any
@@ -10,24 +10,24 @@ from etils import epath
 from PIL import Image
 
 from lt_jax import data, ipdpp
-from lt_jax import models as encoder
 from lt_jax.core import files
 from lt_jax.data import decode
+from lt_jax.stages import experiment as experiments
 from lt_jax.stages import pretrain, probe
-from lt_jax.train import extract as features
 
 POINTS = 2000  # test images whose features are kept
 _CLASSES, _IMAGES, _SIDE = 10, 10, 64  # classes that are shown, images of each that were kept and left, pixels
 _LAWS = 6  # classes whose inclusion probabilities are worked out
 
 
-def write(config: Any, workdir: epath.Path, dataset: data.Dataset, final: dict[str, Any] | None) -> None:
+def write(experiment: experiments.Experiment, final: dict[str, Any] | None) -> None:
     """Writes `features/shown.npz`, and where images were selected `thumbnails.npz` and `inclusion.npz`.
 
     Args:
-      final: variables of the final network; None where there is none of ours.
+      final: variables of the final network; None where the run has no network of its own.
     """
-    files.write_npz(workdir / "features" / "shown.npz", **shown(config, workdir, dataset, final))
+    workdir, dataset = experiment.workdir, experiment.dataset
+    files.write_npz(workdir / "features" / "shown.npz", **shown(experiment, final))
     last = last_round(workdir)
     if last is None:
         return
@@ -42,29 +42,27 @@ def last_round(workdir: epath.Path) -> int | None:
     return max((int(path.stem) for path in folder.glob("*.npz")), default=None) if folder.exists() else None
 
 
-def shown(config: Any, workdir: epath.Path, dataset: data.Dataset, final: dict[str, Any] | None) -> dict[str, Any]:
+def shown(experiment: experiments.Experiment, final: dict[str, Any] | None) -> dict[str, Any]:
     """Test features by encoder (random, probe, final; (n, d) each), with labels and positions (n,).
 
-    At most POINTS images, the same number of every class as far as there are any.
+    At most POINTS images, equally many of every class as far as there are any.
     """
-    labels = dataset.test.labels
+    dataset, labels = experiment.dataset, experiment.dataset.test.labels
     positions = probe.balanced_subset(labels, max(1, POINTS // max(len(np.unique(labels)), 1)), 0)[:POINTS]
-    found: dict[str, Any] = {"positions": positions, "labels": labels[positions]}
-    file = workdir / "features" / "test.features.npy"
+    features: dict[str, Any] = {"positions": positions, "labels": labels[positions]}
+    file = experiment.workdir / "features" / "test.features.npy"
     if file.exists():
         with file.open("rb") as content:
-            found["probe"] = np.load(content)[positions]
+            features["probe"] = np.load(content)[positions]
     if len(dataset.image_shape) != 3:
-        return found
-    network = encoder.classifier(config.encoder, dataset.num_classes, config.dtype)
-    extract = features.Extractor(network, config.evaluate.batch_size)
+        return features
     split = dataset.test.images
     images = split[positions] if dataset.test.in_memory else split.select(positions)
-    random = probe.with_new_head(config, dataset, pretrain.random(config, dataset), "probe/blank")
-    found["random"] = extract(random, images)[0]
+    random = experiment.under_new_head(pretrain.random(experiment), "probe/blank")
+    features["random"] = experiment.extract(random, images)[0]
     if final is not None:
-        found["final"] = extract(final, images)[0]
-    return found
+        features["final"] = experiment.extract(final, images)[0]
+    return features
 
 
 def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:

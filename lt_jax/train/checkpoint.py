@@ -1,4 +1,8 @@
-"""Checkpoints. A save is one unit: the state, and the progress that belongs to it (round of the subset, timer).
+"""Checkpoints. A save is one unit of three items:
+
+variables   parameters and batch statistics: all that using the network needs, on any number of devices
+optimizer   step, optimizer state, first bad step: what training continues with
+progress    what belongs to that step: round of the subset, seconds
 
 This is the only module that imports orbax.
 """
@@ -16,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -52,12 +57,12 @@ class Saver:
         Args:
           like: a state of the same structure, of arrays or of their shapes; arrays come back in its places.
         """
-        found, step, failed = _newest(epath.Path(self._manager.directory), self._manager.all_steps(), like)
-        instead = "starting over" if found is None else f"using step {step}"
+        restored, step, failed = _newest(epath.Path(self._manager.directory), self._manager.all_steps(), like)
+        instead = "starting over" if restored is None else f"using step {step}"
         for broken, reason in failed:
             log.say(f"checkpoint {self._folder / str(broken)} is broken ({reason}); {instead}")
             self._manager.delete(broken)
-        return found
+        return restored
 
     def save(self, current: state.TrainState, progress: dict[str, Any]) -> None:
         """Starts a save in the background; a step that is saved already is left alone.
@@ -70,7 +75,11 @@ class Saver:
         step = int(current.step)
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(current), progress=ocp.args.JsonSave(progress))
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(current.variables()),
+            optimizer=ocp.args.StandardSave(_optimizer(current)),
+            progress=ocp.args.JsonSave(progress),
+        )
         try:
             self._manager.save(step, args=items, force=True)
         except Exception as error:
@@ -102,25 +111,27 @@ class Saver:
         return errors.RunFailed(f"could not save {step} under {self._folder}: {reason}; earlier checkpoints are kept")
 
 
-def load(workdir: epath.Path, stage: str, like: state.TrainState) -> state.TrainState:
-    """The last state of a finished stage. Only looks: nothing is removed, whatever cannot be read.
+def load(workdir: epath.Path, stage: str) -> dict[str, Any]:
+    """The variables that a finished stage has trained, as NumPy arrays. Only looks: nothing is removed.
 
     Raises:
-      BadInput: the stage is not finished, or its checkpoint cannot be read.
+      BadInput: the stage is not finished, or its newest checkpoint cannot be read.
     """
     about = files.read_json(workdir / "stages" / f"{stage}.json")
     folder = workdir / "checkpoints" / stage
     if about is None or about["status"] != "complete" or not folder.exists():
         raise errors.BadInput(f"no finished {stage} in {workdir}: run --stage={stage} first")
-    found, _, failed = _newest(_absolute(folder), ocp.utils.checkpoint_steps(folder), like)
-    for broken, reason in failed:
-        log.say(f"checkpoint {folder / str(broken)} cannot be read ({reason})")
-    if failed or found is None:
+    newest = _newest_folder(workdir, stage)
+    if (newest / "state").exists():
+        raise errors.BadInput(f"{workdir} was made by lt_jax 0.1, whose checkpoints this version does not read")
+    variables, reason = _twice(lambda: _read_variables(_absolute(newest)))
+    if variables is None:
+        log.say(f"checkpoint {newest} cannot be read ({reason})")
         raise errors.BadInput(
             f"the last checkpoint of {stage} in {workdir} cannot be read; if it is broken, delete "
             f"stages/{stage}.json there and run --stage={stage}: it goes on from the checkpoint before"
         )
-    return found[0]
+    return variables
 
 
 def exists(workdir: epath.Path, stage: str) -> bool:
@@ -185,36 +196,60 @@ def _files_below(folder):
 
 def _newest(folder, steps, like):
     """((state, progress) or None, its step, [(step, reason) of newer ones that some process could not read])."""
-    found, failed, left = None, [], sorted(steps)
+    restored, failed, left = None, [], sorted(steps)
     while (step := distributed.agree(left.pop() if left else -1)) >= 0:
-        found, reason = _read(folder / str(step), like)
-        if distributed.all_say(found is not None):
+        at_step = folder / str(step)
+        restored, reason = _twice(lambda at_step=at_step: _read(at_step, like))
+        if distributed.all_say(restored is not None):
             break
-        found = None
-        failed.append((step, reason))
-    return found, step, failed
+        failed.append((step, "another process cannot read it" if restored is not None else reason))
+        restored = None
+    return restored, step, failed
 
 
-def _read(folder, like):
-    """((state, progress) or None, why not).
-
-    Each process reads for itself: the manager's own restore ends at a barrier, and a process that fails before it
-    leaves the others there, or meets them with another step. It tries twice, since what one process cannot read is
-    removed, and a store may fail for a moment.
-    """
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+def _twice(read):
+    """(what `read` returns or None, why not). It tries twice: a store may fail for a moment, and what one process
+    cannot read is removed."""
     for _ in range(2):
         with _without_echo():
             try:
-                args = ocp.args.StandardRestore(abstract)
-                found = ocp.StandardCheckpointHandler().restore(folder / "state", args=args)
-                progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
-                return (jax.block_until_ready(found), dict(progress)), "another process cannot read it"
+                return jax.block_until_ready(read()), ""
             except Exception as error:
                 reason = errors.first_line(error)
             time.sleep(_PAUSE_S)
             gc.collect()  # asyncio speaks of a failed read when it is freed
     return None, reason
+
+
+def _read(folder, like):
+    """(state, progress). Each process reads for itself: the manager's own restore ends at a barrier, and a process that
+    fails before it leaves the others there, or meets them with another step."""
+    variables = _restore(folder / "variables", like.variables())
+    optimizer = _restore(folder / "optimizer", _optimizer(like))
+    progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
+    params = variables["params"]
+    restored = like.replace(
+        params={name: params[name] for name in like.params},
+        frozen={name: params[name] for name in like.frozen},
+        batch_stats=variables["batch_stats"],
+        **optimizer,
+    )
+    return restored, dict(progress)
+
+
+def _read_variables(folder):
+    metadata = ocp.StandardCheckpointHandler().metadata(folder / "variables")
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), metadata.tree)
+    return ocp.StandardCheckpointHandler().restore(folder / "variables", args=ocp.args.StandardRestore(like))
+
+
+def _restore(folder, like):
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
+
+
+def _optimizer(current):
+    return {name: getattr(current, name) for name in ("step", "opt_state", "bad_step")}
 
 
 @contextlib.contextmanager
@@ -223,11 +258,11 @@ def _without_echo() -> Iterator[None]:
     hook, logger = sys.unraisablehook, logging.getLogger("asyncio")
     level = logger.level
 
-    def rest(about):
+    def all_but_closed_loops(about):
         if str(about.exc_value) != "Event loop is closed":
             hook(about)
 
-    sys.unraisablehook = rest
+    sys.unraisablehook = all_but_closed_loops
     logger.setLevel(logging.CRITICAL)
     try:
         yield

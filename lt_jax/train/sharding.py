@@ -113,17 +113,3 @@ def put_batch(tree: Any, mesh: jax.sharding.Mesh, is_local: bool = False) -> Any
     if is_local:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i]), tree)
-
-
-def abstract(make: Callable[[], Any], split: bool = False) -> Any:
-    """Shapes, types and places of what `make()` would give, without computing it: what a restore needs.
-
-    Every device gets all of it or, with `split`, its part of each large array.
-    """
-    everywhere = mesh(len(jax.devices()))
-
-    def described(x):
-        place = _part(x, everywhere) if split else replicated(everywhere)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-
-    return jax.tree.map(described, jax.eval_shape(make))

@@ -1,0 +1,91 @@
+"""What the stages of one run share, each built once: data set, networks, feature extractor, trained variables."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+from flax import linen as nn
+
+from lt_jax import data, models
+from lt_jax.train import checkpoint, extract, state
+from lt_jax.train import fit as fit_lib
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """A config and its work directory. A stage is `run(experiment) -> dict`, which goes into stages/NAME.json."""
+
+    config: Any
+    workdir: epath.Path
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        """The images that config.data describes. Raises BadInput where they cannot be read."""
+        return data.load(self.config.data)
+
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """The encoder under a linear head with the classes of the data set."""
+        return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype)
+
+    @functools.cached_property
+    def contrastive(self) -> nn.Module:
+        """The encoder under the projector of pretraining."""
+        return models.contrastive(self.config.encoder, self.config.pretrain.projector, self.config.dtype)
+
+    @functools.cached_property
+    def extract(self) -> extract.Extractor:
+        """Features and logits of `network`, compiled once."""
+        return extract.Extractor(self.network, self.config.evaluate.batch_size)
+
+    def stream(self, name: str) -> jax.Array:
+        """The random key of a named stream."""
+        return state.stream(self.config.seed, name)
+
+    def number(self, name: str) -> int:
+        """A seed of the same stream, for libraries that want a number."""
+        return state.number(self.config.seed, name)
+
+    def initial(self, network: nn.Module, stage: str, weights: str = "") -> dict[str, Any]:
+        """Fresh variables of a network; those of the encoder come from the file `weights` where one is given."""
+        return models.initialise(network, self.stream(f"{stage}/init"), self.dataset.image_shape, weights)
+
+    def encoder(self) -> dict[str, Any]:
+        """The pretrained encoder: {"params": {"encoder"}, "batch_stats": {"encoder"}}.
+
+        Raises:
+          BadInput: there is no finished pretraining.
+        """
+        return encoder_of(self.trained("init_from" if self.config.init_from else "pretrain"))
+
+    def trained(self, stage: str) -> dict[str, Any]:
+        """The variables that a finished stage has trained. Raises BadInput where it is not finished."""
+        return checkpoint.load(self.workdir, stage)
+
+    def under_new_head(self, encoder: dict[str, Any], name: str) -> dict[str, Any]:
+        """Variables of `network`: this encoder under a fresh linear head, drawn from the stream `name`."""
+        head = models.initialise_head(self.network, self.stream(name), self.dataset.image_shape)
+        return {"params": {**encoder["params"], "head": head}, "batch_stats": encoder["batch_stats"]}
+
+    def fit(self, stage: str, *, variables: dict[str, Any], step: Callable, order: Callable, **options: Any) -> Any:
+        """`train.fit` on the training images, with the settings, seed and work directory of this run."""
+        return fit_lib.fit(
+            self.config[stage],
+            self.dataset.train,
+            variables=variables,
+            step=step,
+            order=order,
+            directory=self.workdir,
+            stage=stage,
+            options=self.config,
+            seed=self.config.seed,
+            **options,
+        )
+
+
+def encoder_of(variables: dict[str, Any]) -> dict[str, Any]:
+    """The part of a network's variables that is the encoder's."""
+    return {"params": {"encoder": variables["params"]["encoder"]}, "batch_stats": variables["batch_stats"]}

@@ -1,0 +1,104 @@
+"""The one place where order, feed, optimizer, schedule and loop are put together."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from etils import epath
+
+from lt_jax import data, optim
+from lt_jax.data import batches
+from lt_jax.sampling import orders
+from lt_jax.train import loop, sharding, state, steps
+
+Order = Callable[[int], Any]  # step -> positions of the global batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Sizes and durations of one training, as its settings say for so many items."""
+
+    items: int
+    batch_size: int
+    steps_per_epoch: int
+    steps: int
+
+
+def schedule(settings: Any, items: int, drop_last: bool = False) -> Schedule:
+    """The sizes of a training on `items` images; without `drop_last` an epoch ends with a filled-up batch."""
+    batch_size = optim.batch_size(settings, items)
+    steps_per_epoch = max(1, items // batch_size) if drop_last else -(-items // batch_size)
+    return Schedule(items, batch_size, steps_per_epoch, optim.total_steps(settings, steps_per_epoch))
+
+
+def fit(
+    settings: Any,
+    split: data.Split,
+    *,
+    variables: dict[str, Any],
+    step: Callable[[optax.GradientTransformation], steps.Step],
+    order: Callable[[int, int], Order],
+    directory: epath.Path,
+    stage: str,
+    options: Any,
+    seed: int,
+    items: int | None = None,
+    trainable: str = "all",
+    drop_last: bool = False,
+    own_key: bool = False,
+    at_epoch: Callable[..., dict[str, Any]] | None = None,
+) -> tuple[state.TrainState, dict[str, Any]]:
+    """Trains `variables` to the last step, from the newest checkpoint where there is one.
+
+    Args:
+      settings: the block of the stage: epochs, batch_size, rates and augment as in configs/common.py.
+      split: the training images.
+      variables: where training starts, {"params": {"encoder", "head"}, "batch_stats"}.
+      step: optimizer -> the step that is trained by.
+      order: (batch size, seed) -> order of the images.
+      directory: the work directory; checkpoints and metrics go there, under the name of the stage.
+      stage: its name, which random numbers depend on too.
+      options: the config; its blocks host, log and checkpoint are read.
+      items: images of an epoch, where these are not all of the split.
+      trainable: "all", or the part of the parameters that is trained.
+      own_key: each anchor has a second crop of its own (the two views of pretraining).
+      at_epoch: (state, epoch, progress, use) -> progress, before the first step of an epoch and of a resumed run;
+        `use(positions)` trains on these images from now on, in `order` over them. Must be idempotent: after a resume it
+        may run again for an epoch already seen.
+
+    Returns:
+      The final state, and its progress: `seconds` spent, over all restarts, and what `at_epoch` has put there.
+
+    Raises:
+      RunFailed: a loss or gradient that is not finite, or a disk that refuses a save.
+      Stopped: SIGTERM, after a save.
+    """
+    sizes = schedule(settings, len(split.labels) if items is None else items, drop_last)
+    optimizer = optim.adamw(settings, sizes.steps_per_epoch, sizes.items)
+    positions_of = order(sizes.batch_size, state.number(seed, f"{stage}/order"))
+    feed = batches.feed(
+        split,
+        positions_of,
+        sizes.batch_size,
+        state.number(seed, f"{stage}/crops"),
+        settings.augment.crop_scale,
+        own_key=own_key,
+        **sharding.host(),
+    )
+
+    def use(positions):
+        feed.use(orders.Subset(positions, positions_of))
+
+    job = loop.Job(
+        stage=stage,
+        seed=seed,
+        step=step(optimizer),
+        feed=feed,
+        steps=sizes.steps,
+        steps_per_epoch=sizes.steps_per_epoch,
+        batch_size=sizes.batch_size,
+        learning_rate=optim.schedule(settings, sizes.steps_per_epoch, sizes.items),
+        at_epoch=(lambda *now: at_epoch(*now, use)) if at_epoch else None,
+    )
+    return loop.train(job, state.create(variables, optimizer, trainable), directory, options)
