@@ -33,28 +33,28 @@ def main(argv: list[str]) -> int:
         if any(word in ("-h", "--help", "-help") for word in argv[1:]):
             print(USAGE)
             return 0
-        config, asked = command.parse(argv)
+        config, options = command.parse(argv)
         with distributed.joined(config.host):
-            _run(config, asked)
+            _run(config, options)
         return 0
     except tuple(errors.EXIT_STATUS) as error:
         print(f"lt_jax: {error}", file=sys.stderr)
         return errors.EXIT_STATUS[type(error)]
 
 
-def _run(config, asked):
+def _run(config, options):
     from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
 
-    is_after = asked.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
-    workdir = files.expand(asked.workdir, "--workdir") if is_after else files.prepare_folder(asked.workdir)
-    functions = _functions(asked)
+    is_after = options.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
+    workdir = files.expand(options.workdir, "--workdir") if is_after else files.prepare_folder(options.workdir)
+    functions = _functions(options)
     logging.set_verbosity(logging.FATAL)  # orbax logs a traceback for each thread of a save; we say it in one line
     _keep_compiled_programs(config.host.compile_cache)
     if is_after:
-        return functions[asked.stage](config, workdir)
+        return functions[options.stage](config, workdir)
     with lock.owned(workdir):
         log.say(f"work directory {workdir}")
-        stages.run(config, workdir, asked.stage, functions)
+        stages.run(config, workdir, options.stage, functions)
     return None
 
 
@@ -66,7 +66,7 @@ def _keep_compiled_programs(folder):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _functions(asked):
+def _functions(options):
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
     from lt_jax import report
     from lt_jax.serve import export, predict, show_data
@@ -79,7 +79,7 @@ def _functions(asked):
         "report": lambda experiment: report.run(experiment.config, experiment.workdir),
         "show_data": lambda experiment: show_data.run(experiment.config, experiment.workdir),
         "export": export.run,
-        "predict": lambda config, workdir: predict.run(workdir, asked.images, asked.format, asked.out),
+        "predict": lambda config, workdir: predict.run(workdir, options.images, options.format, options.out),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""From the words of the command line to a checked config and what is asked of it. Imports nothing that takes long."""
+"""From the words of the command line to a checked config and the other options. Imports nothing that takes long."""
 
 import os
 import types
@@ -22,19 +22,19 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     values.set_gnu_getopt()  # flags may follow the files of --images
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     texts = {"workdir": os.path.join("runs", name), "stage": "all", "images": "", "format": "table", "out": ""}
-    found = {text: flags.DEFINE_string(text, default, "", flag_values=values) for text, default in texts.items()}
+    defined = {text: flags.DEFINE_string(text, default, "", flag_values=values) for text, default in texts.items()}
     try:
-        rest = values(argv)[1:]
+        words = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise errors.BadInput(str(error).strip().splitlines()[0]) from error
-    asked = types.SimpleNamespace(**{text: flag.value for text, flag in found.items()})
-    if rest and asked.stage != "predict":
-        raise errors.BadInput(f"unexpected argument {rest[0]!r}; flags look like --name=value")
-    asked.images = [*filter(None, [asked.images]), *rest]
+    options = types.SimpleNamespace(**{text: flag.value for text, flag in defined.items()})
+    if words and options.stage != "predict":
+        raise errors.BadInput(f"unexpected argument {words[0]!r}; flags look like --name=value")
+    options.images = [*filter(None, [options.images]), *words]
     config_lib.validate(config)
     if "data" in config and config.data.profile == "all":
         _check_whole(config.data, argv)
-    return config, asked
+    return config, options
 
 
 def _check_whole(data, argv):

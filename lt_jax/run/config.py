@@ -103,15 +103,15 @@ def from_command_line(argv: list[str]) -> tuple[ml_collections.ConfigDict, str, 
         if word in ("--config", "-config") and i + 1 < len(words):
             words[i : i + 2] = [f"--config={words[i + 1]}"]
             break
-    given = [word for word in words if word.startswith(("--config=", "-config="))]
-    path, tokens = split_tokens(given[-1].partition("=")[2] if given else DEFAULT)
+    config_words = [word for word in words if word.startswith(("--config=", "-config="))]
+    path, tokens = split_tokens(config_words[-1].partition("=")[2] if config_words else DEFAULT)
     file = find(path)
     config = _load(file, tokens)
-    rest = [word for word in words if word not in given]
-    for word in rest:
+    other_words = [word for word in words if word not in config_words]
+    for word in other_words:
         if word.startswith(("--config.", "-config.")):
             _check_key(config, word.partition("=")[0].partition(".")[2])
-    return config, file.stem, rest
+    return config, file.stem, other_words
 
 
 def split_tokens(text: str) -> tuple[str, str]:
@@ -242,8 +242,8 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
     for top in DEPENDS[stage]:
         if top in tree:
             flat.update(_flatten(tree[top], (top,)))
-    kept = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
-    return {".".join(path): value for path, value in flat.items() if path in kept}
+    paths = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
+    return {".".join(path): value for path, value in flat.items() if path in paths}
 
 
 def _flatten(tree: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:

@@ -88,8 +88,8 @@ def _record(config, dataset, digests):
 
 def _origin(config):
     """Where the data lie: paths that were given, resolved."""
-    given = [config.data.dir or os.environ.get("LT_JAX_DATA", ""), config.data.list]
-    return [_absolute(epath.Path(os.path.expanduser(path))) if path else "" for path in given]
+    paths = [config.data.dir or os.environ.get("LT_JAX_DATA", ""), config.data.list]
+    return [_absolute(epath.Path(os.path.expanduser(path))) if path else "" for path in paths]
 
 
 def refuse_other_data(workdir: epath.Path, current: Inputs) -> None:

@@ -171,15 +171,15 @@ def load(workdir: epath.Path, kind: str) -> divide.Model:
     return divide.Model(tuple(depths), classifiers.Classifier(**tree["rest"], kind=kind))
 
 
-def _filter(found):
-    flow = found["flow"]
+def _filter(leaves):
+    flow = leaves["flow"]
     params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
     made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
-    return filters.FlowFilter(made, found["mean"], found["deviation"], found["counts"], found.get("unit"))
+    return filters.FlowFilter(made, leaves["mean"], leaves["deviation"], leaves["counts"], found.get("unit"))
 
 
 def _listed(numbered):
-    return [numbered[str(place)] for place in range(len(numbered))]
+    return [numbered[str(number)] for number in range(len(numbered))]
 
 
 def group_confusion(labels: np.ndarray, predicted: np.ndarray, groups: dict[str, np.ndarray]) -> list[list[float]]:

@@ -119,16 +119,16 @@ def _timing(workdir):
 def table(result: dict[str, Any]) -> str:
     """The rows of a result as plain text, accuracies in per cent."""
     rows = []
-    for name, found in {**(result["baseline"] or {}), **result.get("yardsticks", {})}.items():
-        rows.append((NAMES.get(name, name.replace("_", " ")), found))
-    for protocol, found in (result["probe"] or {}).items():
-        if found:
-            rows.append((f"linear probe, {protocol}", found))
+    for name, measures in {**(result["baseline"] or {}), **result.get("yardsticks", {})}.items():
+        rows.append((NAMES.get(name, name.replace("_", " ")), measures))
+    for protocol, measures in (result["probe"] or {}).items():
+        if measures:
+            rows.append((f"linear probe, {protocol}", measures))
     rows.append((NAMES.get(result["method"], result["method"]), result["test"]))
     width = max(len(name) for name, _ in rows)
     lines = [" " * width + "".join(f"{group:>13}" for group in GROUPS)]
-    for name, found in rows:
-        cells = ("n/a" if found[group] is None else f"{100 * found[group]:.1f}" for group in GROUPS)
+    for name, measures in rows:
+        cells = ("n/a" if measures[group] is None else f"{100 * measures[group]:.1f}" for group in GROUPS)
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
     counts = result["dataset"]["counts"]
     groups = ", ".join(f"{name} {len(classes)}" for name, classes in result["dataset"]["groups"].items())

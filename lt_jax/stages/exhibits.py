@@ -16,7 +16,7 @@ from lt_jax.stages import experiment as experiments
 from lt_jax.stages import pretrain, probe
 
 POINTS = 2000  # test images whose features are kept
-_CLASSES, _IMAGES, _SIDE = 10, 10, 64  # classes that are shown, images of each that were kept and left, pixels
+_CLASSES, _IMAGES, _SIDE = 10, 10, 64  # classes that are shown, images of each that were chosen and not chosen, pixels
 _LAWS = 6  # classes whose inclusion probabilities are worked out
 
 
@@ -91,7 +91,7 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
 def thumbnails(drawn: dict[str, np.ndarray], split: data.Split) -> dict[str, Any]:
     """Some images of some classes: images (n, s, s, 3) uint8, labels, chosen, log_p and positions (n,).
 
-    Classes from the largest to the smallest; of each those that were kept, then those that were left, each from the
+    Classes from the largest to the smallest; of each those that were chosen, then those that were not, each from the
     hardest to the easiest.
     """
     counts = np.bincount(split.labels)
@@ -99,8 +99,8 @@ def thumbnails(drawn: dict[str, np.ndarray], split: data.Split) -> dict[str, Any
     chosen[drawn["indices"]] = True
     positions: list[int] = []
     for c in _spread(np.argsort(-counts, kind="stable")[: (counts > 0).sum()], _CLASSES):
-        for kept in (True, False):
-            members = np.flatnonzero((split.labels == c) & (chosen == kept))
+        for is_chosen in (True, False):
+            members = np.flatnonzero((split.labels == c) & (chosen == is_chosen))
             positions += _spread(members[np.argsort(drawn["log_p"][members], kind="stable")], _IMAGES).tolist()
     where = np.array(positions, np.int64)
     return {

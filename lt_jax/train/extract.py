@@ -11,13 +11,12 @@ from flax import linen as nn
 from lt_jax import data
 from lt_jax.core import files, interrupt
 from lt_jax.data import batches
-from lt_jax.train import sharding
-from lt_jax.train import steps as step
+from lt_jax.train import sharding, steps
 
 
 @functools.cache
 def _compiled(network: nn.Module):
-    return jax.jit(step.infer(network))
+    return jax.jit(steps.infer(network))
 
 
 class Extractor:

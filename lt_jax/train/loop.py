@@ -11,8 +11,7 @@ import numpy as np
 from etils import epath
 
 from lt_jax.core import distributed, errors, interrupt, log
-from lt_jax.train import checkpoint, sharding, state
-from lt_jax.train import steps as step
+from lt_jax.train import checkpoint, sharding, state, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +20,14 @@ class Job:
 
     stage: str
     seed: int  # of the random numbers of its steps
-    step: step.Step
+    step: steps.Step
     feed: Any  # batches.Held or Streamed: step -> batch; its `data` are arrays that stay on the device
     steps: int
     steps_per_epoch: int
     batch_size: int
     learning_rate: Callable[[int], Any]
-    # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. What it does must
-    # be the same when it is done again: a run goes on from a save, which may lie some epochs back.
+    # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. Must be
+    # idempotent: after a resume it may run again for an epoch already seen.
     at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
 
 
@@ -61,9 +60,9 @@ def train(
     ):
         current, progress = _resume(job, saver, current)
         start = int(current.step)
-        # The state leaves a step in the places where it came in: donation and the next step need that.
-        places = jax.tree.map(lambda x: x.sharding, current)
-        advance = jax.jit(job.step, donate_argnums=0, out_shardings=(places, None))
+        # A step returns the state in the sharding of its argument: donation and the next step need that.
+        shardings = jax.tree.map(lambda x: x.sharding, current)
+        advance = jax.jit(job.step, donate_argnums=0, out_shardings=(shardings, None))
         writer = _Writer(job, workdir, start, config.log.every_steps)
         clock = _Clock(progress["seconds"], config)
         for number in range(start, job.steps):
@@ -92,11 +91,11 @@ def _stop(job, saver, writer, number):
 
 
 def _resume(job, saver, fresh):
-    found = saver.restore(fresh)
-    if found is None:
+    restored = saver.restore(fresh)
+    if restored is None:
         return fresh, {"seconds": 0.0}
-    log.say(f"{job.stage}: resuming from step {int(found[0].step)} of {job.steps}")
-    return found
+    log.say(f"{job.stage}: resuming from step {int(restored[0].step)} of {job.steps}")
+    return restored
 
 
 def _save(job, saver, writer, current, progress, clock):

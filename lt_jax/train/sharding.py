@@ -54,8 +54,8 @@ def per_device(function: Callable[..., Any], mesh: jax.sharding.Mesh) -> Callabl
 
 def put_replicated(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Every device gets all of it; every process holds the same."""
-    place = replicated(mesh)
-    return _put(tree, jax.tree.map(lambda _: place, tree))
+    everywhere = replicated(mesh)
+    return _put(tree, jax.tree.map(lambda _: everywhere, tree))
 
 
 def put_state(tree: Any, mesh: jax.sharding.Mesh, split: bool = False) -> Any:
@@ -87,12 +87,12 @@ def _part(array, mesh):
     return NamedSharding(mesh, PartitionSpec(*[None] * max(fitting)[1], AXIS))
 
 
-def _put(tree, places):
+def _put(tree, shardings):
     if jax.process_count() == 1:
-        return jax.device_put(tree, places)
+        return jax.device_put(tree, shardings)
     # device_put would gather every array from all processes, to compare them.
     whole = jax.tree.map(fetch, tree)
-    return jax.tree.map(lambda x, place: jax.make_array_from_callback(x.shape, place, lambda i: x[i]), whole, places)
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), whole, shardings)
 
 
 def fetch(array: Any) -> np.ndarray:

@@ -93,7 +93,8 @@ def classify(
 
     Args:
       options: of the augmentation.
-      moving: BatchNorm uses the batch's statistics and moves its own, also under a frozen encoder; else both rest.
+      moving: BatchNorm normalises by the batch and updates its running statistics, also under a frozen encoder;
+        otherwise it normalises by the running statistics and keeps them.
       log_prior: (C,) log share of each class, for the balanced softmax; None is cross-entropy.
       accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
     """
@@ -104,19 +105,19 @@ def classify(
         (key,) = _keys(data, current.step, 1)
         images, labels, is_cropped = _take(data, batch)
         images = policies.apply(key, images, options, is_cropped)
-        images, others, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
+        images, second_labels, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
 
         def loss_of(params, batch_stats, part):
-            images, labels, others, weight = part
+            images, labels, second_labels, weight = part
             logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
             logits = logits.astype(jnp.float32) + prior
             each = losses.cross_entropy(logits, labels)
             if options.mix:
-                each = weight * each + (1 - weight) * losses.cross_entropy(logits, others)
+                each = weight * each + (1 - weight) * losses.cross_entropy(logits, second_labels)
             return each.mean(), (stats, {"accuracy": accuracy})
 
-        parts = (images, labels, others, weight)
+        parts = (images, labels, second_labels, weight)
         if accumulate == 1:
             return _update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
         return _apply(current, tx, *_accumulated(loss_of, current, parts, accumulate))
@@ -137,8 +138,8 @@ def _accumulated(loss_of, current, batch, count):
         return (jax.tree.map(jnp.add, gradients, more), stats), (loss, metrics)
 
     zero = jax.tree.map(jnp.zeros_like, current.params)
-    (total, stats), found = jax.lax.scan(add, (zero, current.batch_stats), parts)
-    loss, metrics = jax.tree.map(jnp.mean, found)
+    (total, stats), outputs = jax.lax.scan(add, (zero, current.batch_stats), parts)
+    loss, metrics = jax.tree.map(jnp.mean, outputs)
     return (loss, (stats, metrics)), jax.tree.map(lambda x: x / count, total)
 
 
