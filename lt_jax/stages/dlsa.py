@@ -175,7 +175,7 @@ def _filter(leaves):
     flow = leaves["flow"]
     params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
     made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
-    return filters.FlowFilter(made, leaves["mean"], leaves["deviation"], leaves["counts"], found.get("unit"))
+    return filters.FlowFilter(made, leaves["mean"], leaves["deviation"], leaves["counts"], leaves.get("unit"))
 
 
 def _listed(numbered):
