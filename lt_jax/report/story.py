@@ -1,4 +1,4 @@
-"""The order of the page: chapters, their exhibits, what each says. An exhibit without its file is left out."""
+"""Chapters of the page with their exhibits and texts. An exhibit whose file is missing is left out."""
 
 import json
 from typing import Any
@@ -15,7 +15,8 @@ Exhibit = tuple[str, str, str, dict[str, Any], str]
 
 def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str, list[Exhibit]]]:
     """(title, lead, exhibits) in the order of the page."""
-    lines, predictions = _lines(workdir), _npz(workdir / "predictions.npz")
+    lines = _lines(workdir)
+    predictions = _npz(workdir / "predictions.npz")
     divided = dlsa.read(workdir) if result["method"] == "dlsa" else None
     is_compared = len(figures.methods(result)) > 1
     return [
@@ -45,7 +46,7 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
         (
             "Division by likelihood",
             "DLSA divides the images until each part is balanced enough to be classified on its own.",
-            [(name, *rest, "") for name, rest in (dlsa.plan(divided) if divided else {}).items()],
+            [(name, *parts, "") for name, parts in (dlsa.plan(divided) if divided else {}).items()],
         ),
         (
             "How it was trained",
@@ -72,24 +73,25 @@ def _loss(result):
 
 def _return(result, predictions, divided):
     text = "Mean test accuracy of the classes of each group, in per cent."
-    found = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
+    exhibits = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
     if predictions is None:
-        return found
-    said, labels = answers.answers(predictions, result), predictions["labels"]
+        return exhibits
+    by_method = answers.answers(predictions, result)
+    labels = predictions["labels"]
     text = "Points on the dashed line mean what they say; below it the classifier is too sure of itself."
-    drawn = {"": answers.reliability_figure(labels, said)}
-    found.append(("reliability", "Can its confidence be trusted?", text, drawn, ""))
+    drawn = {"": answers.reliability_figure(labels, by_method)}
+    exhibits.append(("reliability", "Can its confidence be trusted?", text, drawn, ""))
     if divided is None:
-        found.append(_confusion(result, said, labels))
-    return found
+        exhibits.append(_confusion(result, by_method, labels))
+    return exhibits
 
 
-def _confusion(result, said, labels):
+def _confusion(result, by_method, labels):
     which, names = answers.bins_of_classes(result["dataset"]["counts"])
-    last = list(said)[-1]
+    last = list(by_method)[-1]
     panels = {
         name: answers.confusion_figure(answers.confusion(labels, x, which), names, "final" if name == last else "plain")
-        for name, (x, _) in said.items()
+        for name, (x, _) in by_method.items()
     }
     text = (
         "Of the test images of each class size (rows), the per cent given a class of each size (columns). What "
@@ -99,16 +101,16 @@ def _confusion(result, said, labels):
 
 
 def _features(workdir, result, lines):
-    found = []
+    exhibits = []
     shown = _npz(workdir / "features" / "shown.npz")
     if shown is not None and len(shown["labels"]) >= 10:
-        found += _planes(shown, result)
+        exhibits += _planes(shown, result)
     keys = {"intra_class_distance": "within a class", "inter_class_distance": "between classes"}
     if _has(lines, "pretrain", "intra_class_distance"):
         text = "Mean distance between the embeddings of two images in pretraining: one class draws together, two part."
         drawn = {"": figures.training_curve(lines, "pretrain", keys)}
-        found.append(("distances", "Classes draw together", text, drawn, ""))
-    return found + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
+        exhibits.append(("distances", "Classes draw together", text, drawn, ""))
+    return exhibits + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
 
 
 def _planes(shown, result):
@@ -126,36 +128,39 @@ def _planes(shown, result):
 
 
 def _selection(workdir, result):
-    chances, thumbnails = _npz(workdir / "inclusion.npz"), _npz(workdir / "thumbnails.npz")
+    chances = _npz(workdir / "inclusion.npz")
+    thumbnails = _npz(workdir / "thumbnails.npz")
     if chances is None or thumbnails is None:
         return []
-    labels, k, method = chances["labels"], int(chances["k"]), str(chances["method"])
-    kept = np.bincount(labels[chances["chosen"]], minlength=result["dataset"]["num_classes"])
-    found = [
+    labels = chances["labels"]
+    k = int(chances["k"])
+    method = str(chances["method"])
+    kept_counts = np.bincount(labels[chances["chosen"]], minlength=result["dataset"]["num_classes"])
+    exhibits = [
         (
             "gallery",
             "What was kept and what was left",
             "Images of the last draw, the hardest first; at most ten of a kind. Small classes are kept whole.",
             {},
-            selection.gallery(thumbnails, kept, result),
+            selection.gallery(thumbnails, kept_counts, result),
         )
     ]
     if (np.bincount(labels) <= k).all():
-        return found
+        return exhibits
     rounds = _rounds(workdir)
     text = (
         f"Information (-log p) of the images kept (method: {method}) and left, over {len(rounds)} draws, in classes "
         f"of more than {k} images. Where kept lies right of the dashed line, the choice favours hard images."
     )
     drawn = selection.histogram_figure(selection.histogram(rounds, labels))
-    found.append(("information", "How much information stays", text, {"": drawn}, ""))
+    exhibits.append(("information", "How much information stays", text, {"": drawn}, ""))
     cut = chances["inclusion"][(np.bincount(labels) > k)[labels]]
     if np.isfinite(cut).any():
         text = (
             "Each dot is a training image in the last draw; the dashed line is the chance that a uniform choice gives. "
             "Labels say how many of the class are kept."
         )
-        found.append(
+        exhibits.append(
             (
                 "inclusion",
                 "The chance of an image to be kept",
@@ -164,20 +169,20 @@ def _selection(workdir, result):
                 "",
             )
         )
-    return found
+    return exhibits
 
 
 def _rounds(workdir):
-    """At most ten draws, evenly spaced, the first and the last among them."""
+    """At most ten evenly spaced draws, including the first and the last."""
     paths = sorted((workdir / "subsets").glob("*.npz"), key=lambda path: int(path.stem))
-    places = np.unique(np.linspace(0, len(paths) - 1, selection.ROUNDS).round().astype(int))
-    return [files.read_npz(paths[place]) for place in places]
+    positions = np.unique(np.linspace(0, len(paths) - 1, selection.ROUNDS).round().astype(int))
+    return [files.read_npz(paths[position]) for position in positions]
 
 
 def _training(lines):
     text = "Cross-entropy on the balanced subset; it may jump where the subset is drawn anew."
-    found = _curves(lines, "retrain", "Retraining loss", text)
-    return found + _curves(lines, "baseline", "Baseline", "Training loss of the plain yardstick.")
+    exhibits = _curves(lines, "retrain", "Retraining loss", text)
+    return exhibits + _curves(lines, "baseline", "Baseline", "Training loss of the plain yardstick.")
 
 
 def _curves(lines, stage, title, text):
