@@ -177,7 +177,7 @@ def _watch(path, content, owner):
     Raises:
       BadInput: the owner wrote the lock.
     """
-    log.say(f"{path} is of {_who(owner)}: looking for {_WATCH_S:.0f} s whether that run is alive")
+    log.say(f"{path} belongs to {_who(owner)}: waiting {_WATCH_S:.0f} s to see whether that run is alive")
     deadline = time.monotonic() + _WATCH_S
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
@@ -195,7 +195,7 @@ def _refusal(workdir, owner):
 
 
 def _taken_over(workdir, owner):
-    return f"{workdir} was taken over by {_who(owner)}, since this process was silent for too long; nothing is lost"
+    return f"{workdir} was taken over by {_who(owner)}, since this process was stalled; nothing is lost"
 
 
 def _who(owner):

@@ -73,7 +73,7 @@ def confusion_figure(table: np.ndarray, names: list[str], color: str) -> Figure:
     axes.set_yticks(range(size), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("training images of the class it is given")
+    axes.set_xlabel("training images of the predicted class")
     axes.set_ylabel("training images of the true class")
     return figure
 
@@ -102,7 +102,7 @@ def reliability_figure(labels: np.ndarray, by_method: dict[str, tuple[np.ndarray
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlim(0, 1.03)
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("how sure the classifier says it is")
-    axes.set_ylabel("how often it is right")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
     svg.legend(axes, above=True)
     return figure

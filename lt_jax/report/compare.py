@@ -58,7 +58,7 @@ def write(folders: list[str], out: str) -> None:
 def _read(folder):
     config, result = results.read(files.expand(folder, "work directory"))
     if not result.get("digests"):
-        log.say(f"{folder} was made by an older lt_jax, which recorded no digests: its images are not compared")
+        log.say(f"{folder} was made by an older lt_jax without digests: its images are not compared")
     return _flat(config), result
 
 
@@ -78,7 +78,7 @@ def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
     """
     data = {(result["dataset"]["name"], result["dataset"]["num_classes"]) for _, result in runs}
     if len(data) > 1:
-        raise errors.BadInput(f"runs on other data cannot stand beside each other: {', '.join(n for n, _ in data)}")
+        raise errors.BadInput(f"runs on different data sets cannot be compared: {', '.join(n for n, _ in data)}")
     if len(_digests_of(runs, "test")) > 1:
         raise errors.BadInput(f"the runs were tested on other images of {data.pop()[0]}: they cannot be compared")
     settings = [{key: value for key, value in config.items() if not key.startswith(_IGNORED)} for config, _ in runs]

@@ -26,8 +26,8 @@ def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]
     compared = {}
     if "separability" in divided:
         text = (
-            "The area under the curve of telling tail from head by likelihood (a half is chance), and the purity of "
-            "the clusters; one row a feature set, best first."
+            "Area under the ROC curve of tail against head by likelihood (0.5 is chance), and purity of the clusters; "
+            "one row per feature set, best first."
         )
         compared["dlsa_separability"] = (
             "How well the features separate",
@@ -37,8 +37,8 @@ def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]
     names = {"balanced_softmax": "balanced softmax", "dlsa": "DLSA"}
     return {
         "dlsa_depths": (
-            "Who is classified where",
-            "Share of each group's test images that each depth takes; the rest goes to a plain classifier.",
+            "Which depth classifies which group",
+            "Share of each group's test images that each depth takes; a plain classifier takes the rest.",
             {"": depth_shares(divided)},
         ),
         "dlsa_accuracy": (
@@ -53,7 +53,7 @@ def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]
         ),
         "dlsa_confusion": (
             "Head taken for tail, and tail for head",
-            "Share of each group's test images, in per cent, that is given a class of each group.",
+            "Share of each group's test images, in per cent, predicted as a class of each group.",
             {title: confusion(divided["confusion"][name]) for name, title in names.items()},
         ),
         **compared,
@@ -135,7 +135,7 @@ def confusion(table: list[list[float]]) -> Figure:
     axes.set_yticks(range(3), GROUPS)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("given a class of")
+    axes.set_xlabel("predicted class in")
     axes.set_ylabel("true class in")
     return figure
 

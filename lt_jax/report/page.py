@@ -112,7 +112,7 @@ def summary(result: dict[str, Any]) -> str:
     first, last = names[0], names[-1]
     cards = []
     if len(names) > 1:
-        text += f"{first[0].upper()}{first[1:]} trains on them as they are; {last} is what this run is about."
+        text += f"{first[0].upper()}{first[1:]} trains on all of them; this run evaluates {last}."
         for key, label in (("few", "on the rarest classes"), ("overall", "on all test images")):
             before, after = by_method[first][key], by_method[last][key]
             if before is not None and after is not None:
@@ -137,7 +137,7 @@ def _numbers(result):
         rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
     return (
         '<section><h2>All numbers</h2><p class="lead">Accuracies in per cent on the test set, of the last epoch; '
-        "the test set chooses nothing.</p>"
+        "nothing is selected on the test set.</p>"
         f'<div class="scroll" tabindex="0"><table class="numbers"><thead><tr><th scope="col">method</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )

@@ -28,7 +28,7 @@ class Classifier:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]  # (h, w, c) of the network input
     view: str  # "centre": central crop, as evaluation takes it of image files; "whole": the whole image
-    upright: bool  # whether a photo is turned as its EXIF tag says
+    upright: bool  # photos are rotated by their EXIF tag
     network: nn.Module
     variables: Any
     batch_size: int
@@ -130,7 +130,7 @@ def _described(workdir: epath.Path, about: dict[str, Any]) -> data.Dataset:
     """A data set with the counts and image size of the run, and placeholders instead of images."""
     if "images" not in about:
         raise errors.BadInput(
-            f"{workdir / 'result.json'} says nothing of its images, an older version wrote it: "
+            f"{workdir / 'result.json'} has no image information, since an older version wrote it: "
             "delete stages/evaluate.json there and run --stage=evaluate again"
         )
     if about["images"] is None:

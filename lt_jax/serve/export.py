@@ -40,7 +40,7 @@ def run(config: Any, workdir: epath.Path) -> None:
             f"export: probabilities of the loaded copy are off by up to {largest_difference:.2g}, "
             f"{_TOLERANCE:g} is allowed; the copy is removed"
         )
-    log.say(f"{folder / 'classifier.jax'} answers as the network does, to {largest_difference:.1g}")
+    log.say(f"{folder / 'classifier.jax'} matches the network to within {largest_difference:.1g}")
 
 
 def serialised(model: classifier.Classifier) -> bytes:

@@ -109,7 +109,7 @@ def _check_classes(folder, classes):
         raise errors.BadInput(f"{shown} holds no images: expected one folder for each class, images in it")
     if len(classes) == 1:
         (name,) = map(log.printable, classes)
-        hint = f"if the classes are inside of it, give {os.path.join(shown, name)}"
+        hint = f"if the classes are inside it, give {os.path.join(shown, name)}"
         raise errors.BadInput(f"{shown}: {name!r} is the only folder with images, of one class; {hint}")
 
 
