@@ -1,4 +1,4 @@
-"""Every measure of `result.json`, from labels and logits. NumPy and scikit-learn; accuracies are fractions."""
+"""Measures of `result.json`, computed from labels and logits; accuracies are fractions."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from sklearn import metrics as sk
 
 
 def measures(labels: np.ndarray, logits: np.ndarray, groups: dict[str, np.ndarray], bins: int = 15) -> dict[str, Any]:
-    """Overall, group and balanced accuracy, and what else a reviewer asks for.
+    """Overall, group and balanced accuracy, and other common measures.
 
     Args:
       labels: (n,).
       logits: (n, C).
       groups: name -> boolean mask over the C classes.
-      bins: of the calibration error.
+      bins: number of bins of the calibration error.
 
     Returns:
       overall, many, medium, few, balanced, macro_f1, mcc, nmi, ece, worst_class, per_class. A group without classes is
-      None; a class without test images is None in `per_class` and counts nowhere.
+      None; a class without test images is None in `per_class` and is excluded from the other measures.
     """
     predicted = logits.argmax(axis=1)
     per_class = _per_class(labels, predicted, logits.shape[1])
@@ -45,7 +45,7 @@ def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int
 
 
 def confidences(logits: np.ndarray) -> np.ndarray:
-    """Probability that a softmax gives to its answer: (n, C) -> (n,) float64."""
+    """Softmax probability of the predicted class, (n,) float64, from logits (n, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return 1.0 / np.exp(shifted).sum(axis=1)
 

@@ -1,4 +1,4 @@
-"""The optimiser of every stage: AdamW, linear warm-up, cosine to zero, per step."""
+"""Optimizer of all stages: AdamW with linear warm-up and cosine decay to zero, per step."""
 
 import math
 from typing import Any
@@ -8,19 +8,19 @@ import optax
 
 
 def total_steps(config: Any, steps_per_epoch: int) -> int:
-    """Duration of a stage: `config.steps` where given, else `config.epochs`."""
+    """Number of steps of a stage: `config.steps` if set, else from `config.epochs`."""
     return config.steps or max(1, math.ceil(config.epochs * steps_per_epoch))
 
 
 def batch_size(config: Any, items: int) -> int:
-    """A batch is never larger than what there is to train on."""
+    """Batch size, at most the number of training items."""
     return min(config.batch_size, items)
 
 
 def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:
-    """Learning rate of each step: linear warm-up from 0 to base_learning_rate * batch / 256, then a cosine to 0.
+    """Learning rate of each step: linear warm-up from 0 to base_learning_rate * batch / 256, then cosine decay to 0.
 
-    The batch is that of `items` images: a set smaller than a batch is a smaller batch.
+    `batch` is at most `items`.
     """
     total = total_steps(config, steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
@@ -34,7 +34,7 @@ def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:
 
 
 def adamw(config: Any, steps_per_epoch: int, items: int) -> optax.GradientTransformation:
-    """Betas (.9, .95); weight decay on weights only, none on biases and norms."""
+    """AdamW with betas (.9, .95) and weight decay only on weights, not on biases and norms."""
     return optax.adamw(
         schedule(config, steps_per_epoch, items),
         b1=0.9,

@@ -64,7 +64,7 @@ def test_canonical_indices_by_hand():
 
 
 def test_a_class_that_is_too_small_is_named():
-    with pytest.raises(errors.BadInput, match="class 1 holds 1 images, 2 are wanted"):
+    with pytest.raises(errors.BadInput, match="class 1 has 1 images, but 2 are requested"):
         longtail.canonical_indices(np.array([0, 0, 1]), np.array([2, 2]))
 
 

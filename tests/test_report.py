@@ -238,8 +238,8 @@ def test_page_tells_its_story_in_order(finished):
     headings = Page((finished / "report.html").read_text()).headings
     assert headings == [
         "The long tail", "Accuracy against class size", "Many, medium and few", "Can its confidence be trusted?",
-        "Who is taken for whom", "What the encoder sees", "Classes draw together", "Pretraining loss",
-        "What was kept and what was left", "How much information stays", "The chance of an image to be kept",
+        "Who is taken for whom", "Features of the encoder", "Distances of embeddings", "Pretraining loss",
+        "What was kept and what was left", "How much information stays", "The chance that an image is kept",
         "Retraining loss", "Baseline",
     ]  # fmt: skip
 

@@ -126,3 +126,44 @@ def test_the_walk_finds_products():
     assert len(list(dots(jax.make_jaxpr(_bns)(jnp.zeros((4, 2, 3))).jaxpr))) == 1
     assert len(list(dots(jax.make_jaxpr(_divided)(jnp.ones((2, 3))).jaxpr))) == 13  # 6 of the flow, clusters, 3 x 2
     assert len(list(dots(jax.make_jaxpr(jax.jit(lambda x: jax.jit(jnp.dot)(x, x)))(jnp.zeros((2, 2))).jaxpr))) == 1
+
+
+VAGUE = frozenset("found said asked place places given kept rest others of told wanted".split())  # noqa: SIM905
+NOT_YET_CLEAN = ("stages", "train", "run", "main")  # packages whose identifiers are still to be renamed
+SAVED_NAMES = {("dlsa/divide.py", "rest")}  # field of a saved model
+
+
+def assigned_names(tree):
+    """(line, name) of every assigned variable, parameter, loop and comprehension variable, and import alias."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.alias) and node.asname:
+            yield node.lineno, node.asname
+
+
+def test_no_vague_name_is_assigned():
+    vague = []
+    for part, file in modules():
+        module = file.relative_to(PACKAGE).as_posix()
+        if part in NOT_YET_CLEAN:
+            continue
+        for line, name in assigned_names(ast.parse(file.read_text())):
+            if name in VAGUE and (module, name) not in SAVED_NAMES:
+                vague.append(f"{module}:{line}: {name}")
+    assert not vague, "name the value instead: " + ", ".join(vague)
+
+
+def test_assigned_names_are_found_in_every_form():
+    code = """
+a: int = 1
+for b in []: pass
+(c, *d) = [e for e in []]
+def f(g, *h, i=0, **j): (k := 1)
+with open("") as m: pass
+import os as n
+"""
+    names = [name for _, name in assigned_names(ast.parse(code))]
+    assert sorted(names) == list("abcdeghijkmn")

@@ -1,6 +1,6 @@
-"""Augmentation families on the device: SimCLR or crop and flip, TrivialAugment, cutout; and mixup, cutmix of batches.
+"""Augmentation families on the device: SimCLR, crop and flip, TrivialAugment, cutout, and mixup and cutmix.
 
-Images are float32 (b, h, w, c) in [0, 1]; one set of random numbers is drawn for the whole batch.
+Images are float32 (b, h, w, c) in [0, 1]; random numbers are drawn for the whole batch at once.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lt_jax.augment import simclr as augment
+from lt_jax.augment import simclr
 
 POLICIES = ("", "trivial")
 MIXES = ("", "mixup", "cutmix")
@@ -16,16 +16,16 @@ _BINS = 30  # magnitudes 0..30 of TrivialAugment, as published
 
 
 def apply(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = False) -> jax.Array:
-    """What `options` (configs/common.py: augment) asks for; with strength, grey and blur off it is crop and flip.
+    """Augments images as set in `options` (configs/common.py: augment); crop and flip if all else is off.
 
     Args:
       images: (b, h, w, c) uint8.
-      is_cropped: the host has cropped them when it decoded them.
+      is_cropped: the host already cropped the images during decoding.
 
     Returns:
       (b, h, w, c) float32 in [0, 1].
     """
-    out = augment.simclr(key, images, options, is_cropped)
+    out = simclr.simclr(key, images, options, is_cropped)
     if options.policy == "trivial":
         out = trivial(jax.random.fold_in(key, 1), out)
     if options.cutout > 0.0:
@@ -34,7 +34,7 @@ def apply(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = Fa
 
 
 def trivial(key: jax.Array, images: jax.Array) -> jax.Array:
-    """TrivialAugment, wide (Müller and Hutter, ICCV 2021): one operation an image, at a uniformly drawn magnitude."""
+    """TrivialAugment, wide (Müller and Hutter, ICCV 2021): one random operation and magnitude per image."""
     b = images.shape[0]
     k_operation, k_magnitude, k_sign = jax.random.split(key, 3)
     which = jax.random.randint(k_operation, (b,), 0, len(OPERATIONS))
@@ -52,16 +52,16 @@ def _one(which, image, magnitude, sign):
     batch = image[None]
     colored = (
         lambda: batch,
-        lambda: augment.adjust_brightness(batch, factor),
-        lambda: augment.adjust_saturation(batch, factor),
-        lambda: augment.adjust_contrast(batch, factor),
+        lambda: simclr.adjust_brightness(batch, factor),
+        lambda: simclr.adjust_saturation(batch, factor),
+        lambda: simclr.adjust_contrast(batch, factor),
         lambda: sharpness(batch, factor),
         lambda: posterize(batch, 8 - jnp.round(6 * magnitude)),
         lambda: solarize(batch, 1.0 - magnitude),
         lambda: autocontrast(batch),
         lambda: equalize(batch),
     )
-    # Geometry is done already: those operations come last and leave the colours alone.
+    # Geometric operations were already applied and leave the colours unchanged.
     return jax.lax.switch(jnp.where(which < len(colored), which, 0), colored)[0]
 
 
@@ -72,22 +72,23 @@ OPERATIONS = (
 
 
 def _matrices(which, signed, size):
-    """(b, 6) rows a, b, c, d, e, f: output pixel (x, y) is read at (a x + b y + c, d x + e y + f)."""
+    """Affine maps (b, 6), rows a, b, c, d, e, f: output pixel (x, y) is read at (a x + b y + c, d x + e y + f)."""
     h, w = size
     is_of = {name: which == OPERATIONS.index(name) for name in GEOMETRIC}
     angle = jnp.where(is_of["rotate"], jnp.deg2rad(135.0) * signed, 0.0)
     shear_x = jnp.where(is_of["shear_x"], 0.99 * signed, 0.0)
     shear_y = jnp.where(is_of["shear_y"], 0.99 * signed, 0.0)
-    a, e = jnp.cos(angle), jnp.cos(angle)
-    b, d = jnp.sin(angle) + shear_x, -jnp.sin(angle) + shear_y
-    # About the middle; translations reach a seventh of the side, 32 of 224 pixels.
+    a = e = jnp.cos(angle)
+    b = jnp.sin(angle) + shear_x
+    d = -jnp.sin(angle) + shear_y
+    # Around the centre; translations reach a seventh of the side, 32 of 224 pixels.
     c = w / 2 - a * w / 2 - b * h / 2 + jnp.where(is_of["translate_x"], signed * w / 7, 0.0)
     f = h / 2 - d * w / 2 - e * h / 2 + jnp.where(is_of["translate_y"], signed * h / 7, 0.0)
     return jnp.stack([a, b, c, d, e, f], axis=1)
 
 
 def affine(images: jax.Array, matrices: jax.Array) -> jax.Array:
-    """Nearest pixel, black outside, pixel centres at halves: what Pillow's Image.transform(AFFINE) does."""
+    """Affine transform with nearest neighbours, black outside, like Pillow's Image.transform(AFFINE)."""
     _, h, w, _ = images.shape
     y, x = jnp.meshgrid(jnp.arange(h) + 0.5, jnp.arange(w) + 0.5, indexing="ij")
     a, b, c, d, e, f = (matrices[:, i, None, None] for i in range(6))
@@ -95,13 +96,13 @@ def affine(images: jax.Array, matrices: jax.Array) -> jax.Array:
     row = jnp.floor(d * x[None] + e * y[None] + f).astype(jnp.int32)
     inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
     flat = images.reshape(images.shape[0], h * w, -1)
-    place = (jnp.clip(row, 0, h - 1) * w + jnp.clip(column, 0, w - 1)).reshape(images.shape[0], h * w, 1)
-    found = jnp.take_along_axis(flat, place, axis=1).reshape(images.shape)
-    return jnp.where(inside[..., None], found, 0.0)
+    flat_positions = (jnp.clip(row, 0, h - 1) * w + jnp.clip(column, 0, w - 1)).reshape(images.shape[0], h * w, 1)
+    pixels = jnp.take_along_axis(flat, flat_positions, axis=1).reshape(images.shape)
+    return jnp.where(inside[..., None], pixels, 0.0)
 
 
 def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with a smoothed copy (3x3, weight 5 in the middle and 1 around, of 13), borders as they are."""
+    """Blends with a smoothed copy (3x3, centre weight 5/13, others 1/13) except at the borders."""
     h, w = images.shape[1:3]
     around = sum(images[:, i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3))
     inner = (around + 4 * images[:, 1:-1, 1:-1]) / 13
@@ -121,13 +122,14 @@ def solarize(images: jax.Array, threshold: jax.Array) -> jax.Array:
 
 
 def autocontrast(images: jax.Array) -> jax.Array:
-    """Stretches each channel to 0..1."""
-    low, high = images.min(axis=(1, 2), keepdims=True), images.max(axis=(1, 2), keepdims=True)
+    """Stretches each channel to the range 0..1."""
+    low = images.min(axis=(1, 2), keepdims=True)
+    high = images.max(axis=(1, 2), keepdims=True)
     return jnp.where(high > low, (images - low) / jnp.where(high > low, high - low, 1.0), images)
 
 
 def equalize(images: jax.Array) -> jax.Array:
-    """Flattens the histogram of each channel, by Pillow's integer rule."""
+    """Equalizes the histogram of each channel, with Pillow's integer rule."""
     b, h, w, c = images.shape
     levels = _levels(images).astype(jnp.int32).transpose(0, 3, 1, 2).reshape(b * c, h * w)
     return jax.vmap(_equalized)(levels).reshape(b, c, h, w).transpose(0, 2, 3, 1) / 255.0
@@ -142,12 +144,12 @@ def _equalized(levels):
 
 
 def _levels(images):
-    """0..1 -> whole 0..255, as float."""
+    """Values 0..1 as whole numbers 0..255, in float."""
     return jnp.round(images * 255.0)
 
 
 def cutout(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
-    """Greys a square of side share * h around a uniform centre, cut at the border (DeVries and Taylor, 2017)."""
+    """Fills a square of side share * h with grey, at a uniform centre, clipped (DeVries and Taylor, 2017)."""
     b, h, w, _ = images.shape
     k_row, k_column = jax.random.split(key)
     row, column = jax.random.randint(k_row, (b,), 0, h), jax.random.randint(k_column, (b,), 0, w)
@@ -156,7 +158,7 @@ def cutout(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
 
 
 def _boxes(top, left, height, width, size):
-    """(b, h, w, 1) bool, true inside each box."""
+    """Mask (b, h, w, 1) bool, true inside each box."""
     y, x = jnp.arange(size[0])[None, :, None], jnp.arange(size[1])[None, None, :]
     top, left = top[:, None, None], left[:, None, None]
     height, width = jnp.reshape(height, (-1, 1, 1)), jnp.reshape(width, (-1, 1, 1))
@@ -164,10 +166,10 @@ def _boxes(top, left, height, width, size):
 
 
 def mix(key: jax.Array, images: jax.Array, labels: jax.Array, kind: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mixes each image with another one of the batch.
+    """Mixes each image with another image of the batch.
 
     Returns:
-      images, the other labels (b,), and the weight (b,) of the first label.
+      Mixed images, labels (b,) of the other images, and weight (b,) of the first labels.
     """
     if not kind:
         return images, labels, jnp.ones(labels.shape[0])
@@ -179,19 +181,19 @@ def mix(key: jax.Array, images: jax.Array, labels: jax.Array, kind: str) -> tupl
     return images, labels[order], weight
 
 
-def _mixup(key, images, others, weight):
+def _mixup(key, images, other_images, weight):
     """weight * image + (1 - weight) * other (Zhang et al., ICLR 2018)."""
     del key
     w = weight[:, None, None, None]
-    return w * images + (1 - w) * others, weight
+    return w * images + (1 - w) * other_images, weight
 
 
-def _cutmix(key, images, others, weight):
-    """A box of area 1 - weight is the other image's; the weight is then what is really left (Yun et al., ICCV 2019)."""
+def _cutmix(key, images, other_images, weight):
+    """Replaces a box of area 1 - weight by the other image; returns the actual weight (Yun et al., ICCV 2019)."""
     b, h, w, _ = images.shape
     k_row, k_column = jax.random.split(key)
     side = jnp.sqrt(1.0 - weight)
     row, column = jax.random.randint(k_row, (b,), 0, h), jax.random.randint(k_column, (b,), 0, w)
     height, width = jnp.floor(side * h).astype(jnp.int32), jnp.floor(side * w).astype(jnp.int32)
     is_other = _boxes(row - height // 2, column - width // 2, height, width, (h, w))
-    return jnp.where(is_other, others, images), 1.0 - is_other.mean(axis=(1, 2, 3))
+    return jnp.where(is_other, other_images, images), 1.0 - is_other.mean(axis=(1, 2, 3))

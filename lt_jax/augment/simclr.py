@@ -1,8 +1,8 @@
 """SimCLR augmentation as pure functions of (key, batch), on the device.
 
-Images are float32 (b, h, w, c) in [0, 1]; every random number is drawn for the whole batch at once, so that a batch
-that is sharded over devices is augmented like one that is not. One deviation from the usual pipeline: the order of the
-four colour operations is drawn once a batch, not once an image, which costs one quarter of the work.
+Images are float32 (b, h, w, c) in [0, 1]. Random numbers are drawn for the whole batch at once, so that sharding does
+not change the result. Unlike the usual pipeline, the order of the four colour operations is drawn once per batch, not
+per image, which takes a quarter of the work.
 """
 
 from typing import Any
@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 
 _LUMA = (0.299, 0.587, 0.114)
-_TRIES = 10  # of a crop whose sides fit, before the whole image is taken
+_TRIES = 10  # attempts to draw a crop that fits, before the whole image is used
 
 
 def simclr(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = False) -> jax.Array:
-    """Random resized crop, flip, colour jitter, grey, blur. No mean or std normalisation (Chen et al., ICML 2020).
+    """SimCLR augmentation (Chen et al., ICML 2020): crop, flip, colour jitter, grey, blur, without normalisation.
 
     Args:
       images: (b, h, w, c) uint8.
       options: crop_scale, flip, strength, grey, blur as in configs/common.py.
-      is_cropped: the host has cropped them when it decoded them.
+      is_cropped: the host already cropped the images during decoding.
 
     Returns:
       (b, h, w, c) float32 in [0, 1].
@@ -41,23 +41,24 @@ def simclr(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = F
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 0..1."""
+    """Converts uint8 0..255 to float32 0..1."""
     return images.astype(jnp.float32) / 255.0
 
 
 def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float) -> jax.Array:
-    """A crop of area U(smallest, 1), aspect ratio log-uniform in 3/4..4/3, resized back bilinearly."""
+    """Random crop of area U(smallest, 1), aspect ratio log-uniform in 3/4..4/3, resized back bilinearly."""
     top, left, height, width = crop_boxes(key, images.shape[0], images.shape[1:3], smallest)
     return crop_and_resize(images, top, left, height, width)
 
 
 def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -> tuple[jax.Array, ...]:
-    """Boxes (top, left, height, width), each (b,) float32 of whole numbers: the first of ten tries that fits."""
+    """Boxes (top, left, height, width), each (b,) whole numbers in float32: the first of ten draws that fits."""
     h, w = size
     k_area, k_ratio, k_top, k_left = jax.random.split(key, 4)
     area = h * w * jax.random.uniform(k_area, (b, _TRIES), minval=smallest, maxval=1.0)
     ratio = jnp.exp(jax.random.uniform(k_ratio, (b, _TRIES), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
-    widths, heights = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    widths = jnp.round(jnp.sqrt(area * ratio))
+    heights = jnp.round(jnp.sqrt(area / ratio))
     fits = (widths <= w) & (heights <= h) & (widths > 0) & (heights > 0)
     first = jnp.argmax(fits, axis=1)[:, None]
     any_fits = fits.any(axis=1)
@@ -71,15 +72,16 @@ def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -
 def crop_and_resize(
     images: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
 ) -> jax.Array:
-    """Each image's box, stretched to the whole image: two small matrix products, which no gather comes near."""
+    """The box of each image, resized to the whole image by two small matrix products, faster than a gather."""
     b, h, w, c = images.shape
-    rows, columns = _bilinear_weights(top, height, h), _bilinear_weights(left, width, w)
+    rows = _bilinear_weights(top, height, h)
+    columns = _bilinear_weights(left, width, w)
     images = jnp.matmul(_swap(images).reshape(b, h * c, w), jnp.swapaxes(columns, 1, 2))
     return _swap(jnp.matmul(rows, images.reshape(b, h, c * w)).reshape(b, h, c, w))
 
 
 def _bilinear_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
-    """(b, size, size): row i holds the weights of the source pixels of output pixel i, clamped at the box's edge."""
+    """Weights (b, size, size): row i for the source pixels of output pixel i, clamped at the edge of the box."""
     start, length = start[:, None], length[:, None]
     centre = (jnp.arange(size, dtype=jnp.float32)[None, :] + 0.5) * length / size - 0.5
     source = start + jnp.clip(centre, 0.0, length - 1.0)
@@ -97,7 +99,10 @@ def random_grey(key: jax.Array, images: jax.Array, probability: float) -> jax.Ar
 
 
 def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Array:
-    """Brightness, contrast, saturation by U(max(0, 1 - .8s), 1 + .8s), hue by U(-.2s, .2s), in random order, p = .8."""
+    """Jitters colours with probability .8, in random order, by strength s.
+
+    Brightness, contrast and saturation change by U(max(0, 1 - .8s), 1 + .8s), hue by U(-.2s, .2s).
+    """
     b = images.shape[0]
     k_coin, k_order, k_factor, k_hue = jax.random.split(key, 4)
     reach = 0.8 * strength
@@ -115,6 +120,7 @@ def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Arra
 
 
 def adjust_brightness(images: jax.Array, factor: jax.Array) -> jax.Array:
+    """Multiplies the values by factor."""
     return jnp.clip(images * factor, 0.0, 1.0)
 
 
@@ -129,18 +135,18 @@ def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turns the hue by `shift` turns in HSV."""
+    """Rotates the hue in HSV by `shift` turns."""
     return _swap(_hue(_swap(images), shift))
 
 
 def _swap(images):
-    """(b, h, w, c) <-> (b, h, c, w): a CPU works through rows of one channel several times as fast."""
+    """Swaps (b, h, w, c) <-> (b, h, c, w): a CPU processes rows of one channel several times faster."""
     return jnp.swapaxes(images, 2, 3)
 
 
 def _contrast(images, factor):
     b, h, _, w = images.shape
-    # One product with the weights of all values: a sum over strided channels takes several times as long on a CPU.
+    # One product with weights for all values: a sum over strided channels is several times slower on a CPU.
     weights = jnp.tile(jnp.repeat(jnp.array(_LUMA), w), h) / (h * w)
     mean = jnp.dot(images.reshape(b, -1), weights, precision=jax.lax.Precision.HIGHEST)[:, None, None, None]
     return jnp.clip(factor * images + (1 - factor) * mean, 0.0, 1.0)
@@ -153,7 +159,8 @@ def _saturation(images, factor):
 
 def _hue(images, shift):
     r, g, b = (images[:, :, i] for i in range(3))
-    high, low = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
+    high = jnp.maximum(jnp.maximum(r, g), b)
+    low = jnp.minimum(jnp.minimum(r, g), b)
     chroma = high - low
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sixth = jnp.where(high == r, (g - b) / safe, jnp.where(high == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
@@ -162,7 +169,7 @@ def _hue(images, shift):
     def channel(n):
         """high - chroma * clip(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6."""
         k = n + turned
-        k = k - 6 * jnp.floor(k / 6)  # jnp.mod is several times as slow on a CPU
+        k = k - 6 * jnp.floor(k / 6)  # jnp.mod is several times slower on a CPU
         return high - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=2)
@@ -174,10 +181,9 @@ def luma(images: jax.Array) -> jax.Array:
 
 
 def gaussian_blur(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Gaussian blur with sigma U(.1, 2) an image, borders reflected.
+    """Gaussian blur with sigma U(.1, 2) for each image and reflected borders.
 
-    The kernel is a tenth of the shorter side, as published (Chen et al., ICML 2020): 23x23 at 224 pixels, 3x3 at 32 and
-    below.
+    The kernel is a tenth of the shorter side (Chen et al., ICML 2020): 23x23 at 224 pixels, 3x3 at 32 and below.
     """
     b, h, w, _ = images.shape
     radius = max(1, min(h, w) // 10 // 2)

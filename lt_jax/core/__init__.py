@@ -1,1 +1,1 @@
-"""What every part may use: errors, logging, files, interrupts, several processes. Knows nothing of learning."""
+"""Shared basics: errors, logging, files, interrupts, several processes. Independent of machine learning."""

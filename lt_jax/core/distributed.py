@@ -1,6 +1,6 @@
-"""Several processes as one run: their start, who writes, how they wait for each other, and what a lost one means.
+"""Several processes as one run: start, synchronisation, the writing process, and lost processes.
 
-JAX is imported here only where a run has several processes, so that --help and a bad flag do not wait for it.
+JAX is imported only if a run has several processes, so that --help and errors in flags are fast.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES"
 LOST = "another process of this run has ended or cannot be reached; run the same command again to resume"
 _SIGNS = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service", "Connection", "heartbeat")
 _LINGER = 3.0  # seconds
-_keep: list[Any] = []  # what C code calls must not be collected
+_keep: list[Any] = []  # C code calls these, so they must not be garbage-collected
 
 
 def start(options: Any) -> None:
     """Starts `jax.distributed`, before any other call of JAX; `options` is config.host.
 
-    The environment says which process this is: our three variables, or what Slurm, Open MPI, Cloud TPU and Kubernetes
-    set, which JAX reads by itself.
+    The environment identifies this process: our three variables, or those of Slurm, Open MPI, Cloud TPU and Kubernetes,
+    which JAX reads itself.
 
     Raises:
-      BadInput: a variable that is missing or no number.
-      RunFailed: the other processes do not come.
+      BadInput: a variable is missing or not a number.
+      RunFailed: the other processes did not start in time.
     """
-    given = [name for name in (PROCESSES, PROCESS) if os.environ.get(name)]
-    if options.distributed == "off" or (options.distributed == "auto" and not given and not _in_cluster()):
+    variables_set = [name for name in (PROCESSES, PROCESS) if os.environ.get(name)]
+    if options.distributed == "off" or (options.distributed == "auto" and not variables_set and not _in_cluster()):
         return
-    arguments = _from_environment() if given else {}
+    arguments = _from_environment() if variables_set else {}
     import jax
 
     _say_before_abort()
@@ -55,21 +55,22 @@ def start(options: Any) -> None:
 
 
 def _in_cluster():
-    """Whether the environment is that of one process among several."""
+    """Whether the environment describes one of several processes."""
     slurm = all(name in os.environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"))
     tasks = os.environ.get("SLURM_NTASKS", "1") if slurm else os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
     return tasks not in ("", "1") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def _from_environment():
-    count, number = _number(PROCESSES, 1, 2**20), _number(PROCESS, 0, 2**20)
+    count = _number(PROCESSES, 1, 2**20)
+    number = _number(PROCESS, 0, 2**20)
     if number >= count:
         raise errors.BadInput(f"{PROCESS}: expected less than {PROCESSES}={count}, found {number}")
     address = os.environ.get(COORDINATOR, "")
     if not address.rpartition(":")[2].isdigit() or ":" not in address:
         raise errors.BadInput(f"{COORDINATOR}: expected host:port, found {address!r}")
-    found = {"coordinator_address": address, "num_processes": count, "process_id": number}
-    return {**found, "cluster_detection_method": "deactivate"}
+    arguments = {"coordinator_address": address, "num_processes": count, "process_id": number}
+    return {**arguments, "cluster_detection_method": "deactivate"}
 
 
 def _number(name, least, most):
@@ -80,7 +81,7 @@ def _number(name, least, most):
 
 
 def _say_before_abort():
-    """JAX ends a process whose peer is lost by abort(), from a thread of its own; this adds our line and our status."""
+    """Prints our message and sets our exit status when JAX aborts the process after losing a peer."""
 
     def on_abort(number):
         os.write(2, f"lt_jax: {LOST}\n".encode())
@@ -91,18 +92,18 @@ def _say_before_abort():
 
 
 def several() -> bool:
-    """Whether this was started as one of several processes, be they one. Never starts JAX by itself."""
+    """Whether this run was started for several processes (possibly only one). Does not initialise JAX."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the process that writes files."""
     return not several() or sys.modules["jax"].process_index() == 0
 
 
 def wait(name: str) -> None:
-    """Until all processes are here: what process 0 has written before is there for all of them after."""
+    """Waits for all processes; files that process 0 wrote before are then visible to all."""
     if several():
         from jax.experimental import multihost_utils
 
@@ -110,7 +111,7 @@ def wait(name: str) -> None:
 
 
 def agree(value: int) -> int:
-    """What process 0 says: a truth or a number."""
+    """The value of process 0, a bool or an integer, in all processes."""
     if not several():
         return value
     from jax.experimental import multihost_utils
@@ -119,7 +120,7 @@ def agree(value: int) -> int:
 
 
 def agree_bytes(value: bytes) -> bytes:
-    """What process 0 gives; all processes give as many bytes."""
+    """The bytes of process 0, in all processes; all must pass the same length."""
     if not several():
         return value
     import numpy as np
@@ -129,7 +130,7 @@ def agree_bytes(value: bytes) -> bytes:
 
 
 def all_say(value: bool) -> bool:
-    """Whether it is true in every process."""
+    """Whether the value is true in every process."""
     if not several():
         return value
     import numpy as np
@@ -139,28 +140,28 @@ def all_say(value: bool) -> bool:
 
 
 def agreed_to_stop(call: int) -> bool:
-    """Whether some process had a SIGTERM: True in all of them at the same `call`, which counts from 1 in each."""
+    """Whether a process received SIGTERM; True in all processes at the same `call`, counted from 1 in each."""
     from jax.experimental import multihost_utils
 
     return multihost_utils.reached_preemption_sync_point(call)
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether this is what a collective raises when a process at its other end is gone."""
+    """Whether this is the error of a collective operation after another process has ended."""
     return several() and any(sign in str(error) for sign in _SIGNS)
 
 
 @contextlib.contextmanager
 def joined(options: Any):
-    """Inside, this is one process of as many as the environment says; `options` is config.host.
+    """Context in which this process is part of the multi-process run, if any; `options` is config.host.
 
-    One of several that fails ends there: a shutdown would wait for those that wait for it. The process that holds the
-    coordinator goes last, since the others end with it, whatever they were about to say.
+    If one of several processes fails, it exits here: an orderly shutdown would wait for processes that wait for it.
+    The process with the coordinator exits last, since the other processes end with it before printing their errors.
     """
     start(options)
     try:
         yield
-    except errors.Stopped:  # all of them do, so they end as after a run
+    except errors.Stopped:  # raised in all processes, which then shut down normally
         raise
     except Exception as error:
         if not several():

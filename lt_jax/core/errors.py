@@ -1,12 +1,12 @@
-"""The three ways a run ends early, each with its exit status."""
+"""The three exceptions that end a run early, with their exit statuses."""
 
 
 class BadInput(ValueError):
-    """The user can mend it: a key, a flag, a file. Exit status 2, one line."""
+    """Invalid user input: a config key, a flag or a file. Exit status 2, one line."""
 
 
 class RunFailed(RuntimeError):
-    """The run failed by itself; the last good checkpoint is kept. Exit status 1, one line."""
+    """The run failed; the last good checkpoint is kept. Exit status 1, one line."""
 
 
 class Stopped(RuntimeError):
@@ -14,12 +14,12 @@ class Stopped(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says first, for a line of ours."""
+    """First line of the message of an error, or its type, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def reason(error: OSError) -> str:
-    """What the system says of a file, in lower case: "no such file or directory"."""
+    """Reason of a file error in lower case, such as "no such file or directory"."""
     return (error.strerror or str(error)).lower()
 
 

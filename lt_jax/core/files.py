@@ -1,8 +1,8 @@
-"""Whole files, read and written in one go, on a local disk or in a bucket.
+"""Reads and writes whole files, on a local disk or in a bucket.
 
-A local file is written beside its place and then moved there, so that a killed run leaves the old one or the new
-one, never half of either. An object store commits an object as a whole by itself; nothing here appends.
-Of several processes the first one writes; `distributed.wait` comes before the others read it.
+A local file is written under a temporary name and then renamed, so that a killed run leaves either the old or the new
+file. An object store commits whole objects; nothing here appends. With several processes only the first one writes;
+call `distributed.wait` before the others read.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lt_jax.core import distributed, errors
 
 @contextlib.contextmanager
 def clear_errors(path):
-    """Turns what the file system says about writing `path` into one line for the user."""
+    """Context manager: turns file system errors when writing `path` into BadInput or RunFailed with one line."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,7 @@ def clear_errors(path):
 
 
 def write_bytes(path: epath.PathLike, content: bytes, by_all: bool = False) -> None:
-    """Of several processes only the first one writes, unless it is a file that each machine has of its own."""
+    """Writes a file. Only the first process writes, unless `by_all`, for files that each machine needs."""
     if not (by_all or distributed.is_main()):
         return
     path = epath.Path(path)
@@ -48,39 +48,40 @@ def write_bytes(path: epath.PathLike, content: bytes, by_all: bool = False) -> N
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Strict JSON: NaN is an error here and null where a number is missing."""
+    """Writes strict JSON: NaN is an error, use None for missing numbers."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: epath.PathLike) -> Any:
-    """None where there is no such file."""
+    """The value in a JSON file; None if the file does not exist."""
     path = epath.Path(path)
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def json_digest(values: Any) -> str:
-    """A short name of any JSON value; equal values, and only those, have equal names."""
+    """Digest of a JSON value, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def digest(path: epath.PathLike) -> str | None:
-    """SHA-256 of the content, None where there is no such file."""
+    """SHA-256 of the content of a file; None if it does not exist."""
     path = epath.Path(path)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def check_there(path: epath.PathLike) -> None:
-    """Of something that this run has made: what is written later would make its folders anew, and lack the rest.
+    """Checks that a file of this run still exists; else later writes would recreate only part of a work directory.
 
     Raises:
-      RunFailed: it is gone.
+      RunFailed: the file is gone.
     """
     if distributed.is_main() and not epath.Path(path).exists():
-        raise errors.RunFailed(f"{path} is gone: the work directory was removed or moved, or its disk is away")
+        raise errors.RunFailed(f"{path} is gone: the work directory was removed or moved, or its disk is not available")
 
 
 def write_npy(path: epath.PathLike, array: np.ndarray) -> None:
@@ -101,13 +102,13 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def expand(path: epath.PathLike, key: str) -> epath.Path:
-    """The path with `~` or `~user` at its start replaced by that home folder.
+    """The path with a leading `~` or `~user` replaced by that home folder.
 
     Args:
       key: the flag or config key that holds the path, for the error.
 
     Raises:
-      BadInput: there is no such user.
+      BadInput: the user does not exist.
     """
     text = os.path.expanduser(os.fspath(path))
     if text.startswith("~"):
@@ -116,10 +117,10 @@ def expand(path: epath.PathLike, key: str) -> epath.Path:
 
 
 def prepare_folder(path: epath.PathLike, key: str = "--workdir") -> epath.Path:
-    """Makes the folder and proves that it can be written to.
+    """Creates the folder, checks that it is writable, and returns its path.
 
     Raises:
-      BadInput: it cannot, or `~` in it has no meaning.
+      BadInput: the folder is not writable, or `~` cannot be resolved.
     """
     path = expand(path, key)
     probe = path / ".writable"

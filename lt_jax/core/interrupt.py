@@ -1,7 +1,7 @@
-"""SIGTERM, or Ctrl-C once: a training loop saves first, everything else stops at once; both end with status 75.
+"""SIGTERM or Ctrl-C: training loops save first, everything else stops at once; both exit with status 75.
 
-Several processes stop together: JAX tells all of them of a SIGTERM that one had, and which of the questions below is
-the first that all can answer with yes. So they all ask at the same places of the program.
+Several processes stop together: when one receives SIGTERM, JAX makes the same call of `requested` return True in all of
+them. So all processes must call it at the same points of the program.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _LINE = "stopped by a signal; run the same command again to resume"
 
 
 def install() -> None:
-    """Called once by the program; a library user's own handlers are left alone."""
+    """Installs the signal handlers. Only the program calls it, so that handlers of library users are unchanged."""
     global _requested
     _requested = False
     if threading.current_thread() is threading.main_thread():
@@ -27,7 +27,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def deferred():
-    """Inside, a signal only sets `requested`."""
+    """Context in which a signal only makes `requested` return True."""
     global _deferred
     _deferred = True
     try:
@@ -37,7 +37,7 @@ def deferred():
 
 
 def requested() -> bool:
-    """Whether to save and stop. All processes ask equally often."""
+    """Whether to save and stop. All processes must call this equally often."""
     global _asked
     if not distributed.several():
         return _requested
@@ -46,12 +46,12 @@ def requested() -> bool:
 
 
 def stop_if_requested() -> None:
-    """Between two pieces of work that need no save. Inside `deferred` the loop asks by itself.
+    """Stops between two pieces of work if a stop was requested; inside `deferred` the training loop does this.
 
-    One process stops at the signal itself, unless it came in the last moments of a loop; several stop here.
+    A single process stops in the signal handler, unless the signal came at the end of a loop; several stop here.
 
     Raises:
-      Stopped: there was a SIGTERM.
+      Stopped: a SIGTERM or Ctrl-C was received.
     """
     if not _deferred and requested():
         raise errors.Stopped(_LINE)
@@ -60,8 +60,8 @@ def stop_if_requested() -> None:
 def _on_signal(number, frame):
     global _requested
     if number == signal.SIGINT:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends at once
-        if distributed.several():  # which agree on a step at SIGTERM alone
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
+        if distributed.several():  # several processes agree on a step only after SIGTERM
             raise KeyboardInterrupt
     _requested = True
     if not _deferred:

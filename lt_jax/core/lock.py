@@ -1,8 +1,8 @@
-"""One run owns a work directory for as long as it lives: `lock.json` says which.
+"""Lock of a work directory: only one running process may use it, the owner in `lock.json`.
 
-The owner is a process of a machine. On the same machine the system says whether it still lives, so a run that was
-killed locks nobody out. Elsewhere nothing but the file can be seen: its owner writes it anew every few seconds, and who
-finds it unchanged for a minute takes over. Several processes of one run are one owner. Buckets work alike.
+On the owner's machine the system tells whether its process is still running, so a killed run does not block others. On
+other machines only the file is visible: the owner rewrites it every few seconds, and another run takes over if it is
+unchanged for a minute. Several processes of one run are one owner. Buckets work the same way.
 """
 
 import contextlib
@@ -22,20 +22,21 @@ from etils import epath
 from lt_jax.core import distributed, errors, files, log
 
 _NAME = "lock.json"
-_BEAT_S = 10.0  # between two writes of the owner
-_WATCH_S = 60.0  # without a write, after which the owner on another machine counts as dead
-_LOOK_S = 1.0  # between two looks at the lock of another machine
-_SETTLE_S = 1.0  # until a write can be read by all, where nothing keeps two from writing at once
+_BEAT_S = 10.0  # interval between writes of the owner
+_WATCH_S = 60.0  # time without a write after which an owner on another machine counts as dead
+_LOOK_S = 1.0  # interval between reads of the lock of another machine
+_SETTLE_S = 1.0  # delay until a write is visible to all, if file locks are not available
 
 
 @contextlib.contextmanager
 def owned(workdir: epath.Path) -> Iterator[None]:
-    """Inside, this run is the only one in the work directory.
+    """Context in which this run owns the work directory.
 
     Raises:
-      BadInput: a living run owns it.
+      BadInput: another running process owns it.
     """
-    lock, refusal = None, ""
+    lock = None
+    refusal = ""
     if distributed.is_main():
         try:
             lock = _Lock(workdir)
@@ -51,7 +52,7 @@ def owned(workdir: epath.Path) -> Iterator[None]:
 
 
 class _Lock:
-    """Takes the lock, keeps writing it from a thread, and removes it in the end."""
+    """Acquires the lock, rewrites it from a thread, and removes it on release."""
 
     def __init__(self, workdir: epath.Path):
         self._path = workdir / _NAME
@@ -123,7 +124,7 @@ def _this_process(workdir):
 
 
 def _machine():
-    """Equal for two processes that can see each other: the same boot of the same machine, the same container."""
+    """Identifies machine, boot and container; equal for two processes that can see each other."""
     parts = [platform.node()]
     with contextlib.suppress(OSError):
         parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -132,7 +133,7 @@ def _machine():
 
 
 def _started(process):
-    """When the process was started, in ticks of the system; None where there is no such process or no way to know."""
+    """Start time of the process in system ticks; None if it does not exist or is unknown."""
     try:
         state, *fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -141,12 +142,12 @@ def _started(process):
 
 
 def _inode(workdir):
-    """Tells a directory from its copy, on any machine that mounts it; None in a bucket."""
+    """Inode of the directory, which differs from that of a copy, on any machine; None in a bucket."""
     return None if _is_bucket(workdir) else os.stat(workdir).st_ino
 
 
 def _is_dead(owner, us):
-    """Whether it is certain that the owner has ended, or that the lock came here in a copy of a directory."""
+    """Whether the owner has certainly ended, or the lock is part of a copied directory."""
     if owner is None:
         return False
     if owner["directory"] != us["directory"]:
@@ -162,7 +163,7 @@ def _is_running(owner):
     if owner["process_started"] is not None:
         return _started(owner["process"]) == owner["process_started"]
     try:
-        os.kill(owner["process"], 0)  # no signal: only asks whether there is such a process
+        os.kill(owner["process"], 0)  # signal 0 only checks whether the process exists
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -171,12 +172,12 @@ def _is_running(owner):
 
 
 def _watch(path, content, owner):
-    """Returns once the lock has stayed the same for so long that its owner must be dead, or is gone.
+    """Waits until the lock is unchanged for `_WATCH_S`, so that its owner must be dead, or is removed.
 
     Raises:
-      BadInput: the owner has written.
+      BadInput: the owner wrote the lock.
     """
-    log.say(f"{path} is of {_who(owner)}: looking for {_WATCH_S:.0f} s whether that run is alive")
+    log.say(f"{path} belongs to {_who(owner)}: waiting {_WATCH_S:.0f} s to see whether that run is alive")
     deadline = time.monotonic() + _WATCH_S
     while time.monotonic() < deadline:
         time.sleep(_LOOK_S)
@@ -194,7 +195,7 @@ def _refusal(workdir, owner):
 
 
 def _taken_over(workdir, owner):
-    return f"{workdir} was taken over by {_who(owner)}, since this process was silent for too long; nothing is lost"
+    return f"{workdir} was taken over by {_who(owner)}, since this process was stalled; nothing is lost"
 
 
 def _who(owner):
@@ -204,7 +205,7 @@ def _who(owner):
 
 
 def _end(line):
-    """Ends the process at once: whatever it writes now would go into the files of another run."""
+    """Exits at once, since further writes would go into the files of another run."""
     print(f"lt_jax: {line}", file=sys.stderr, flush=True)
     os._exit(1)
 
@@ -217,7 +218,7 @@ def _read(path):
 
 
 def _parse(content) -> dict[str, Any] | None:
-    """The owner, None where there is none or the file says nothing."""
+    """The owner in the lock file; None if there is no file or it is invalid."""
     try:
         owner = json.loads(content) if content else None
     except ValueError:
@@ -228,7 +229,7 @@ def _parse(content) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _exclusive(folder):
-    """Keeps other processes of this machine out while one looks and writes; gives whether it can."""
+    """Context that excludes other processes of this machine; yields whether this is possible."""
     try:
         import fcntl
 

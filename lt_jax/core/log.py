@@ -1,4 +1,4 @@
-"""What a run says: lines, progress bars, and `metrics.jsonl`."""
+"""Output of a run: log lines, progress bars, and `metrics.jsonl`."""
 
 import json
 import os
@@ -16,18 +16,18 @@ _FLUSH_SECONDS = 10.0
 
 
 def say(line: str) -> None:
-    """One line, above any progress bar."""
+    """Prints one log line, above any progress bar."""
     if distributed.is_main():
         tqdm.write(encodable(f"[lt_jax] {line}", sys.stderr), file=sys.stderr)
 
 
 def printable(name: str) -> str:
-    """A file name on one line: control characters as escapes, bytes that are no text as \\xNN."""
+    """A file name on one line, with escapes for control characters and \\xNN for undecodable bytes."""
     return name if name.isprintable() else "".join(map(_escaped, name))
 
 
 def _escaped(character):
-    if "\udc80" <= character <= "\udcff":  # a byte that the file system's encoding does not know
+    if "\udc80" <= character <= "\udcff":  # a byte that the file system encoding cannot decode
         return f"\\x{ord(character) - 0xDC00:02x}"
     if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
         return character.encode("unicode_escape").decode()
@@ -35,19 +35,23 @@ def _escaped(character):
 
 
 def encodable(text: str, stream: Any) -> str:
-    """The text with an escape for each character that the stream cannot take."""
+    """The text with escapes for characters that the stream cannot encode."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Progress:
-    """A bar with images/s and the time left on a terminal; now and then a plain line otherwise."""
+    """Progress bar with images/s and remaining time on a terminal; otherwise a line every 15 seconds."""
 
     def __init__(self, stage: str, total: int, start: int, images_per_step: int):
-        self._stage, self._total, self._images = stage, total, images_per_step
+        self._stage = stage
+        self._total = total
+        self._images = images_per_step
         self._terminal = sys.stderr.isatty() and distributed.is_main()
         self._bar = tqdm(total=total, initial=start, desc=stage, unit="step", disable=not self._terminal)
-        self._step, self._start, self._began = start, start, time.monotonic()
+        self._step = start
+        self._start = start
+        self._began = time.monotonic()
         self._next_line = self._began + 15.0
 
     def update(self, step: int, **shown: float) -> None:
@@ -68,7 +72,7 @@ class Progress:
 
 
 class Metrics:
-    """`metrics.jsonl`: one object a line. The file is always written as a whole, so it works in a bucket too."""
+    """`metrics.jsonl`, one JSON object per line, always written as a whole so that it works in a bucket."""
 
     def __init__(self, workdir: epath.Path):
         self._path = workdir / "metrics.jsonl"
@@ -76,7 +80,7 @@ class Metrics:
         self._flushed = time.monotonic()
 
     def cut(self, stage: str, after: int) -> None:
-        """Drops what a run that was killed had written of `stage` after step `after`."""
+        """Drops the lines of `stage` after step `after`, which a killed run wrote."""
         self._lines = [x for x in self._lines if x.get("stage") != stage or x.get("step", 0) <= after]
 
     def add(self, **values: Any) -> None:

@@ -1,7 +1,4 @@
-"""Which images, in which order: `load` gives a long-tailed training split and a test split.
-
-Floor: above config, log, files; below encoder and losses. No JAX.
-"""
+"""Data sets: `load` returns a long-tailed training split and a test split. No JAX."""
 
 import dataclasses
 import functools
@@ -15,16 +12,16 @@ from lt_jax.core import errors, log
 from lt_jax.data import decode, identity, longtail, sources, splits, stream
 from lt_jax.data import images as images_lib
 
-MOST_HELD = 2 << 30  # bytes of a split that may lie in memory
+MOST_HELD = 2 << 30  # bytes; the largest split that may be held in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labels int32 (n,), and images: uint8 (n, h, w, c) in memory, or an `images.Encoded` that is read as needed."""
+    """Labels int32 (n,), and images: uint8 (n, h, w, c) in memory, or an `images.Encoded` that is read on demand."""
 
     images: Any
     labels: np.ndarray
-    upright: bool = False  # photos are turned as their EXIF tag says
+    upright: bool = False  # photos are rotated by their EXIF tag
     stored: Any = None  # the `images.Encoded` that pixels in memory were decoded from
 
     @property
@@ -40,13 +37,13 @@ class Dataset:
     test: Split
     counts: np.ndarray  # (C,) training images of each class
     groups: dict[str, np.ndarray]  # many, medium, few -> boolean mask over classes
-    index_digest: str  # of the chosen positions in the original files
+    index_digest: str  # SHA-256 of the chosen positions in the original files
     validation: Split | None = None
-    skipped: tuple[str, ...] = ()  # what could not be read and was left out, with the reason
+    skipped: tuple[str, ...] = ()  # unreadable images that were left out, with the reason
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of classes, labels and images of all splits, by content. Reads every file."""
+        """SHA-256 of the classes, labels and image contents of all splits. Reads every file."""
         return identity.whole(identity.of_dataset(self)[0])
 
     @property
@@ -55,12 +52,12 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(h, w, c) of what the network sees."""
+        """(h, w, c) of the network input."""
         return self.train.images.shape[1:]
 
 
 def load(config: Any) -> Dataset:
-    """Loads what `config.data` describes.
+    """Loads the data set that `config.data` describes.
 
     Raises:
       BadInput: an unknown name, a missing or broken file, labels out of range, fewer than two classes.
@@ -71,17 +68,17 @@ def load(config: Any) -> Dataset:
     _check_labels(raw)
     raw = _sized(raw, config)
     raw, skipped = _readable(raw, config)
-    raw, places = _with_test_split(raw, config)
+    raw, positions = _with_test_split(raw, config)
     num_classes = len(raw.class_names)
     labels = raw.train.labels
-    wanted = longtail.counts(
+    target_counts = longtail.counts(
         config.profile, config.largest, num_classes, config.imbalance_factor, labels, config.counts
     )
-    indices = longtail.canonical_indices(labels, wanted, seed=config.seed)
+    indices = longtail.canonical_indices(labels, target_counts, seed=config.seed)
     indices, validation = _validation(raw, indices, config)
     counts = np.bincount(labels[indices], minlength=num_classes)
     for c in np.flatnonzero(counts == 0):
-        log.say(f"class {raw.class_names[c]!r} has no training image in this subset; going on without it")
+        log.say(f"class {raw.class_names[c]!r} has no training image in this subset")
     if len(indices) == 0:
         raise errors.BadInput("config.data: no training image is left; raise config.data.largest")
     groups = longtail.shot_groups(counts, many=config.many, few=config.few)
@@ -92,14 +89,14 @@ def load(config: Any) -> Dataset:
         _split(raw.test, config),
         counts,
         groups,
-        index_digest(places[indices]),
+        index_digest(positions[indices]),
         validation,
         skipped,
     )
 
 
 def index_digest(indices: np.ndarray) -> str:
-    """sha256 over the chosen original positions, in order, as little-endian int64."""
+    """SHA-256 of the chosen original positions, in order, as little-endian int64."""
     return hashlib.sha256(np.asarray(indices, "<i8").tobytes()).hexdigest()
 
 
@@ -113,16 +110,16 @@ def _split(images, config):
 
 
 def _held(images):
-    """(n, size, size, 3): each image decoded once, and all of it that a square can show."""
+    """All images decoded once, (n, size, size, 3): the largest central square of each, resized."""
     _, *shape = images.shape
     if np.prod(images.shape) > MOST_HELD:
         raise errors.BadInput(
             f"config.data.hold: {len(images)} images of {images.size} pixels take more than {MOST_HELD >> 30} GiB; "
-            "without it they are decoded as they are needed"
+            "set it to False to decode them when they are needed"
         )
     held = np.empty(images.shape, np.uint8)
-    for i, place in enumerate(held):
-        place[:] = decode.sized(images.image(i), shape[:2], centre=False)
+    for i, pixels in enumerate(held):
+        pixels[:] = decode.sized(images.image(i), shape[:2], centre=False)
     return held
 
 
@@ -154,11 +151,13 @@ def _sized(raw, config):
 
 
 def _readable(raw, config):
-    """Every file is there; with on_bad_image="skip", training images that cannot be read are left out.
+    """(raw, reasons): checks that every file exists; with on_bad_image="skip" drops unreadable training images.
 
-    A test image is never left out: numbers on other images are other numbers.
+    Test images are never dropped, since results on different test images cannot be compared.
     """
-    skip, skipped, kept = config.on_bad_image == "skip", [], {}
+    skip = config.on_bad_image == "skip"
+    skipped: list[str] = []
+    readable_parts = {}
     for name, part in _parts(raw).items():
         if not isinstance(part, images_lib.Encoded):
             continue
@@ -170,35 +169,39 @@ def _readable(raw, config):
         if may_skip:
             reasons = stream.unreadable(part)
             skipped += reasons.values()
-            kept[name] = part.select(np.setdiff1d(np.arange(len(part)), list(reasons)))
+            readable_parts[name] = part.select(np.setdiff1d(np.arange(len(part)), list(reasons)))
     for reason in skipped[:3]:
         log.say(f"skipped: {reason}")
     if skipped:
         log.say(f"{len(skipped)} images are skipped in all; run.json lists them")
-    return dataclasses.replace(raw, **kept), tuple(skipped)
+    return dataclasses.replace(raw, **readable_parts), tuple(skipped)
 
 
 def _with_test_split(raw, config):
-    """(raw with a test split, place of each training image in the original files)."""
+    """(raw with a test split, position of each training image in the original files)."""
     if raw.test is not None:
         return raw, np.arange(len(raw.train))
-    kept, held, without = splits.stratified(raw.train.labels, config.test_share, config.seed)
-    if len(held) == 0:
-        raise errors.BadInput(f"{raw.name}: no test split, and no class has an image to spare for one")
+    train_positions, test_positions, without = splits.stratified(raw.train.labels, config.test_share, config.seed)
+    if len(test_positions) == 0:
+        raise errors.BadInput(f"{raw.name}: no test split, and no class has a second image to hold out for one")
     log.say(
-        f"{raw.name} has no test split: {len(held)} images are held out for it"
+        f"{raw.name} has no test split: {len(test_positions)} images are held out for it"
         + (f"; {without} classes have one image each, which stays in training" if without else "")
     )
-    return dataclasses.replace(raw, train=raw.train.select(kept), test=raw.train.select(held)), kept
+    return dataclasses.replace(
+        raw, train=raw.train.select(train_positions), test=raw.train.select(test_positions)
+    ), train_positions
 
 
 def _validation(raw, indices, config):
-    """(training positions, validation split): the source's own, else a share of the chosen training images."""
+    """(training positions, validation split): the official split, else a share of the chosen training images."""
     if raw.validation is not None:
         return indices, _split(raw.validation, config)
     if config.validation <= 0:
         return indices, None
-    kept, held, without = splits.stratified(raw.train.labels[indices], config.validation, config.seed)
+    train_positions, validation_positions, without = splits.stratified(
+        raw.train.labels[indices], config.validation, config.seed
+    )
     if without:
         log.say(f"{without} classes have one image each, which stays in training: validation is without them")
-    return indices[kept], _split(raw.train.select(indices[held]), config)
+    return indices[train_positions], _split(raw.train.select(indices[validation_positions]), config)

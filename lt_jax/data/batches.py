@@ -1,4 +1,4 @@
-"""From an order of positions to batches: of a split that lies on the device, or of one that is decoded as needed."""
+"""Batches in a given order: of a split held on the device, or of one that is decoded on demand."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lt_jax.data import stream
 
 
 class Held:
-    """Batches of a split that lies on the device whole: positions in it."""
+    """Batches of a split held on the device: positions in it."""
 
     is_local = False
 
@@ -20,21 +20,22 @@ class Held:
         return self._order(step)
 
     def use(self, order: Any) -> None:
-        """Goes on with another order."""
+        """Continues with another order."""
         self._order = order
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: there are no workers."""
 
 
 class Streamed:
-    """Batches of a split that is decoded as it is needed: {"images", "labels"} of this host's rows, cropped."""
+    """Batches of a split that is decoded on demand: {"images", "labels"} of this host's rows, cropped."""
 
     is_local = True
     data: dict[str, Any] = {}
 
     def __init__(self, split: Any, order: Any, row: dict[str, Any], host: int, hosts: int):
-        self._split, self._row = split, row
+        self._split = split
+        self._row = row
         size = row["batch_size"]
         self._stream = stream.Stream(self._views(order), size, split.images.workers, host, hosts)
 
@@ -45,11 +46,11 @@ class Streamed:
         return self._stream(step)
 
     def use(self, order: Any) -> None:
-        """Goes on with another order; what was read ahead is dropped."""
+        """Continues with another order; prefetched batches are dropped."""
         self._stream.restart(self._views(order))
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Stops the workers."""
         self._stream.close()
 
 
@@ -63,13 +64,13 @@ def feed(
     host: int = 0,
     hosts: int = 1,
 ) -> Held | Streamed:
-    """step -> what `step.Step` takes as its batch, from a split in memory or from files.
+    """Feed of a split in memory or in files: step -> batch for `lt_jax.train.steps.Step`.
 
     Args:
       order: step -> positions of the global batch.
-      seed: of the crops.
-      smallest: share of the area that a crop keeps at least.
-      own_key: each anchor has a second crop of its own (the two views of pretraining).
+      seed: seed of the random crops.
+      smallest: smallest share of the area that a crop keeps.
+      own_key: add a second crop of each anchor (the two views of pretraining).
     """
     if split.in_memory:
         return Held(split, order)
@@ -88,7 +89,7 @@ def padded_batches(n: int, batch_size: int):
 def clean_batches(images: Any, batch_size: int, host: int = 0, hosts: int = 1):
     """Yields (images (batch_size, h, w, c), mask (batch_size,)) over a split once, in order, without augmentation.
 
-    Of images that are decoded for it, each host has its own rows; the mask is that of the global batch.
+    For images decoded on demand, each host yields its own rows; the mask covers the global batch.
     """
     if not isinstance(images, np.ndarray):
         yield from stream.clean_batches(images, batch_size, images.workers, host, hosts)

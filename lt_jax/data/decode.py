@@ -1,8 +1,8 @@
-"""From the bytes of an image file to uint8 RGB pixels, and to square crops, reading no more than the crop needs.
+"""Decodes image files to uint8 RGB pixels or square crops.
 
-JPEG goes through libjpeg-turbo (simplejpeg), which halves the image inside the decoder where the crop is at least
-twice as large as what is wanted of it; the rest, a factor below two, is a bilinear resize (opencv). Everything that is
-unusual (CMYK, EXIF-turned, PNG, 16 bit) takes the slow and general road through Pillow, and is halved by area means.
+JPEG is decoded by libjpeg-turbo (simplejpeg), which reduces the image by 2, 4 or 8 during decoding if the crop is at
+least that much larger than its target size; opencv does the remaining bilinear resize by a factor below two. Other
+images (CMYK, EXIF-rotated, PNG, 16 bit) are decoded by Pillow, which is slower, and reduced by area means.
 """
 
 import math
@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from lt_jax.core import errors
 from lt_jax.data import formats, pillow
 
-cv2.setNumThreads(0)  # the workers are the parallelism
+cv2.setNumThreads(0)  # parallelism comes from the workers
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 BACKGROUND = pillow.BACKGROUND
@@ -26,17 +26,17 @@ _TRIES = 10
 
 
 def image(content: bytes, name: str, upright: bool = False) -> np.ndarray:
-    """The whole image, uint8 (h, w, 3), with the values that Pillow gives.
+    """The whole image, uint8 (h, w, 3), with the same values as Pillow.
 
     Grey is repeated. Transparent images are composited on white (`BACKGROUND`). Integers of more than 8 bit are scaled
-    by the largest value of their format, float pixels must lie in [0, 1]. Of an animation it is the first frame.
+    by the largest value of their format; float pixels must lie in [0, 1]. An animation gives its first frame.
 
     Args:
-      name: what an error calls the file.
-      upright: turned as its EXIF tag says, as `PIL.ImageOps.exif_transpose` does it.
+      name: name of the file in error messages.
+      upright: rotate by the EXIF tag, like `PIL.ImageOps.exif_transpose`.
 
     Raises:
-      BadInput: empty, truncated, corrupt, or no image at all; more pixels than Pillow's limit; pixels out of range.
+      BadInput: the file is empty, truncated, corrupt or not an image, has too many pixels, or pixels out of range.
     """
     header = _plain_header(content, upright)
     if header is None:
@@ -49,42 +49,45 @@ def image(content: bytes, name: str, upright: bool = False) -> np.ndarray:
 def crops(
     content: bytes, name: str, boxes: Callable[[tuple[int, int]], list[Box]], size: int, upright: bool = False
 ) -> list[np.ndarray]:
-    """Boxes of one image, each stretched to (size, size, 3). `boxes` is asked with the image's (height, width)."""
+    """Crops of one image, each resized to (size, size, 3). `boxes` maps its (height, width) to the crop boxes."""
     header = _plain_header(content, upright)
     if header is None:
         return _crops_of_pixels(image(content, name, upright), boxes, size)
-    wanted = boxes(header)
-    reduction = min(_reduction(min(height, width), size) for _, _, height, width in wanted)
+    crop_boxes = boxes(header)
+    reduction = min(_reduction(min(height, width), size) for _, _, height, width in crop_boxes)
     with _errors(name, content):
         pixels = _decode_jpeg(content, header, reduction)
     scale = (pixels.shape[0] / header[0], pixels.shape[1] / header[1])
-    return [_crop(pixels, box, scale, size) for box in wanted]
+    return [_crop(pixels, box, scale, size) for box in crop_boxes]
 
 
 def random_boxes(generator: np.random.Generator, count: int, smallest: float) -> Callable[[tuple[int, int]], list[Box]]:
-    """`count` boxes of area U(smallest, 1) and aspect ratio log-uniform in 3/4..4/3, as `augment.crop_boxes` draws."""
+    """Function that draws `count` boxes of area U(smallest, 1), aspect ratio log-uniform in 3/4..4/3.
+
+    The distribution is that of `lt_jax.augment.simclr.crop_boxes`.
+    """
     return lambda whole: [_random_box(generator, whole, smallest) for _ in range(count)]
 
 
 def centre_box(whole: tuple[int, int]) -> list[Box]:
-    """The middle 224/256 of the shorter side: what evaluation looks at."""
+    """The central square of 224/256 of the shorter side, used in evaluation."""
     h, w = whole
     side = max(1, round(min(h, w) * 0.875))
     return [((h - side) // 2, (w - side) // 2, side, side)]
 
 
 def from_pillow(opened: Any, upright: bool = False) -> np.ndarray:
-    """A PIL image as `image` gives the file that it was opened from: uint8 (h, w, 3)."""
+    """Pixels of a PIL image, uint8 (h, w, 3), equal to `image` of its file."""
     with _errors("image", b"pixels"):
         return pillow.rgb(opened, upright)
 
 
 def sized(pixels: np.ndarray, shape: tuple[int, int], centre: bool) -> np.ndarray:
-    """The middle of an image, in the proportions of `shape`, resized to it; pixels of that shape stay as they are.
+    """The central part of an image with the proportions of `shape`, resized to it; unchanged if it has that shape.
 
     Args:
       pixels: uint8 (h, w, 3).
-      centre: the part that `centre_box` leaves, else as much as there is. A `centre` shape is a square.
+      centre: use `centre_box`, which needs a square `shape`; else the largest part that fits.
     """
     h, w = pixels.shape[:2]
     if centre:
@@ -92,16 +95,18 @@ def sized(pixels: np.ndarray, shape: tuple[int, int], centre: bool) -> np.ndarra
     if (h, w) == tuple(shape):
         return pixels
     factor = min(h / shape[0], w / shape[1])
-    height, width = max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
-    top, left = (h - height) // 2, (w - width) // 2
-    kind = cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR  # the area mean: nothing is skipped where it shrinks
+    height = max(1, round(shape[0] * factor))
+    width = max(1, round(shape[1] * factor))
+    top = (h - height) // 2
+    left = (w - width) // 2
+    kind = cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR  # area means do not skip pixels when shrinking
     return cv2.resize(pixels[top : top + height, left : left + width], (shape[1], shape[0]), interpolation=kind)
 
 
 def _random_box(generator, whole, smallest):
     h, w = whole
     for _ in range(_TRIES):
-        u_area, u_ratio, u_top, u_left = generator.random(4)  # one call: four take as long as a hundredth of decoding
+        u_area, u_ratio, u_top, u_left = generator.random(4)  # one call is faster than four
         area = h * w * (smallest + (1.0 - smallest) * u_area)
         root = math.sqrt((4 / 3) ** (2 * u_ratio - 1))  # of the aspect ratio
         width, height = round(math.sqrt(area) * root), round(math.sqrt(area) / root)
@@ -111,20 +116,20 @@ def _random_box(generator, whole, smallest):
 
 
 def _reduction(length: int, size: int) -> int:
-    """The largest of 1, 2, 4, 8 by which a box may shrink and still be no smaller than what is wanted."""
+    """The largest of 1, 2, 4, 8 by which a box can be reduced without becoming smaller than `size`."""
     return next((factor for factor in (8, 4, 2) if length >= factor * size), 1)
 
 
 def _crops_of_pixels(pixels, boxes, size):
-    """Crops of a decoded image, which shrinks by the factor that a JPEG shrinks by in the decoder: both look alike."""
+    """Crops of a decoded image, reduced by the same factor as in the JPEG decoder, so that both look alike."""
     h, w = pixels.shape[:2]
-    wanted = boxes((h, w))
-    reduction = min(_reduction(min(height, width), size) for _, _, height, width in wanted)
+    crop_boxes = boxes((h, w))
+    reduction = min(_reduction(min(height, width), size) for _, _, height, width in crop_boxes)
     if reduction > 1:
         smaller = -(-w // reduction), -(-h // reduction)
         pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
     scale = (pixels.shape[0] / h, pixels.shape[1] / w)
-    return [_crop(pixels, box, scale, size) for box in wanted]
+    return [_crop(pixels, box, scale, size) for box in crop_boxes]
 
 
 def _crop(pixels, box, scale, size):
@@ -138,10 +143,10 @@ _reused = threading.local()
 
 
 def _decode_jpeg(content, whole, reduction):
-    """Decodes into memory that the next call overwrites, by the fast transform and the fast upsampling of colours.
+    """Decodes into a buffer that the next call overwrites, with the fast DCT and fast chroma upsampling.
 
-    A crop is resized anyway. Each of the two takes 5 % off the time and moves a value by one level on average, less
-    than the compression itself does; `image` takes neither.
+    Each saves 5 % of the time and changes values by one level on average, less than the compression itself. Crops are
+    resized anyway; `image` uses neither.
     """
     h, w = whole
     needed = h * w * 3
@@ -154,7 +159,7 @@ def _decode_jpeg(content, whole, reduction):
 
 
 def _plain_header(content: bytes, upright: bool) -> tuple[int, int] | None:
-    """(height, width) of a JPEG for the fast road; None for everything else."""
+    """(height, width) of a JPEG that simplejpeg can decode; None for other files."""
     if content[:2] != b"\xff\xd8" or (upright and _may_be_turned(content)):
         return None
     try:
@@ -165,7 +170,7 @@ def _plain_header(content: bytes, upright: bool) -> tuple[int, int] | None:
 
 
 def _may_be_turned(content: bytes) -> bool:
-    """Whether EXIF or XMP data stand before the pixels of a JPEG, at whatever depth. Pillow finds out what they say."""
+    """Whether a JPEG has EXIF or XMP data before its pixels; then Pillow must read the orientation."""
     at, end = 2, len(content) - 4
     while at < end and content[at] == 0xFF:
         marker = content[at + 1]
@@ -179,11 +184,11 @@ def _may_be_turned(content: bytes) -> bool:
             if body.startswith(b"Exif\0") or b"tiff:Orientation" in body:
                 return True
         at += 2 if marker == 1 or 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return True  # not as a header should be
+    return True  # malformed header
 
 
 class _errors:
-    """Turns what a decoder says into one line that names the file."""
+    """Context manager: turns decoder errors into BadInput with one line that names the file."""
 
     def __init__(self, name, content):
         self._name, self._content = name, content
@@ -192,7 +197,7 @@ class _errors:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception):  # a decoder raises what it likes
+        if isinstance(error, Exception):  # decoders raise many types
             raise errors.BadInput(f"{self._name}: {self._reason(error)}") from error
 
     def _reason(self, error):

@@ -1,4 +1,4 @@
-"""Image formats by their first bytes and by the endings of file names."""
+"""Recognises image formats by their first bytes and by file name extensions."""
 
 import re
 
@@ -12,8 +12,8 @@ SIDE_FILES = (
     ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".ini", ".cfg", ".db", ".log",
     ".html", ".pdf", ".py", ".npy", ".npz", ".mat", ".h5", ".zip", ".gz", ".tar",
 )  # fmt: skip
-MODERN = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # read where Pillow can
-FIRST_BYTES = 32  # as many as `of` looks at
+MODERN = {".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF"}  # read if Pillow can
+FIRST_BYTES = 32  # number of bytes that `of` needs
 _PREFIXES = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"II*\0": "TIFF",
     b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
@@ -29,7 +29,7 @@ _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 def of(first: bytes) -> str | None:
-    """The format that a file beginning with these bytes has; None where it is no image format known here."""
+    """Name of the image format of a file with these first bytes; None if unknown."""
     for prefix, name in _PREFIXES.items():
         if first.startswith(prefix):
             return name
@@ -44,7 +44,7 @@ def of(first: bytes) -> str | None:
 
 
 def is_readable(name: str) -> bool:
-    """Whether Pillow here opens the format: AVIF depends on how it was built, HEIC on a plug-in."""
+    """Whether the installed Pillow opens the format: AVIF depends on the build, HEIC on a plug-in."""
     Image.init()
     if _NAMES_OF_PILLOW.get(name, name) not in Image.OPEN:
         return False

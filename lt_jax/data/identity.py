@@ -1,7 +1,7 @@
-"""What a data set is by content, so that a changed image, label or shard is noticed.
+"""Content digests of a data set, so that a changed image, label or shard is noticed.
 
-Pixels in memory are hashed. Files are first compared by size and times with the `Manifest` of an earlier look; only
-those that differ are read again. A run keeps its manifest as `data.npz`.
+Pixels in memory are hashed. Files are first compared by size and times with an earlier `Manifest`; only those that
+differ are read again. A run stores its manifest as `data.npz`.
 """
 
 import concurrent.futures
@@ -18,14 +18,14 @@ from lt_jax.core import errors, log
 
 SPLITS = ("train", "test", "validation")
 _BYTES = 32  # of a SHA-256
-_THREADS = 8  # that read files; hashing runs outside the interpreter lock
-_GROUP = 64  # files that a thread reads at a time: for one alone, handing it over takes longer than reading it
-_MANY = 5000  # files to read before a line says why the start takes long
+_THREADS = 8  # threads that read files; hashing releases the interpreter lock
+_GROUP = 64  # files per task: submitting a task takes longer than reading one file
+_MANY = 5000  # from this number of files on, a line explains the slow start
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Files by name, with size and times in nanoseconds (n, 3), and SHA-256 of their content (n, 32) uint8."""
+    """Names of files, their size and times in nanoseconds (n, 3), and SHA-256 of their content (n, 32) uint8."""
 
     names: tuple[str, ...] = ()
     stats: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3), np.int64))
@@ -38,13 +38,13 @@ class Manifest:
 
     @staticmethod
     def from_arrays(arrays: dict[str, np.ndarray]) -> "Manifest":
-        """The manifest that `arrays` has stored."""
+        """The manifest from the arrays that `arrays` returned."""
         text = arrays["names"].tobytes().decode(errors="surrogateescape")
         names = tuple(text.split("\0")) if len(arrays["stats"]) else ()
         return Manifest(names, arrays["stats"], arrays["digests"])
 
     def __add__(self, other: "Manifest") -> "Manifest":
-        """Both together; a file that both name is listed once."""
+        """The union of both; a file in both is listed once."""
         known = set(self.names)
         new = [i for i, name in enumerate(other.names) if name not in known]
         return Manifest(
@@ -55,21 +55,23 @@ class Manifest:
 
 
 def of_dataset(dataset: Any, before: Manifest | None = None) -> tuple[dict[str, str | None], Manifest]:
-    """Content digest of every split, and the manifest of the files that hold them.
+    """Content digest of every split, and the manifest of their files.
 
-    A digest covers class names, labels and images in their order; neither folder nor times of a file count.
+    A digest covers class names, labels and images in order, but not the folder or the times of files.
 
     Args:
       dataset: a `data.Dataset`.
-      before: the manifest of an earlier look at the same files.
+      before: an earlier manifest of the same files.
 
     Returns:
       ({"train", "test", "validation"} -> hexadecimal SHA-256, None where there is no such split; the manifest).
 
     Raises:
-      BadInput: a file that cannot be read, or a shard that is not the one that its index describes.
+      BadInput: a file cannot be read, or a shard differs from its index.
     """
-    names, manifest, digests = json.dumps(dataset.class_names), Manifest(), {}
+    names = json.dumps(dataset.class_names)
+    manifest = Manifest()
+    digests: dict[str, str | None] = {}
     for split in SPLITS:
         part = getattr(dataset, split)
         if part is None:
@@ -90,20 +92,20 @@ def of_dataset(dataset: Any, before: Manifest | None = None) -> tuple[dict[str, 
 
 
 def whole(digests: dict[str, str | None]) -> str:
-    """One digest of all splits, from what `of_dataset` gives."""
+    """One digest of all splits, from the digests that `of_dataset` returns."""
     return hashlib.sha256(json.dumps([digests[split] for split in SPLITS]).encode()).hexdigest()
 
 
 def scan(
     folder: str, names: Sequence[str], before: Manifest | None = None, skip_missing: bool = False
 ) -> Manifest:  # fmt: skip
-    """The manifest of files below a folder, in their order; reads only those that `before` does not have unchanged.
+    """The manifest of files below a folder, in this order; reads only files that are new or changed since `before`.
 
     Args:
       skip_missing: a file that cannot be read has a digest of zeros.
 
     Raises:
-      BadInput: a file is missing or cannot be read, without `skip_missing`.
+      BadInput: a file is missing or cannot be read, unless `skip_missing`.
     """
     before = before or Manifest()
     stats = _stats(folder, names)
@@ -115,7 +117,7 @@ def scan(
     digests[is_known] = before.digests[rows[is_known]]
     unknown = np.flatnonzero(~is_known)
     if len(unknown) >= _MANY:
-        log.say(f"reading {len(unknown)} files once, to know them by their content from now on")
+        log.say(f"reading {len(unknown)} files once to record their content digests")
     paths = [os.path.join(folder, names[i]) for i in unknown]
     for i, content in zip(unknown, _contents(paths), strict=True):
         if isinstance(content, errors.BadInput) and not skip_missing:
@@ -125,16 +127,16 @@ def scan(
 
 
 def stat_digest(folder: str, names: Sequence[str]) -> str:
-    """A digest of names, sizes and times: equal for files that nobody has touched. No file is read."""
+    """A digest of names, sizes and times, equal for unchanged files. Reads no file content."""
     digest = hashlib.sha256("\0".join([folder, *names]).encode(errors="surrogateescape"))
     digest.update(_stats(folder, names))
     return digest.hexdigest()
 
 
 def difference(before: Manifest, after: Manifest) -> str:
-    """What differs between two manifests, in words: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)".
+    """Description of the differences between manifests: "1 added (cat/4.jpg), 2 changed (cat/1.jpg, ...)".
 
-    Empty where nothing does.
+    Empty if they are equal.
     """
     if before.names == after.names and np.array_equal(before.digests, after.digests):
         return ""
@@ -153,12 +155,12 @@ def _listed(names):
 
 
 def _stats(folder, names):
-    """(n, 3) int64; -1 for a file that is not there."""
+    """Size and times of each file, (n, 3) int64; -1 for a missing file."""
     rows = []
     for name in names:
         try:
             info = os.stat(os.path.join(folder, name))
-        except OSError:  # reading the file says what is wrong
+        except OSError:  # the error is reported when the file is read
             rows.append((-1, -1, -1))
         else:
             rows.append((info.st_size, info.st_mtime_ns, info.st_ctime_ns))
@@ -166,7 +168,7 @@ def _stats(folder, names):
 
 
 def _contents(paths):
-    """Yields the digest of each file, or the error. Threads hide the latency of a network disk."""
+    """Yields the digest of each file, or its error. Threads hide the latency of network disks."""
     groups = [paths[i : i + _GROUP] for i in range(0, len(paths), _GROUP)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for digests in pool.map(lambda group: [_sha256(path) for path in group], groups):

@@ -1,7 +1,7 @@
-"""Images behind one small interface: `len`, `labels`, `image(i) -> uint8 (h, w, 3)`, `name(i)`.
+"""The interface of a split of images: `len`, `labels`, `image(i) -> uint8 (h, w, 3)`, `name(i)`.
 
-`Arrays` lie in memory and live on the device; `Files` (and `records.Records`) are decoded when they are asked for, by
-worker processes, so they hold nothing but paths and can be pickled.
+`Arrays` hold pixels in memory. `Files` (and `records.Records`) are decoded on demand by worker processes, so they
+hold only paths and can be pickled.
 """
 
 import abc
@@ -24,15 +24,15 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, i: int) -> np.ndarray:
-        """uint8 (h, w, c). Raises BadInput, naming the file, where it cannot be read."""
+        """Pixels of item i, uint8 (h, w, c). Raises BadInput, naming the file, if it cannot be read."""
         ...
 
     def name(self, i: int) -> str:
-        """What a message calls item i."""
+        """Name of item i in messages."""
         ...
 
     def content(self, i: int) -> bytes:
-        """What two items share only if they are the same image."""
+        """Bytes of item i; equal only for equal images."""
         ...
 
     def select(self, positions: np.ndarray) -> Any:
@@ -42,13 +42,13 @@ class Images(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Raw:
-    """All of a data set, before any long-tail profile: splits in the order of the original files."""
+    """A complete data set before any long-tail profile, with splits in the order of the original files."""
 
     name: str
     class_names: tuple[str, ...]
     train: Any  # Images
-    test: Any  # Images, or None where the source has no test split
-    validation: Any = None  # Images, where the source has its own
+    test: Any  # Images, or None if the source has no test split
+    validation: Any = None  # Images, if the source has a validation split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Arrays:
 
 
 class Encoded(abc.ABC):
-    """What image files and records share: they are bytes until somebody asks for a crop."""
+    """Base class of image files and records: encoded bytes that are decoded on demand."""
 
     labels: np.ndarray
-    size: int = 224  # side of the square that training and evaluation see, in pixels
-    workers: int = 0  # processes that decode; 0 = none but this one
-    upright: bool = False  # turn as the EXIF tag says; the published benchmarks do not
+    size: int = 224  # side of the square input of training and evaluation, in pixels
+    workers: int = 0  # decoding processes; 0 = decode in this process
+    upright: bool = False  # rotate by the EXIF tag; the published benchmarks do not
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,30 +91,30 @@ class Encoded(abc.ABC):
 
     @abc.abstractmethod
     def name(self, i: int) -> str:
-        """What a message calls item i."""
+        """Name of item i in messages."""
 
     @abc.abstractmethod
     def stored_in(self) -> tuple[str, Sequence[str]]:
-        """(folder, names of the files below it that hold the items)."""
+        """(folder, names of the files below it that store the items)."""
 
     @abc.abstractmethod
     def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
-        """Content digest of each item, (n, 32) uint8, from those of the files of `stored_in`.
+        """Content digest of each item, (n, 32) uint8, from the digests of the files of `stored_in`.
 
         Raises:
-          BadInput: a file that is not what it is recorded to be.
+          BadInput: a file differs from its record.
         """
 
     def image(self, i: int) -> np.ndarray:
         return decode.image(self.content(i), self.name(i), upright=self.upright)
 
     def views(self, i: int, boxes: Any) -> list[np.ndarray]:
-        """One (size, size, 3) crop for each box that `boxes((h, w))` gives: the file is read and decoded once."""
+        """One (size, size, 3) crop for each box of `boxes((h, w))`; the file is read and decoded once."""
         return decode.crops(self.content(i), self.name(i), boxes, self.size, upright=self.upright)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """As if all were in memory: (n, size, size, 3)."""
+        """Shape of all images if they were in memory: (n, size, size, 3)."""
         return (len(self), self.size, self.size, 3)
 
 
@@ -125,7 +125,7 @@ class Files(Encoded):
     root: str
     paths: np.ndarray  # (n,) str, relative to root
     labels: np.ndarray
-    lines: np.ndarray | None = None  # (n,) line of each in its list
+    lines: np.ndarray | None = None  # (n,) line number of each image in its list
     listed_in: str = ""  # name of that list
     size: int = 224
     workers: int = 0
@@ -156,11 +156,11 @@ class Files(Encoded):
         return file_digests
 
     def missing(self) -> np.ndarray:
-        """(n,) bool. One listing a folder, not one question a file."""
-        folders = [os.path.dirname(path) for path in self.paths]  # NumPy's strings would be listed as bytes
-        there = {folder: _listing(os.path.join(self.root, folder)) for folder in set(folders)}
+        """Mask of missing files, (n,) bool. Lists each folder once instead of checking each file."""
+        folders = [os.path.dirname(path) for path in self.paths]  # as str: os.listdir of bytes would return bytes
+        listings = {folder: _listing(os.path.join(self.root, folder)) for folder in set(folders)}
         names = (os.path.basename(path) for path in self.paths)
-        return np.array([n not in there[f] for n, f in zip(names, folders, strict=True)], bool)
+        return np.array([n not in listings[f] for n, f in zip(names, folders, strict=True)], bool)
 
 
 def _listing(folder: str) -> frozenset[str]:
@@ -173,7 +173,7 @@ def _listing(folder: str) -> frozenset[str]:
 
 
 def files(root: Any, entries: Sequence[tuple[str, int, int]], listed_in: str = "", upright: bool = False) -> Files:
-    """Files from (path, label, line) entries; line 0 = no list."""
+    """Files from (path, label, line) entries; line is 0 without a list."""
     paths, labels, lines = zip(*entries, strict=True) if entries else ((), (), ())
     numbers = np.array(lines, np.int64) if listed_in else None
     array = np.array(paths, object)

@@ -1,4 +1,4 @@
-"""From a PIL image to uint8 RGB pixels: what Pillow gives, upright, on a background, scaled by the format's range."""
+"""Converts PIL images to uint8 RGB pixels: rotated, composited on a background, scaled by the format's range."""
 
 import io
 import threading
@@ -9,15 +9,15 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from lt_jax.core import errors
 
-BACKGROUND = (255, 255, 255)  # white: what a transparent pixel shows
-MOST_TEXT = 64 << 20  # bytes of text in a PNG file; Pillow itself stops at one MiB a piece
-_SLACK = 1e-6  # of float pixels, for rounding
-_BITS, _SAMPLE_FORMAT = 258, 339  # tags of TIFF
+BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
+MOST_TEXT = 64 << 20  # bytes of text in a PNG file; the default of Pillow is one MiB per chunk
+_SLACK = 1e-6  # tolerance of float pixels, for rounding
+_BITS, _SAMPLE_FORMAT = 258, 339  # TIFF tags
 _changing_limits = threading.Lock()
 
 
 def rgb_of_bytes(content: bytes, upright: bool) -> np.ndarray:
-    """The pixels of an image file's bytes. Raises as `rgb` does, and what Pillow raises."""
+    """Pixels of an encoded image. Raises the errors of `rgb` and of Pillow."""
     try:
         return rgb(_open(content), upright)
     except ValueError as error:
@@ -37,12 +37,12 @@ def rgb_of_bytes(content: bytes, upright: bool) -> np.ndarray:
 
 
 def rgb(opened: Any, upright: bool) -> np.ndarray:
-    """uint8 (h, w, 3) of a PIL image.
+    """Pixels of a PIL image, uint8 (h, w, 3).
 
     Raises:
-      BadInput: more pixels than the limit, pixels outside the format's range. Its line starts with the reason.
+      BadInput: more pixels than the limit, or pixels outside the format's range. The message starts with the reason.
     """
-    top = _top(opened)  # asked first: a turned copy knows nothing of its format
+    top = _top(opened)  # read first: a rotated copy does not know its format
     opened.load()
     if upright:
         opened = _turned(opened)
@@ -55,12 +55,12 @@ def rgb(opened: Any, upright: bool) -> np.ndarray:
 
 
 def limit() -> int | None:
-    """Pixels from which on an image is refused: Pillow's own bound, which a program may change; None = none."""
+    """Largest number of pixels of an image: Pillow's bound, which a program may change; None = no limit."""
     return None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
 
 
 def is_a_limit(error: Exception) -> str:
-    """The line for an image that is refused because of a limit, Pillow's or the machine's; empty for other errors."""
+    """Message for an image that exceeds a limit of Pillow or the memory; empty for other errors."""
     if isinstance(error, ValueError) and _is_about_text(error):
         most = PngImagePlugin.MAX_TEXT_CHUNK >> 20
         return f"the text in this PNG file takes more than the limit of {most} MiB; save the file without it"
@@ -72,11 +72,12 @@ def is_a_limit(error: Exception) -> str:
 
 
 def _open(content, locked=False):
-    """Opens without Pillow's own check, which warns at half of its limit; ours comes before anything is decoded."""
+    """Opens without Pillow's check, which warns at half of its limit; checks the limit before decoding."""
     if not locked:
         with _changing_limits:
             return _open(content, locked=True)
-    most, allowed = limit(), Image.MAX_IMAGE_PIXELS
+    most = limit()
+    allowed = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
         opened = Image.open(io.BytesIO(content))
@@ -96,12 +97,12 @@ def _is_about_text(error):
 def _turned(opened):
     try:
         return ImageOps.exif_transpose(opened)
-    except Exception:  # tags that Pillow cannot parse, by many kinds of errors: they turn nothing
+    except Exception:  # Pillow raises many types for tags it cannot parse; ignore such tags
         return opened
 
 
 def _top(opened):
-    """(kind, largest value) of deep pixels, by the format; the largest value of the image itself says nothing."""
+    """(kind, largest value) of pixels of more than 8 bit, from the format, not from the image content."""
     if opened.mode == "F":
         return "float", 1.0
     tags = getattr(opened, "tag_v2", {})
@@ -111,10 +112,10 @@ def _top(opened):
 
 
 def _from_deep(opened, kind, top):
-    """Grey of more than 8 bit; Pillow's own conversion clips it at 255 instead of scaling."""
+    """RGB of grey pixels of more than 8 bit; Pillow's conversion would clip them at 255 instead of scaling."""
     pixels = np.asarray(opened)
     if top == 2.0**32 - 1:
-        pixels = pixels.view(np.uint32)  # Pillow has signed integers alone
+        pixels = pixels.view(np.uint32)  # Pillow has only signed integers
     slack = _SLACK if kind == "float" else 0.0
     low, high = pixels.min(), pixels.max()
     if not (low >= -slack and high <= top + slack):

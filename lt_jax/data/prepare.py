@@ -1,4 +1,4 @@
-"""Any source -> ArrayRecord shards with an index: `python -m lt_jax.data.prepare`; `USAGE` says how."""
+"""Converts any source to ArrayRecord shards with an index: `python -m lt_jax.data.prepare`; see `USAGE`."""
 
 import argparse
 import concurrent.futures
@@ -23,22 +23,21 @@ from lt_jax.data.sources import records
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\
-Any source -> ArrayRecord shards with an index: one folder of a few large files, the same images for everybody.
+Convert any source to ArrayRecord shards with an index: one folder with a few large files.
 
     python -m lt_jax.data.prepare --name=folder --dir=DIR --out=OUT [--list=PATH] [--workers=2] [--shard_size=1024]
     python -m lt_jax.main --config=configs/folder.py --config.data.name=prepared --config.data.dir=OUT
 
   --name        imagenet_lt, places_lt, inat2018, folder, table, cifar10, cifar100 or digits
-  --dir         where the images are; --list: the table, or the folder of the official lists
+  --dir         folder of the images; --list: the table, or the folder of the official lists
   --out         a folder or a bucket path (gs://...)
-  --size        side in pixels that images are shrunk to, shorter side; 0 (default) keeps the files as they are
+  --size        length in pixels to which the shorter side is reduced; 0 (default) keeps the files unchanged
   --on_bad_image  error (default) or skip: unreadable images are left out, counted and listed in index.json
 
-Every image is decoded once before it is written, and every shard is read back and compared. The same command again
-continues: a shard is written again if it is damaged or if the images that it was made from have changed, by content;
-shards of images that are gone are removed. `index.json` comes last; it holds the class names and the shards with their
-digests, and beside it `SPLIT.npz` the labels, names and digests of the images. Exit status: 0 done, 1 failed, 2 bad
-input.
+Every image is decoded once before it is written, and every shard is read back and compared. Run the same command again
+to continue: damaged shards and shards of changed images are rewritten, shards of removed images are deleted.
+`index.json` is written last and holds the class names and the shards with their digests; `SPLIT.npz` holds the labels,
+names and digests of the images. Exit status: 0 done, 1 failed, 2 bad input.
 """
 _SHARD = re.compile(rf"({'|'.join(records.SPLITS)})-\d{{5}}-of-\d{{5}}\.array_record")
 CONFIG = {
@@ -48,7 +47,7 @@ CONFIG = {
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file to be written: some items of one split."""
+    """One file to write: some items of one split."""
 
     split: str
     file: str
@@ -59,7 +58,7 @@ class Shard:
 
 
 def main(argv: list[str]) -> int:
-    """The command line; what the user can mend is one line."""
+    """Runs the command line and returns its exit status; errors are printed as one line."""
     try:
         options = _parse(argv)
         if options is not None:
@@ -82,11 +81,11 @@ def _parse(argv):
         print(USAGE)
         return None
     try:
-        options, rest = parser.parse_known_args(argv[1:])
+        options, unknown_arguments = parser.parse_known_args(argv[1:])
     except argparse.ArgumentError as error:
         raise errors.BadInput(str(error)) from error
-    if rest:
-        raise errors.BadInput(f"unexpected argument {rest[0]!r}; flags look like --name=value")
+    if unknown_arguments:
+        raise errors.BadInput(f"unexpected argument {unknown_arguments[0]!r}; flags look like --name=value")
     if options.name not in sources.SOURCES or options.name in ("features", "prepared"):
         known = ", ".join(name for name in sources.SOURCES if name not in ("features", "prepared"))
         raise errors.BadInput(f"--name: expected one of {known}, found {options.name!r}")
@@ -100,11 +99,11 @@ def _parse(argv):
 
 
 def run(options: Any) -> None:
-    """Writes what is missing.
+    """Writes missing shards and the index.
 
     Raises:
-      BadInput: a source that cannot be read, an image that is broken, a folder that cannot be written.
-      RunFailed: a shard that does not come back as it was written, or a full disk.
+      BadInput: the source cannot be read, an image is broken, or the folder cannot be written.
+      RunFailed: a shard does not read back as written, or the disk is full.
     """
     config = argparse.Namespace(**CONFIG, dir=options.dir, list=options.list, name=options.name)
     raw = sources.SOURCES[options.name](config)
@@ -119,7 +118,7 @@ def run(options: Any) -> None:
 
 
 def _remove_other_shards(names, out):
-    """Removes shards of an earlier call that the index no longer lists: they hold images that are gone."""
+    """Removes shards of an earlier call that the index no longer lists."""
     for path in list(out.iterdir()):
         name = path.name.removesuffix(".json")
         if _SHARD.fullmatch(name) and name not in names:
@@ -148,7 +147,7 @@ def _all(shards, workers):
 
 
 def write_shard(shard: Shard) -> dict[str, Any]:
-    """Writes one shard and what is in it, unless both are there and whole; returns its entry of the index."""
+    """Returns the index entry of a shard; writes the shard and its note unless both exist and are intact."""
     out = epath.Path(shard.out)
     note = out / f"{shard.file}.json"
     entry = _read_note(note)
@@ -160,11 +159,11 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     contents, names, labels, skipped = _contents(shard)
     blob = _encode(contents)
     if _decode(blob) != contents:
-        raise errors.RunFailed(f"{out / shard.file}: what was written does not read back")
+        raise errors.RunFailed(f"{out / shard.file}: the shard does not read back as written")
     files.write_bytes(out / shard.file, blob)
     digest = hashlib.sha256(blob).hexdigest()
     if not _is_whole(out / shard.file, digest):
-        raise errors.RunFailed(f"{out / shard.file}: the disk does not hold what was written")
+        raise errors.RunFailed(f"{out / shard.file}: the file on disk differs from what was written")
     entry = {
         "file": shard.file, "sha256": digest, "source": source, "manifest": manifest, "names": names,
         "labels": labels, "skipped": skipped,
@@ -175,9 +174,9 @@ def write_shard(shard: Shard) -> dict[str, Any]:
 
 
 def _source(shard, entry):
-    """(digest of what the shard is made from, manifest of its files as JSON).
+    """(digest of the source of the shard, manifest of its files as JSON).
 
-    Other images, labels, names, size or rule give another digest. Files that are as `entry` has them are not read.
+    The digest covers images, labels, names, size and skip rule. Files unchanged since `entry` are not read.
     """
     digest = hashlib.sha256(f"{shard.size} {shard.skip} {shard.images.labels.tolist()}".encode())
     if isinstance(shard.images, images.Arrays):
@@ -185,7 +184,7 @@ def _source(shard, entry):
         return digest.hexdigest(), []
     before = identity.Manifest(*_columns(entry["manifest"])) if entry else None
     folder, names = shard.images.stored_in()
-    manifest = identity.scan(folder, names, before, skip_missing=True)  # reading the images says what is missing
+    manifest = identity.scan(folder, names, before, skip_missing=True)  # reading the images reports missing files
     digest.update("\0".join(manifest.names).encode(errors="surrogateescape"))
     digest.update(np.ascontiguousarray(shard.images.item_digests(manifest.digests)))
     rows = zip(manifest.names, manifest.stats.tolist(), manifest.digests, strict=True)
@@ -199,7 +198,7 @@ def _columns(rows):
 
 
 def _read_note(note):
-    """The entry that an earlier call has left; None where there is none of this version, or half of one."""
+    """The entry that an earlier call wrote; None if there is none, or it is incomplete or of another version."""
     try:
         entry = files.read_json(note)
     except json.JSONDecodeError:
@@ -212,8 +211,11 @@ def _is_whole(path, digest):
 
 
 def _contents(shard):
-    """(encoded images, names, labels, reasons of those left out); each image is decoded to see that it can be."""
-    contents, names, labels, skipped = [], [], [], []
+    """(encoded images, names, labels, reasons of skipped images); each image is decoded as a check."""
+    contents: list[bytes] = []
+    names: list[str] = []
+    labels: list[int] = []
+    skipped: list[str] = []
     for i in range(len(shard.images)):
         try:
             contents.append(_content(shard.images, i, shard.size))
@@ -228,7 +230,7 @@ def _contents(shard):
 
 
 def _content(part, i, size):
-    """The file as it is; an image in memory as PNG; a shrunk one as JPEG, upright."""
+    """The unchanged file; PNG of an image in memory; upright JPEG of a reduced image."""
     pixels = part.image(i)
     if isinstance(part, images.Encoded) and not (size and min(pixels.shape[:2]) > size):
         return part.content(i)
@@ -245,7 +247,7 @@ def _content(part, i, size):
 
 
 def _encode(contents):
-    """The bytes of an ArrayRecord file; its writer knows local files alone."""
+    """The bytes of an ArrayRecord file, written via a local file because the writer supports no others."""
     from array_record.python import array_record_module
 
     with tempfile.TemporaryDirectory() as folder, files.clear_errors(folder):
@@ -266,9 +268,9 @@ def _decode(blob):
         with open(path, "wb") as file:
             file.write(blob)
         reader = array_record_module.ArrayRecordReader(path)
-        found = reader.read_all() if reader.num_records() else []
+        contents = reader.read_all() if reader.num_records() else []
         reader.close()
-        return found
+        return contents
 
 
 def _write_index(raw, shards, done, out):
@@ -280,9 +282,9 @@ def _write_index(raw, shards, done, out):
         columns = {key: [x for entry in entries for x in entry[key]] for key in ("labels", "names", "digests")}
         files.write_npz(out / f"{split}.npz", labels=np.array(columns["labels"], np.int64),
                         names=np.array(columns["names"], str), digests=np.array(columns["digests"], str))  # fmt: skip
-        kept = [{"file": e["file"], "sha256": e["sha256"], "count": len(e["labels"])} for e in entries]
+        shard_entries = [{"file": e["file"], "sha256": e["sha256"], "count": len(e["labels"])} for e in entries]
         skipped = [reason for entry in entries for reason in entry["skipped"]]
-        splits[split] = {"table": f"{split}.npz", "shards": kept, "skipped": skipped}
+        splits[split] = {"table": f"{split}.npz", "shards": shard_entries, "skipped": skipped}
     upright = any(getattr(getattr(raw, split), "upright", False) for split in splits)
     index = {"status": "complete", "name": raw.name, "class_names": list(raw.class_names), "upright": upright}
     files.write_json(out / "index.json", {**index, "splits": splits})

@@ -1,4 +1,4 @@
-"""Which image belongs to which split: test is never training, validation comes out of training, nothing is twice."""
+"""Splits a data set into training, validation and test, and finds duplicates between splits."""
 
 import hashlib
 from typing import Any
@@ -7,13 +7,14 @@ import numpy as np
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Holds out `share` of each class, rounded, and always leaves one image of a class in training.
+    """Holds out `share` of each class, rounded, at least one image but never the last one.
 
     Returns:
-      (positions kept, positions held out, classes of which nothing could be held out); both sorted.
+      (sorted positions to keep, sorted positions held out, number of classes with nothing held out).
     """
     generator = np.random.default_rng(seed)
-    held, without = [], 0
+    held = []
+    without = 0
     for c in np.unique(labels):
         positions = generator.permutation(np.flatnonzero(labels == c))
         count = min(max(round(share * len(positions)), 1), len(positions) - 1)
@@ -24,11 +25,11 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray,
 
 
 def content_digests(images: Any) -> list[bytes]:
-    """One digest of 16 bytes an item; equal digests mean the same image, byte for byte."""
+    """A digest of 16 bytes for each item; equal digests mean byte-identical images."""
     return [hashlib.blake2b(images.content(i), digest_size=16).digest() for i in range(len(images))]
 
 
 def duplicates(first: list[bytes], second: list[bytes]) -> list[tuple[int, int]]:
-    """(place in the first, place in the second) of the items of the second that the first holds too."""
-    places = {digest: i for i, digest in reversed(list(enumerate(first)))}
-    return [(places[digest], j) for j, digest in enumerate(second) if digest in places]
+    """(position in first, position in second) of each item of the second that the first contains too."""
+    position_of = {digest: i for i, digest in reversed(list(enumerate(first)))}
+    return [(position_of[digest], j) for j, digest in enumerate(second) if digest in position_of]

@@ -1,8 +1,8 @@
-"""Batches of images that are decoded as they are needed, by grain's worker processes, in a fixed order.
+"""Batches of images that grain's worker processes decode on demand, in a fixed order.
 
-Everything random about item k of the stream (which image, which crop) is a function of (seed, k) alone, and is fixed
-before the host takes its rows. So the batches are the same for any number of workers and hosts, and a run that starts
-again at step s continues with batch s: the data position is the step number.
+Image and crop of item k depend only on (seed, k) and are fixed before the host takes its rows. So the batches are the
+same for any number of workers and hosts, and a run resumed at step s continues with batch s: the data position is the
+step number.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from absl import flags
 from lt_jax.core import errors
 from lt_jax.data import decode, identity
 
-_AHEAD = 2  # batches that each worker keeps ready
+_AHEAD = 2  # batches that each worker prefetches
 _CHECKED: dict[str, dict[int, str]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Row k of the stream: the images of one anchor and its partners, each in a random crop of its own.
+    """Row k of the stream: an anchor and its partners, each with its own random crop.
 
-    With `own_key` the anchor has a second crop, which comes last.
+    With `own_key` a second crop of the anchor comes last.
     """
 
     images: Any  # images.Encoded
@@ -34,20 +34,20 @@ class Views:
     order: Callable[[int], np.ndarray]  # step -> (B,) or (B, 1 + m) positions of the GLOBAL batch
     batch_size: int
     seed: int
-    smallest: float  # share of the area that a crop keeps
+    smallest: float  # smallest share of the area that a crop keeps
     own_key: bool
 
     def __call__(self, k: int) -> dict[str, np.ndarray]:
         step, row = divmod(int(k), self.batch_size)
         positions = _global_batch(self.order, step)[row]
         anchor = int(np.ravel(positions)[0])
-        wanted = [int(p) for p in np.ravel(positions)]
+        row_positions = [int(p) for p in np.ravel(positions)]
         generator = np.random.Generator(np.random.Philox(key=[self.seed, k]))
         views: list[np.ndarray] = []
-        for place, position in enumerate(wanted):
-            count = 2 if place == 0 and self.own_key else 1
+        for number, position in enumerate(row_positions):
+            count = 2 if number == 0 and self.own_key else 1
             views.append(self.images.views(position, decode.random_boxes(generator, count, self.smallest)))
-        crops = [found[0] for found in views] + ([views[0][1]] if self.own_key else [])
+        crops = [crops_of_image[0] for crops_of_image in views] + ([views[0][1]] if self.own_key else [])
         pixels = np.stack(crops) if self.own_key or np.ndim(positions) else crops[0]
         return {"images": pixels, "labels": self.labels[anchor]}
 
@@ -59,7 +59,7 @@ def _global_batch(order, step):
 
 @dataclasses.dataclass(frozen=True)
 class Clean:
-    """Row k is the middle of image k; from n on, image 0 again."""
+    """Row k is the central crop of image k; rows from n on repeat image 0."""
 
     images: Any
 
@@ -70,7 +70,7 @@ class Clean:
 
 @dataclasses.dataclass(frozen=True)
 class _Local:
-    """Which global row this host's row j is: each host takes contiguous rows of every batch."""
+    """Maps row j of this host to its global row: each host takes contiguous rows of every batch."""
 
     batch_size: int
     host: int
@@ -81,8 +81,8 @@ class _Local:
         return j // size * self.batch_size + self.host * size + j % size
 
 
-class _Told:
-    """A row that says what went wrong instead of raising: an exception would lose its kind on the way."""
+class _ErrorAsValue:
+    """A row function that returns (row, message) instead of raising: grain would lose the type of the exception."""
 
     def __init__(self, row):
         self._row = row
@@ -97,25 +97,28 @@ class _Told:
 @dataclasses.dataclass(frozen=True)
 class _Stack:
     def __call__(self, rows):
-        message = next((said for _, said in rows if said), "")
+        message = next((error for _, error in rows if error), "")
         if message:
             return None, message
         return {key: np.stack([row[key] for row, _ in rows]) for key in rows[0][0]}, ""
 
 
 class Stream:
-    """step -> this host's rows of batch `step`. Asked in order it reads ahead; another step starts it anew there.
+    """step -> this host's rows of batch `step`. Prefetches the following steps; restarts if called out of order.
 
     Raises:
-      BadInput: an image that cannot be read.
-      RunFailed: a worker process that died.
+      BadInput: an image cannot be read.
+      RunFailed: a worker process died.
     """
 
     def __init__(self, row: Callable[[int], Any], batch_size: int, workers: int, host: int = 0, hosts: int = 1):
         if batch_size % hosts:
             raise errors.BadInput(f"a global batch of {batch_size} cannot be split over {hosts} hosts")
-        self._row, self._batch_size, self._workers = row, batch_size, workers
-        self._host, self._hosts = host, hosts
+        self._row = row
+        self._batch_size = batch_size
+        self._workers = workers
+        self._host = host
+        self._hosts = hosts
         self._iterator: Any = None
         self._next = -1
 
@@ -124,7 +127,7 @@ class Stream:
             self._start(step)
         try:
             batch, message = next(self._iterator)
-        except Exception as error:  # a dead worker is whatever grain makes of it
+        except Exception as error:  # grain raises many types for a dead worker
             self.close()
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise errors.RunFailed(f"a process that reads images has ended ({line}); run again to resume") from error
@@ -135,12 +138,12 @@ class Stream:
         return batch
 
     def restart(self, row: Callable[[int], Any]) -> None:
-        """Goes on with another row function; what was read ahead is dropped."""
+        """Continues with another row function; prefetched batches are dropped."""
         self.close()
         self._row = row
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Stops the workers."""
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None
@@ -150,17 +153,17 @@ class Stream:
         rows = self._batch_size // self._hosts
         end = 2**40  # rows of an endless stream
         dataset = grain.MapDataset.range(step * rows, end)
-        dataset = dataset.map(_Local(self._batch_size, self._host, self._hosts)).map(_Told(self._row))
+        dataset = dataset.map(_Local(self._batch_size, self._host, self._hosts)).map(_ErrorAsValue(self._row))
         dataset = dataset.batch(rows, batch_fn=_Stack())
         threads = 0 if self._workers else 1
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_AHEAD)
-        found = dataset.to_iter_dataset(options)
+        loader = dataset.to_iter_dataset(options)
         if self._workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads flags of its own; our command line is parsed elsewhere
+                flags.FLAGS.mark_as_parsed()  # grain reads absl flags, which we do not parse
             multi = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=_AHEAD)
-            found = found.mp_prefetch(multi)
-        self._iterator = iter(found)
+            loader = loader.mp_prefetch(multi)
+        self._iterator = iter(loader)
 
 
 def clean_batches(
@@ -177,27 +180,27 @@ def clean_batches(
 
 
 def unreadable(images: Any) -> dict[int, str]:
-    """position -> reason for every image that cannot be decoded.
+    """Position -> reason, for every image that cannot be decoded.
 
-    One pass over all of them; the answer is remembered in this process for as long as no file changes.
+    Decodes all images once; the result is cached in this process until a file changes.
     """
     key = identity.stat_digest(*images.stored_in())
     if key not in _CHECKED:
         parts = np.array_split(np.arange(len(images)), max(1, images.workers))
         if images.workers > 1 and len(images) > 1000:
             with multiprocessing.get_context("spawn").Pool(images.workers) as pool:
-                found = pool.map(functools.partial(_check, images), parts)
+                reasons_by_part = pool.map(functools.partial(_check, images), parts)
         else:
-            found = [_check(images, part) for part in parts]
-        _CHECKED[key] = {position: reason for part in found for position, reason in part.items()}
+            reasons_by_part = [_check(images, part) for part in parts]
+        _CHECKED[key] = {position: reason for part in reasons_by_part for position, reason in part.items()}
     return _CHECKED[key]
 
 
 def _check(images, positions):
-    found = {}
+    reasons = {}
     for position in positions:
         try:
             images.image(int(position))
         except errors.BadInput as error:
-            found[int(position)] = str(error)
-    return found
+            reasons[int(position)] = str(error)
+    return reasons

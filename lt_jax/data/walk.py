@@ -1,7 +1,7 @@
-"""Which files below a folder are images: the same answer for training and for `--stage=predict`.
+"""Finds the images below a folder, with the same rules for training and `--stage=predict`.
 
-Files and folders that operating systems and network drives leave behind are passed over in silence. All other files
-that are no readable images are returned too, so that the caller can say what was left out.
+Files and folders that operating systems and network drives create are ignored. All other files that are not readable
+images are returned too, so that the caller can report them.
 """
 
 import collections
@@ -13,39 +13,39 @@ from etils import epath
 from lt_jax.core import errors, log
 from lt_jax.data import formats
 
-File = tuple[str, bool]  # path; False where it is a pipe or a device
-Skipped = tuple[str, str | None]  # path of a file that is no readable image; its format, if that is known
+File = tuple[str, bool]  # path; False for a pipe or a device
+Skipped = tuple[str, str | None]  # path of a file that is not a readable image; its format if known
 _SYSTEM = (
     "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini",
     "$recycle.bin", "system volume information", "lost+found",
 )  # fmt: skip
-_RUN = "run.json"  # is in the work directory of every run, whose figures are no images to learn from
+_RUN = ("run.json", "lock.json")  # mark the work directory of a run, whose figures are not training images
 _IS_A_RUN = "is the work directory of a run; left out"
 _SHOWN = 3  # names of each kind in a message
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder belongs to the system: a name on the list, or one that begins with a dot."""
+    """Whether a file or folder belongs to the system: its name is listed in `_SYSTEM` or starts with a dot."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def folders_in(folder: str, quiet: bool = False) -> list[str]:
-    """Names of the folders inside, sorted.
+    """Sorted names of the subfolders.
 
-    Left out, with a log line unless `quiet`: a link back to the folder itself or to one above it, and the work
-    directory of a run.
+    Links to the folder itself or a parent and work directories of runs are left out, with a log line unless `quiet`.
 
     Raises:
       BadInput: the folder cannot be listed.
     """
-    names, here = [], os.path.realpath(folder)
+    names = []
+    here = os.path.realpath(folder)
     for entry in _scan(folder):
         if not _is_folder(entry):
             continue
         real = os.path.realpath(entry.path) if entry.is_symlink() else ""
         if real and (here == real or _is_above(real, here)):
             line = f"leads back to {log.printable(real)}; not followed"
-        elif os.path.isfile(os.path.join(entry.path, _RUN)):
+        elif any(os.path.isfile(os.path.join(entry.path, name)) for name in _RUN):
             line = _IS_A_RUN
         else:
             names.append(entry.name)
@@ -56,15 +56,15 @@ def folders_in(folder: str, quiet: bool = False) -> list[str]:
 
 
 def files_in(folder: str) -> list[File]:
-    """The files directly inside, sorted."""
+    """The files directly in the folder, sorted."""
     return [(entry.path, _is_regular(entry)) for entry in _scan(folder) if not _is_folder(entry)]
 
 
 def files_below(folder: str) -> Iterator[File]:
-    """All files at any depth; each folder is listed once, however many links lead to it.
+    """Yields all files at any depth; each folder is listed once, even if several links point to it.
 
     Raises:
-      BadInput: a folder that cannot be listed.
+      BadInput: a folder cannot be listed.
     """
     yield from (
         _in_bucket(epath.Path(folder)) if "://" in folder else _below(folder, os.path.realpath(folder), (), set())
@@ -85,7 +85,7 @@ def images_and_skipped(files: Iterable[File]) -> tuple[list[str], list[Skipped]]
 
 
 def described(skipped: list[Skipped], root: str) -> str:
-    """Files that are no images, counted by ending, with some names below `root`, and what can be done about them."""
+    """Message about skipped files: counts by extension, some names relative to `root`, and the fix if there is one."""
     kinds = collections.defaultdict(list)
     for path, _ in skipped:
         kinds[os.path.splitext(path)[1].lower() or "without extension"].append(path)
@@ -95,7 +95,7 @@ def described(skipped: list[Skipped], root: str) -> str:
 
 
 def say_skipped(skipped: list[Skipped], root: str) -> None:
-    """One line on what was left out, if anything was."""
+    """Logs one line about the skipped files, if there are any."""
     if skipped:
         count = f"{len(skipped)} file{'s' * (len(skipped) > 1)} skipped"
         log.say(f"folder {log.printable(root)}: {count}: {described(skipped, root)}")
@@ -107,7 +107,7 @@ def _counted(kind, paths, root):
 
 
 def _looked_at(path):
-    """(whether Pillow here opens the file, its format where it was looked for). Only unknown endings are opened."""
+    """(whether Pillow can open the file, its format if checked). Only files with unknown extensions are opened."""
     name = path.lower()
     if name.endswith(formats.SUFFIXES):
         return True, None
@@ -147,7 +147,7 @@ def _is_above(folder, below):
 
 
 def _is_regular(entry):
-    """False for pipes and devices, which reading might wait for. A link to nothing is read later, and then named."""
+    """False for pipes and devices, where reading could block. A broken link counts as a file: reading it reports it."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
@@ -163,7 +163,7 @@ def _below(folder, start, above, listed):
         return
     listed.add(real)
     entries = _scan(folder)
-    if real != start and any(entry.name == _RUN for entry in entries):
+    if real != start and any(entry.name in _RUN for entry in entries):
         log.say(f"{log.printable(folder)} {_IS_A_RUN}")
         return
     for entry in entries:

@@ -1,9 +1,9 @@
-"""DLSA, step-by-step division of head and tail on fixed features: a normalising flow with a mixture base.
+"""DLSA: stepwise division of head and tail on fixed features, by a normalising flow with a mixture base.
 
     model = dlsa.fit(key, features, labels, config)
     labels, depth, log_likelihood = dlsa.predict(model, features)
 
-`config` is the `dlsa` part of configs/dlsa_digits.py. Floor: above features; below evaluate and report.
+`config` is the `dlsa` block of configs/dlsa_digits.py.
 """
 
 from lt_jax.dlsa.divide import Depth, Model, fit, predict, scores

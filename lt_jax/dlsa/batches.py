@@ -1,7 +1,7 @@
-"""Batches of features that may be larger than the device: indices are drawn on the host, rows follow in pieces.
+"""Batches of features that may not fit on the device: indices are drawn on the host, rows are sent in pieces.
 
-Features are any (N, D) array that NumPy can index, a memory-mapped file too. A piece holds many steps, so that the
-device runs one compiled scan for each of them.
+Features are any (N, D) array that NumPy can index, including a memory-mapped file. A piece holds many steps, which the
+device runs as one compiled scan.
 """
 
 import functools
@@ -14,17 +14,17 @@ import numpy as np
 
 from lt_jax.core import errors
 
-_PIECE_BYTES = 64 << 20  # of rows on the device at a time
+_PIECE_BYTES = 64 << 20  # bytes of rows on the device at a time
 
 
 def generator(key: jax.Array) -> np.random.Generator:
-    """A NumPy generator that depends on the key alone."""
+    """A NumPy generator seeded by the key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).astype(np.uint64).tolist())
 
 
 @functools.lru_cache(maxsize=32)
 def compiled_scan(step: Callable[..., Any], *static: Any) -> Any:
-    """jit of a scan of `step(*static, constants, carry, batch) -> carry` over the steps of a piece."""
+    """Compiled scan of `step(*static, constants, carry, batch) -> carry` over the steps of a piece."""
 
     def run(carry, constants, piece):
         return jax.lax.scan(lambda c, x: (step(*static, constants, c, x), None), carry, piece)[0]
@@ -33,7 +33,7 @@ def compiled_scan(step: Callable[..., Any], *static: Any) -> Any:
 
 
 def run(scan: Any, carry: Any, constants: Any, rows: Callable[[np.ndarray], Any], indices: np.ndarray) -> Any:
-    """Runs a compiled scan over `indices` (steps, ...); `rows(indices)` gives what a piece of them needs."""
+    """Final carry of a compiled scan over `indices` (steps, ...); `rows(indices)` returns the data of a piece."""
     one = sum(np.asarray(x).nbytes for x in jax.tree.leaves(rows(indices[:1])))
     pieces = -(-len(indices) * one // _PIECE_BYTES)
     length = -(-len(indices) // pieces)
@@ -49,8 +49,8 @@ def over_all(function: Any, constants: Any, features: np.ndarray, positions: np.
     for start in range(0, len(positions), size):
         here = positions[start : start + size]
         padded = np.concatenate([here, np.repeat(here[-1:], size - len(here))])
-        found = function(constants, np.asarray(features[padded], np.float32))
-        parts.append([np.asarray(x)[: len(here)] for x in jax.tree.leaves(found)])
+        outputs = function(constants, np.asarray(features[padded], np.float32))
+        parts.append([np.asarray(x)[: len(here)] for x in jax.tree.leaves(outputs)])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -61,7 +61,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def check(features: Any, labels: Any, width: int | None = None) -> None:
-    """Raises BadInput, in one line, for features or labels that cannot be used."""
+    """Raises BadInput for invalid features or labels."""
     if np.ndim(features) != 2 or 0 in np.shape(features):
         raise errors.BadInput(f"features: expected a table (items, width), found shape {np.shape(features)}")
     if width is not None and features.shape[1] != width:
@@ -77,11 +77,13 @@ def check(features: Any, labels: Any, width: int | None = None) -> None:
 
 
 def moments(features: np.ndarray, positions: np.ndarray, size: int = 4096) -> tuple[jax.Array, jax.Array]:
-    """Mean and deviation (D,) of the features at `positions`, summed in float64; 1 for a feature that is constant."""
-    total, squares = 0.0, 0.0
+    """Mean and deviation (D,) of the features at `positions`, summed in float64; deviation 1 if constant."""
+    total: Any = 0.0
+    squares: Any = 0.0
     for start in range(0, len(positions), size):
         piece = np.asarray(features[positions[start : start + size]], np.float64)
-        total, squares = total + piece.sum(axis=0), squares + (piece**2).sum(axis=0)
+        total = total + piece.sum(axis=0)
+        squares = squares + (piece**2).sum(axis=0)
     mean = total / len(positions)
     deviation = np.sqrt(np.maximum(squares / len(positions) - mean**2, 0.0))
     return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(deviation > 1e-6, deviation, 1.0), jnp.float32)

@@ -1,4 +1,4 @@
-"""Classifiers on fixed features, with or without the help of clusters; and class means.
+"""Classifiers on fixed features, with or without cluster information; and class means.
 
 Plain:          logits = A x + B x            (two layers, as released; the sum of two linear layers is linear)
 Cluster-aided:  logits = A x + B [x ; P(class | cluster of x)]
@@ -19,8 +19,8 @@ from lt_jax.core import errors
 from lt_jax.dlsa import batches, heads, sampling, scaling
 from lt_jax.dlsa.heads import raw_logits
 
-_NEVER = -1e30  # log count of a class without items, and logit of a class that a classifier has never seen
-_ALMOST_NO_ITEM = 1e-6  # added to the counts in the released form, where no class is ruled out
+_NEVER = -1e30  # log count of a class without items, and logit of a class without training items
+_ALMOST_NO_ITEM = 1e-6  # added to the counts in the released form, where every class is possible
 
 KINDS = heads.KINDS
 LOSSES = ("balanced_softmax", "cross_entropy")
@@ -34,7 +34,7 @@ UNSEEN = ("never", "possible")
 )
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Fitted weights, the scaling of its input, and the classes (C,) that it may answer with."""
+    """Fitted weights, the scaling of the input, and the mask (C,) of the classes that it may predict."""
 
     params: dict[str, jax.Array]
     mean: jax.Array
@@ -44,7 +44,7 @@ class Classifier:
     unit: jax.Array | None = None
 
     def __call__(self, x: jax.Array, help: jax.Array | None = None) -> jax.Array:
-        """x (B, D), help (B, C) where trained with it -> logits (B, C)."""
+        """Logits (B, C) of x (B, D), with help (B, C) if trained with it."""
         x = scaling.apply(x, self.mean, self.deviation, self.unit)
         return jnp.where(self.seen[None, :], raw_logits(self.params, x, help, self.kind), _NEVER)
 
@@ -52,7 +52,7 @@ class Classifier:
 def balanced_softmax(logits: jax.Array, labels: jax.Array, counts: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """-log softmax(logits + log counts)[label]: logits (B, C), counts (C,) items of each class -> (B,).
 
-    With `smoothing` s the label has weight 1 - s, and each of the n - 1 other classes with a count s / (n - 1).
+    With `smoothing` s the label has weight 1 - s; the n - 1 other classes with items have s / (n - 1) each.
     """
     present = counts > 0
     prior = jnp.where(present, jnp.log(jnp.where(present, counts, 1.0)), _NEVER)
@@ -68,17 +68,17 @@ def fit(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, positions: np.ndarray, counts: np.ndarray, config: Any,
     help: np.ndarray | None = None, initial: dict[str, Any] | None = None,
 ) -> Classifier:  # fmt: skip
-    """SGD with momentum as configured, on the items at `positions`; the weights after the last epoch.
+    """Trains a classifier by SGD with momentum on the items at `positions`; returns that of the last epoch.
 
     Args:
       features: (N, D); labels: (N,); positions: (n,).
       counts: (C,) items of each class, for the prior of the balanced softmax.
-      config: the `classifier` part of configs/dlsa_*.py.
+      config: the `classifier` block of configs/dlsa_*.py.
       help: (n, C) P(class | cluster) of the items at `positions`, or None.
-      initial: a trained linear head, kernel (D, C) and bias (C,), that A starts from; None starts at random.
+      initial: a trained linear head, kernel (D, C) and bias (C,), that initialises A; None is random.
 
     Raises:
-      BadInput: `initial` is missing where the config asks for it, or does not fit.
+      BadInput: `initial` is missing although the config needs it, or has the wrong shape.
       RunFailed: loss or weights are no longer finite.
     """
     if config.get("start", "random") == "backbone" and initial is None:
@@ -117,7 +117,7 @@ def fit(
 
 
 def nearest_class_mean(features: np.ndarray, labels: np.ndarray, test: np.ndarray, num_classes: int) -> np.ndarray:
-    """Cosine to the mean of each class, (n, C); a class without items has the lowest value there is."""
+    """Cosine to the mean of each class, (n, C); -2 for a class without items."""
 
     def unit(x):
         return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
@@ -129,10 +129,10 @@ def nearest_class_mean(features: np.ndarray, labels: np.ndarray, test: np.ndarra
 
 
 def _seen_and_prior(own, counts, config):
-    """Classes (C,) that may be answered, and the counts (C,) of the loss: 0 rules a class out of it.
+    """Mask (C,) of the classes that may be predicted, and the counts (C,) of the loss; 0 excludes a class.
 
     Args:
-      own: (C,) items of each class among those trained on; counts: (C,) those of the prior.
+      own: (C,) training items of each class; counts: (C,) those of the prior.
     """
     is_balanced = config.loss == "balanced_softmax"
     if config.get("unseen", "never") == "possible":

@@ -1,8 +1,8 @@
-"""DLSA: divide the items by likelihood, classify the well clustered, go on with the others.
+"""DLSA: divides the items by likelihood and classifies the well clustered items at each depth.
 
-At each depth a flow filter is fitted on the items still left. The share with the highest likelihood is classified
-with the help of the clusters; the others go on to the next depth, at the last one to a plain classifier. Thresholds
-are those of the training items; `share` has the ways to take them.
+At each depth a flow filter is fitted on the remaining items. The share with the highest likelihood is classified with
+cluster information; the other items go to the next depth, after the last one to a plain classifier. Thresholds are
+computed from the training items by `share`.
 
 Source: arXiv 2208.02567 (ECCV 2022) and its released code.
 """
@@ -23,12 +23,14 @@ from lt_jax.dlsa import filter as filters
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["filter", "threshold", "classifier"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Depth:
+    """One depth: its flow filter, threshold and classifier."""
+
     filter: filters.FlowFilter
-    threshold: jax.Array  # () least log-likelihood of what is classified here
+    threshold: jax.Array  # () smallest log-likelihood that is classified here
     classifier: classifiers.Classifier
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x (B, D) -> logits (B, C), log-likelihood (B,)."""
+        """Logits (B, C) and log-likelihood (B,) of x (B, D)."""
         likelihood, cluster = self.filter(x)
         return self.classifier(x, self.filter.frequencies()[cluster]), likelihood
 
@@ -36,22 +38,22 @@ class Depth:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["depths", "rest"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A pytree: the depths in order, and the plain classifier of what no depth takes."""
+    """A pytree: the depths in order, and `rest`, the plain classifier for items that no depth takes."""
 
     depths: tuple[Depth, ...]
     rest: classifiers.Classifier
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x (B, D) -> logits (B, C), depth (B,) from 1 on, log-likelihood (B,) under the flow of that depth."""
+        """Logits (B, C), depth (B,) from 1 on, and log-likelihood (B,) under the flow of that depth, of x (B, D)."""
         logits = self.rest(x)
-        depth = jnp.full(x.shape[0], len(self.depths) + 1)  # not len(x), which an exported model does not know
+        depth = jnp.full(x.shape[0], len(self.depths) + 1)  # not len(x): an exported model has a symbolic batch size
         likelihood = jnp.full(x.shape[0], jnp.nan)
         for number in reversed(range(len(self.depths))):
-            here, found = self.depths[number](x)
+            depth_logits, depth_likelihood = self.depths[number](x)
             is_last = number == len(self.depths) - 1
-            taken = found >= self.depths[number].threshold
-            logits = jnp.where(taken[:, None], here, logits)
-            likelihood = jnp.where(taken | is_last, found, likelihood)
+            taken = depth_likelihood >= self.depths[number].threshold
+            logits = jnp.where(taken[:, None], depth_logits, logits)
+            likelihood = jnp.where(taken | is_last, depth_likelihood, likelihood)
             depth = jnp.where(taken, number + 1, depth)
         return logits, depth, likelihood
 
@@ -62,18 +64,18 @@ _apply = jax.jit(lambda model, x: model(x))
 def fit(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None
 ) -> Model:
-    """Fits all depths.
+    """Fits all depths and returns the model.
 
-    A depth that is left with fewer than `min_items` items or with a single class ends the recursion, and says so.
+    The recursion ends, with a log line, when fewer than `min_items` items or a single class are left.
 
     Args:
       features: (N, D) floats, also memory-mapped; labels: (N,) whole numbers from 0 on.
-      config: the `dlsa` part of configs/dlsa_*.py; a missing option has its default (docs/dlsa.md).
-      initial: a trained linear head on these features, kernel (D, C) and bias (C,), that classifiers start from.
+      config: the `dlsa` block of configs/dlsa_*.py; missing options have defaults (docs/dlsa.md).
+      initial: a trained linear head on these features, kernel (D, C) and bias (C,), that initialises classifiers.
 
     Raises:
-      BadInput: features that are not finite, labels missing, more clusters than items, settings that mean nothing, a
-        head that does not fit.
+      BadInput: features are not finite, labels are missing, there are more clusters than items, a setting is invalid,
+        or the head has the wrong shape.
       RunFailed: a fit diverged.
     """
     return fit_and_divide(key, features, labels, config, initial)[0]
@@ -82,11 +84,13 @@ def fit(
 def fit_and_divide(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None
 ) -> tuple[Model, np.ndarray]:
-    """Like `fit`, with the depth (N,) that took each training item; 1 + the number of depths where none did."""
+    """Like `fit`, and the depth (N,) of each training item; 1 + the number of depths for the remaining items."""
     settings.check(config)
     batches.check(features, labels)
     filters.check_clusters(config.filter, share.fitted_on(len(labels), config))
-    left, depths, depth_of = np.arange(len(labels)), [], np.zeros(len(labels), int)
+    left = np.arange(len(labels))
+    depths: list[Depth] = []
+    depth_of = np.zeros(len(labels), int)
     for number in range(config.depth):
         reason = _why_stop(labels[left], config)
         if reason:
@@ -103,10 +107,10 @@ def fit_and_divide(
 
 
 def predict(model: Model, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> label (N,), depth (N,) from 1 on (the last is the plain classifier's), log-likelihood (N,).
+    """Label (N,), depth (N,) from 1 on (the last is the plain classifier), and log-likelihood (N,).
 
     Raises:
-      BadInput: features of another width than in training, or not finite.
+      BadInput: features are not finite, or their width differs from training.
     """
     logits, depth, likelihood = scores(model, features)
     return logits.argmax(axis=1), depth, likelihood
@@ -129,7 +133,7 @@ def _why_stop(labels, config):
 
 
 def _fit_depth(key, features, labels, left, config, initial):
-    """The filter and the classifier of one depth, and which of the items left it takes (n,)."""
+    """The fitted depth, and the mask (n,) of the remaining items that it takes."""
     k_filter, k_classifier, k_folds = jax.random.split(key, 3)
     fitted, epochs = filters.fit_and_choose(k_filter, features, labels, config.filter, left)
     taken, clusters, threshold = share.decide(k_folds, fitted, epochs, features, labels, left, config)
@@ -140,7 +144,7 @@ def _fit_depth(key, features, labels, left, config, initial):
 
 
 def _fit_last(key, features, labels, left, config, initial):
-    """The plain classifier, on the items left or on all; the class counts of its loss are those of either, too."""
+    """The plain classifier, fitted on the remaining items or on all, with the class counts of either."""
     positions = np.arange(len(labels)) if config.get("last", "left") == "everything" else left
     counted = labels if config.rest_counts == "all" else labels[positions]
     counts = np.bincount(counted, minlength=labels.max() + 1)

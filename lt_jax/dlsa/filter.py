@@ -1,7 +1,7 @@
-"""The flow filter: a flow whose clusters each hold few classes, and whose likelihood favours the tail.
+"""Flow filter: a flow whose clusters each contain few classes, and whose likelihood favours the tail.
 
-Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and its released code. As released, the
-epoch is chosen on the training items that the flow was fitted on.
+Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and its released code. As in the
+released code, the epoch is selected on the training items of the flow.
 """
 
 import collections
@@ -18,7 +18,7 @@ from lt_jax.core import errors, log
 from lt_jax.dlsa import batches, objective, scaling
 from lt_jax.dlsa import flow as flows
 
-_TOLERATED_LOSS = 10.0  # nats a coordinate that a flow may lose against the untrained one
+_TOLERATED_LOSS = 10.0  # nats per coordinate that a flow may lose against the untrained one
 
 
 @functools.partial(
@@ -26,7 +26,7 @@ _TOLERATED_LOSS = 10.0  # nats a coordinate that a flow may lose against the unt
 )
 @dataclasses.dataclass(frozen=True)
 class FlowFilter:
-    """A fitted flow on scaled features, and how many training items of each class each cluster holds."""
+    """A fitted flow on scaled features, and the number of training items by cluster and class."""
 
     flow: flows.Flow
     mean: jax.Array  # (D,)
@@ -35,14 +35,14 @@ class FlowFilter:
     unit: jax.Array | None = None
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x (B, D) -> log-likelihood (B,) in nats of the scaled features, cluster (B,)."""
+        """Log-likelihood (B,) in nats of the scaled features, and cluster (B,), of x (B, D)."""
         x = scaling.apply(x, self.mean, self.deviation, self.unit)
         z, log_det = self.flow.forward(x)
         logits = flows.cluster_logits(z, self.flow.centres)
         return flows.base_log_prob(logits, z) + log_det, logits.argmax(axis=1)
 
     def frequencies(self) -> jax.Array:
-        """P(class | cluster) over the training items, (K, C); zeros for a cluster that holds none."""
+        """P(class | cluster) over the training items, (K, C); zeros for an empty cluster."""
         return self.counts / jnp.maximum(self.counts.sum(axis=1, keepdims=True), 1.0)
 
 
@@ -50,7 +50,7 @@ score_all = jax.jit(lambda fitted, x: fitted(x))
 
 
 def check_clusters(config: Any, items: int) -> None:
-    """Raises BadInput where there are more clusters than items."""
+    """Raises BadInput if there are more clusters than items."""
     if config.clusters > items:
         raise errors.BadInput(
             f"config.dlsa.filter.clusters: expected at most the number of training items, {items}, "
@@ -61,21 +61,21 @@ def check_clusters(config: Any, items: int) -> None:
 def fit_flow_filter(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None
 ) -> FlowFilter:
-    """Fits the flow by SGD on pairs of different classes; an epoch has as many pairs as there are items.
+    """Fits the flow by SGD on pairs of different classes; an epoch has one pair per item.
 
     Args:
       features: (N, D), any array that NumPy can index; rows go to the device in pieces.
       labels: (N,) whole numbers.
-      config: the `filter` part of configs/dlsa_*.py.
-      positions: the items to fit on; all of them when None.
+      config: the `filter` block of configs/dlsa_*.py.
+      positions: the items to fit on; None means all.
 
     Returns:
-      The filter of the epoch with the most pure clusters among the items that it was fitted on (purity and size as in
-      the config); of the last epoch where none has a pure cluster. As in the released code, P(class | cluster) is
-      counted over all N items.
+      The filter of the epoch with the most pure clusters among the fitted items (purity and size as in the config), or
+      of the last epoch if there is no pure cluster. As in the released code, P(class | cluster) is counted over all N
+      items.
 
     Raises:
-      BadInput: features that are not finite, more clusters than items, fewer than two classes.
+      BadInput: features are not finite, there are more clusters than items, or fewer than two classes.
       RunFailed: the fit diverged; see `check_converges`.
     """
     return fit_and_choose(key, features, labels, config, positions)[0]
@@ -84,15 +84,19 @@ def fit_flow_filter(
 def fit_and_choose(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None
 ) -> tuple[FlowFilter, int]:
-    """Like `fit_flow_filter`, with the number of epochs that the filter was trained for."""
+    """Like `fit_flow_filter`, and the number of epochs of the returned filter."""
     positions = np.arange(len(labels)) if positions is None else positions
-    best, best_epochs, best_score = None, 0, -1
+    best: Any = None
+    best_epochs = 0
+    best_score = -1
     for epochs, (now, clusters) in enumerate(_epochs(key, features, labels, config, positions), start=1):
         counts = _count(clusters, labels[positions], config.clusters)
         score = pure_clusters(counts, config.min_purity, config.min_size, config.max_size)
         if score > best_score or (best_score <= 0 and epochs == config.epochs):
             flow = jax.tree.map(jnp.copy, now.flow)  # the next epoch overwrites it
-            best, best_epochs, best_score = dataclasses.replace(now, flow=flow), epochs, score
+            best = dataclasses.replace(now, flow=flow)
+            best_epochs = epochs
+            best_score = score
     log.say(f"flow filter: epoch {best_epochs} of {config.epochs}, {best_score} pure clusters of {config.clusters}")
     _, clusters = batches.over_all(score_all, best, features, np.arange(len(labels)))
     counts = jnp.asarray(_count(clusters, labels, config.clusters), jnp.float32)
@@ -103,9 +107,9 @@ def fit_for(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray, epochs: int,
     pairs: int,
 ) -> FlowFilter:  # fmt: skip
-    """The filter after so many epochs of so many pairs of the items at `positions`, whatever its clusters.
+    """The filter after `epochs` epochs of `pairs` pairs of the items at `positions`.
 
-    Nothing is counted.
+    The epoch is not selected and classes are not counted.
     """
     options = config.copy_and_resolve_references()
     options.epochs = epochs
@@ -114,7 +118,7 @@ def fit_for(
 
 
 def pure_clusters(counts: np.ndarray, min_purity: float, min_size: int, max_size: int) -> int:
-    """How many clusters are purer and larger than asked for; 0 where the largest one has `max_size` items or more."""
+    """Number of clusters purer and larger than the minimum; 0 if the largest has `max_size` items or more."""
     size = counts.sum(axis=1)
     pure = counts.max(axis=1) > min_purity * size
     return int((pure & (size > min_size)).sum()) if size.max() < max_size else 0
@@ -123,19 +127,19 @@ def pure_clusters(counts: np.ndarray, min_purity: float, min_size: int, max_size
 def check_converges(
     epoch: int, carry: dict[str, Any], likelihood: np.ndarray, reference: float, config: Any, width: int
 ) -> None:
-    """Raises RunFailed, in one line, where the fit has diverged by the end of an epoch.
+    """Raises RunFailed if the fit has diverged by the end of an epoch.
 
-    It has where the loss, a parameter, a running statistic or a log-likelihood is not finite, or where the median
-    log-likelihood lies more than 10 nats a coordinate below the reference. A fit gains likelihood, or loses less than
-    one nat a coordinate for the tail and for purer clusters; 10 nats mean that for half of the items a typical
-    coordinate is more than 4 standard deviations away from every centre, and such likelihoods do not tell which items
-    are well clustered. The median, since the few items of a rare class may be far away for an epoch in a sound fit.
+    This is the case if the loss, a parameter, a running statistic or a log-likelihood is not finite, or the median
+    log-likelihood is more than 10 nats per coordinate below the reference. A sound fit gains likelihood, or loses less
+    than one nat per coordinate for the tail and for purer clusters. At 10 nats a typical coordinate of half of the
+    items is more than 4 standard deviations away from every centre, and likelihoods no longer identify well clustered
+    items. The median is used because in a sound fit the few items of a rare class may be far away for an epoch.
 
     Args:
       epoch: from 1 on.
-      likelihood: (n,) log-likelihoods of the items fitted on.
-      reference: their median under the untrained flow, or after the first epoch where that is not finite.
-      width: coordinates of an item.
+      likelihood: (n,) log-likelihoods of the fitted items.
+      reference: their median under the untrained flow, or after the first epoch if that is not finite.
+      width: number of coordinates of an item.
     """
     numbers = (carry["loss"], carry["params"], carry["stats"])
     if not (batches.all_finite(numbers) and np.isfinite(likelihood).all()):
@@ -151,18 +155,19 @@ def check_converges(
 
 
 def _epochs(key, features, labels, config, positions, pairs=None) -> Iterator[tuple[FlowFilter, np.ndarray]]:
-    """After each epoch the filter, without counts, and the clusters (n,) of the items at `positions`."""
+    """Yields after each epoch the filter, without counts, and the clusters (n,) of the items at `positions`."""
     batches.check(features, labels)
     check_clusters(config, len(positions))
     mine = labels[positions]
     if len(np.unique(mine)) < 2:
-        raise errors.BadInput("labels: a flow filter needs items of two classes at least")
+        raise errors.BadInput("labels: a flow filter needs items of at least two classes")
     scaled = scaling.fit(features, positions, config.get("standardise", "coordinates"), "filter.standardise")
     k_init, k_pairs, k_noise = jax.random.split(key, 3)
     flow = flows.create(k_init, features.shape[1], config.clusters, config.blocks, config.centre_deviation)
     class_weights = objective.class_weights(np.bincount(mine), config.class_weight_power)
     constants = {"centres": flow.centres, "scaling": scaled, "weights": class_weights}
-    rng, scan = batches.generator(k_pairs), batches.compiled_scan(objective.step, objective.static(config))
+    rng = batches.generator(k_pairs)
+    scan = batches.compiled_scan(objective.step, objective.static(config))
 
     def filter_of(params, stats):
         mean, deviation, unit = scaled
@@ -190,7 +195,7 @@ def _rows(features, labels, positions):
 
 
 def _count(clusters, labels, number):
-    """Items of each class in each cluster, (K, C)."""
+    """Number of items by cluster and class, (K, C)."""
     counts = np.zeros((number, labels.max() + 1), np.int64)
     np.add.at(counts, (clusters, labels), 1)
     return counts

@@ -1,10 +1,10 @@
-"""A masked autoregressive flow on features, and the mixture of Gaussians that it maps them to.
+"""Masked autoregressive flow from features to a mixture of Gaussians.
 
     x -> [ MADE -> BatchNorm ] x blocks -> z,     log p(x) = log base(z) + log |det dz/dx|
 
-MADE is that of Germain et al. (ICML 2015) in the affine form of MAF (Papamakarios et al., NeurIPS 2017), BatchNorm the
-invertible one of RealNVP (Dinh et al., ICLR 2017). Every second block takes the features in reversed order. A flow is
-a pytree: parameters, running statistics and centres are its leaves; `blocks` of it go through jit, grad and orbax.
+MADE is from Germain et al. (ICML 2015) in the affine form of MAF (Papamakarios et al., NeurIPS 2017), the invertible
+BatchNorm from RealNVP (Dinh et al., ICLR 2017). Every second block reverses the order of the features. A flow is a
+pytree whose leaves are parameters, running statistics and centres; it works with jit, grad and orbax.
 
 Axes: b batch, d features, h hidden, k clusters.
 """
@@ -21,29 +21,29 @@ import numpy as np
 from lt_jax import losses
 
 _EPSILON = 1e-5  # added to a variance
-_MOMENTUM = 0.9  # share of the old running statistics that a batch leaves
+_MOMENTUM = 0.9  # share of the old running statistics after a batch
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params", "stats", "centres"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """Parameters, running statistics and mixture centres (K, D). Methods are in evaluation mode."""
+    """Parameters, running statistics and mixture centres (K, D). Methods use evaluation mode."""
 
     params: tuple[dict[str, Any], ...]
     stats: tuple[dict[str, jax.Array], ...]
     centres: jax.Array
 
     def forward(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x (B, D) -> z (B, D) and log |det dz/dx| (B,), with the running statistics."""
+        """z (B, D) and log |det dz/dx| (B,) of x (B, D), with the running statistics."""
         z, log_det, _ = transform(self.params, self.stats, x, train=False)
         return z, log_det
 
     def inverse(self, z: jax.Array) -> jax.Array:
-        """The x with forward(x) = z. One feature after another: D passes through each block."""
+        """The x with forward(x) = z, computed feature by feature: D passes through each block."""
         x = z
         for number in reversed(range(len(self.params))):
-            params, stats = self.params[number], self.stats[number]
-            x = _batch_norm_inverse(params["norm"], stats, x)
+            params = self.params[number]
+            x = _batch_norm_inverse(params["norm"], self.stats[number], x)
             x = _made_inverse(params["made"], x, number % 2 == 1)
         return x
 
@@ -64,7 +64,7 @@ class Flow:
 
 
 def create(key: jax.Array, dimension: int, clusters: int, blocks: int = 2, centre_deviation: float = 0.05) -> Flow:
-    """A fresh flow: hidden layers as wide as the input, centres N(0, centre_deviation^2), which stay where they are."""
+    """A new flow: hidden layers as wide as the input, and fixed centres drawn from N(0, centre_deviation^2)."""
     k_centres, *k_blocks = jax.random.split(key, blocks + 1)
     params = tuple({"made": _made_init(k, dimension), "norm": _norm_init(dimension)} for k in k_blocks)
     stats = tuple({"mean": jnp.zeros(dimension), "variance": jnp.ones(dimension)} for _ in k_blocks)
@@ -72,38 +72,39 @@ def create(key: jax.Array, dimension: int, clusters: int, blocks: int = 2, centr
 
 
 def transform(params: Any, stats: Any, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, Any]:
-    """x (B, D) -> z (B, D), log |det| (B,), and the running statistics after this batch.
+    """z (B, D), log |det| (B,) and the updated running statistics, of x (B, D).
 
-    With `train` a block normalises by the statistics of the batch. The determinant is that of the map with these
-    statistics held constant; through them the map of a whole batch is singular.
+    With `train`, blocks normalise by batch statistics. The determinant is that of the map with these statistics held
+    constant, since the map of a whole batch through them is singular.
     """
-    log_det, after = jnp.zeros(x.shape[0]), []
+    log_det = jnp.zeros(x.shape[0])
+    after = []
     for number, (block, running) in enumerate(zip(params, stats, strict=True)):
         x, gained = _made_forward(block["made"], x, number % 2 == 1)
-        used, kept = _statistics(x, running) if train else (running, running)
+        used, new_running = _statistics(x, running) if train else (running, running)
         x, scaled = _batch_norm(block["norm"], used, x)
         log_det = log_det + gained + scaled[None]
-        after.append(kept)
+        after.append(new_running)
     return x, log_det, tuple(after)
 
 
 def cluster_logits(z: jax.Array, centres: jax.Array) -> jax.Array:
-    """z.m - |m|^2/2 for every centre m, (B, K): log N(z; m, I) but for what all clusters share."""
+    """z.m - |m|^2/2 for every centre m, (B, K): log N(z; m, I) up to a constant shared by all clusters."""
     return jnp.dot(z, centres.T, precision=losses.PRECISION) - 0.5 * (centres**2).sum(axis=1)[None, :]
 
 
 def base_log_prob(logits: jax.Array, z: jax.Array) -> jax.Array:
-    """log density of the equal mixture of unit Gaussians, (B,); `logits` as of `cluster_logits`."""
+    """log density of the equal mixture of unit Gaussians, (B,); `logits` from `cluster_logits`."""
     clusters, dimension = logits.shape[1], z.shape[1]
     constant = math.log(clusters) + 0.5 * dimension * math.log(2 * math.pi)
     return jax.nn.logsumexp(logits, axis=1) - 0.5 * (z**2).sum(axis=1) - constant
 
 
 def masks(dimension: int, flipped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks (in, out) of the three layers: output i sees only the inputs that come before i in the order.
+    """Masks (in, out) of the three layers: output i depends only on the inputs before i in the order.
 
-    Input i has degree i (counted from the end where flipped), hidden units go round through 0..D-2, output i has one
-    less than input i; a connection runs from a degree to one that is not smaller.
+    Input i has degree i (counted from the end if flipped), hidden units cycle through 0..D-2, output i has one less
+    than input i; connections go from a degree to an equal or larger one.
     """
     order = np.arange(dimension)[::-1] if flipped else np.arange(dimension)
     hidden = np.arange(dimension) % max(dimension - 1, 1)
@@ -114,8 +115,9 @@ def masks(dimension: int, flipped: bool) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _made_init(key, dimension):
-    """Uniform in +-1/sqrt(fan-in), weights and biases."""
-    bound, widths = dimension**-0.5, (dimension, dimension, 2 * dimension)
+    """Weights and biases drawn uniformly from +-1/sqrt(fan-in)."""
+    bound = dimension**-0.5
+    widths = (dimension, dimension, 2 * dimension)
     return [
         {
             "kernel": jax.random.uniform(
@@ -140,7 +142,7 @@ def _made_forward(layers, x, flipped):
 
 
 def _made_inverse(layers, u, flipped):
-    """Feature i depends on those before it alone: after D rounds all of them are right."""
+    """The x that maps to u. Feature i depends only on earlier ones, so all are correct after D rounds."""
 
     def one_round(_, x):
         shift, log_scale = _shift_and_log_scale(layers, x, flipped)
@@ -154,7 +156,7 @@ def _norm_init(dimension):
 
 
 def _statistics(x, running):
-    """Mean and unbiased variance of the batch, and the running ones moved towards them."""
+    """Mean and unbiased variance of the batch, and the updated running statistics."""
     mean = x.mean(axis=0)
     variance = ((x - mean[None, :]) ** 2).sum(axis=0) / max(len(x) - 1, 1)
     batch = {"mean": mean, "variance": variance}

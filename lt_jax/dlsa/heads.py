@@ -1,12 +1,12 @@
-"""The functions from features to logits, as parameters and a kind.
+"""Functions from features to logits, defined by parameters and a kind.
 
-    logits = A x + B [x ; help]        help = P(class | cluster of x), where there are clusters
+    logits = A x + B [x ; help]        help = P(class | cluster of x), if there are clusters
 
 linear            A x = x a; one bias for the sum
-cosine            A x = s cos(x, a) with a scale s that is learnt; one bias for the sum
+cosine            A x = s cos(x, a) with a learnt scale s; one bias for the sum
 cosine_released   A x = 16 x/(1 + |x|) . a/|a|: fixed scale, no bias
 
-With hidden units, A and B each see their input through a ReLU layer of their own.
+With hidden units, A and B each have their own ReLU layer before them.
 
 Source: the released code of arXiv 2208.02567.
 """
@@ -21,11 +21,11 @@ from lt_jax.core import errors
 from lt_jax.dlsa import scaling
 
 KINDS = ("linear", "cosine", "cosine_released")
-_SCALE = 16.0  # of a cosine: at first where it is learnt, always in the released form
+_SCALE = 16.0  # scale of a cosine: initial value if learnt, fixed in the released form
 
 
 def raw_logits(params: dict[str, jax.Array], x: jax.Array, help: jax.Array | None, kind: str) -> jax.Array:
-    """A x + B [x ; help]: x (B, D), help (B, C) or None -> (B, C)."""
+    """Logits A x + B [x ; help], (B, C), of x (B, D) and help (B, C) or None."""
     wide = x if help is None else jnp.concatenate([x, help], axis=1)
     if "hidden_a" in params:
         x, wide = (_hidden(params, name, inputs) for name, inputs in (("hidden_a", x), ("hidden_b", wide)))
@@ -37,9 +37,10 @@ def raw_logits(params: dict[str, jax.Array], x: jax.Array, help: jax.Array | Non
 
 
 def create(key: jax.Array, width: int, classes: int, helped: bool, kind: str, hidden: int = 0) -> dict[str, jax.Array]:
-    """Fresh parameters: weights uniform in +-1/sqrt(number of inputs), biases 0."""
+    """New parameters: weights uniform in +-1/sqrt(number of inputs), biases 0."""
     k_a, k_b, k_hidden_a, k_hidden_b = jax.random.split(key, 4)
-    inputs_a, inputs_b = width, width + classes * helped
+    inputs_a = width
+    inputs_b = width + classes * helped
     params = {}
     if hidden:
         params = {
@@ -56,15 +57,15 @@ def create(key: jax.Array, width: int, classes: int, helped: bool, kind: str, hi
 def start_from(
     params: dict[str, jax.Array], head: dict[str, Any], scaled: scaling.Scaling, kind: str
 ) -> dict[str, jax.Array]:
-    """The parameters with A taken from a trained linear head on the unscaled features; B stays at random.
+    """The parameters with A taken from a trained linear head on the unscaled features; B stays random.
 
-    A linear classifier takes the bias as well, a cosine the directions of the columns alone.
+    A linear classifier also takes the bias; a cosine classifier uses only the directions of the columns.
 
     Args:
       head: kernel (D, C) and bias (C,).
 
     Raises:
-      BadInput: a head of another shape, hidden units, or rows of unit length: no linear head can be carried over.
+      BadInput: the head has another shape, or the classifier has hidden units or unit-length rows.
     """
     mean, deviation, unit = scaled
     shape = (len(mean), params["a"].shape[1])
@@ -97,8 +98,8 @@ def _cosine(x, kernel):
 
 
 def _squashed_cosine(x, kernel):
-    """x/(1 + |x|) . w/|w|: near the cosine for a long x, near 0 for a short one."""
-    length = jnp.sqrt(jnp.maximum((x**2).sum(axis=1, keepdims=True), 1e-24))  # a gradient at x = 0 too
+    """x/(1 + |x|) . w/|w|: close to the cosine for long x, close to 0 for short x."""
+    length = jnp.sqrt(jnp.maximum((x**2).sum(axis=1, keepdims=True), 1e-24))  # keeps the gradient finite at x = 0
     return _product(x / (1.0 + length), _directions(kernel))
 
 

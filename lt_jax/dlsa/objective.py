@@ -1,4 +1,4 @@
-"""What the flow filter is trained on: three losses, pairs of items of two classes, and one step of SGD.
+"""Training objective of the flow filter: three losses, pairs of items of two classes, and one SGD step.
 
 Source: "Constructing Balance from Imbalance" (ECCV 2022, arXiv 2208.02567) and its released code.
 """
@@ -14,24 +14,24 @@ from lt_jax.dlsa import flow as flows
 from lt_jax.dlsa import scaling
 from lt_jax.sampling import orders
 
-_BALANCE_MOMENTUM = 0.7  # of the running mean of the cluster posterior
+_BALANCE_MOMENTUM = 0.7  # momentum of the running mean of the cluster posterior
 
 
 def purity_loss(positive: jax.Array, negative: jax.Array) -> jax.Array:
-    """sum_k softmax(positive)_k log softmax(negative)_k, (B,): what pulls two classes into different clusters.
+    """sum_k softmax(positive)_k log softmax(negative)_k, (B,); minimising it separates classes into clusters.
 
-    Minimised; the posterior of the positive is held constant. Arguments: cluster logits (B, K).
+    The posterior of the positive is held constant. Arguments are cluster logits (B, K).
     """
     held = jax.lax.stop_gradient(jax.nn.softmax(positive, axis=1))
     return (held * jax.nn.log_softmax(negative, axis=1)).sum(axis=1)
 
 
 def balance_loss(posterior: jax.Array, running: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log K - H(mean posterior), over a debiased running mean; 0 where all clusters are used alike.
+    """log K - H(mean posterior), with a debiased running mean; 0 if all clusters are used equally.
 
     Args:
       posterior: (B, K) of this batch.
-      running: (K,) before it, zeros at first.
+      running: (K,) running mean before it, initially zeros.
       step: () number of this batch, from 1 on.
 
     Returns:
@@ -44,15 +44,15 @@ def balance_loss(posterior: jax.Array, running: jax.Array, step: jax.Array) -> t
 
 
 def class_weights(counts: np.ndarray, power: float) -> np.ndarray:
-    """(N_max / N_y)^power of the classes that have items, normalised to sum 1."""
+    """Class weights (N_max / N_y)^power, 0 for empty classes, normalised to sum 1."""
     weights = np.where(counts > 0, (counts.max() / np.maximum(counts, 1)) ** power, 0.0)
     return (weights / weights.sum()).astype(np.float32)
 
 
 def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int, pairs: int | None = None) -> np.ndarray:
-    """Two different classes, uniform over those present, one item of each: (steps, B, 2) positions.
+    """Positions (steps, B, 2) of pairs of items of two different classes, drawn uniformly from those present.
 
-    As many pairs as there are items, or `pairs`; the last batch is filled up.
+    There are `pairs` pairs, by default one per item; the last batch is filled up.
     """
     present = np.unique(labels)
     pairs = len(labels) if pairs is None else pairs
@@ -65,7 +65,7 @@ def draw_pairs(rng: np.random.Generator, labels: np.ndarray, batch_size: int, pa
 
 
 def start(key: jax.Array, flow: flows.Flow, clusters: int) -> dict[str, Any]:
-    """The carry of `step` before the first one; the key is that of the noise."""
+    """Initial carry of `step`; the key is used for the noise."""
     return {
         "params": flow.params, "stats": flow.stats, "running": jnp.zeros(clusters), "step": jnp.zeros((), int),
         "loss": jnp.zeros(()), "key": key,
@@ -73,7 +73,7 @@ def start(key: jax.Array, flow: flows.Flow, clusters: int) -> dict[str, Any]:
 
 
 def static(config: Any) -> tuple[float, ...]:
-    """The settings that `step` is compiled for, from the `filter` part of configs/dlsa_*.py."""
+    """Static settings of `step`, from the `filter` block of configs/dlsa_*.py."""
     names = ("learning_rate", "likelihood_weight", "balance_weight", "purity_weight")
     return (*(config[name] for name in names), config.get("noise", 0.0), config.get("weight_decay", 0.0))
 
@@ -82,13 +82,14 @@ def step(static: tuple[float, ...], constants: Any, carry: dict[str, Any], batch
     """One SGD step without momentum on a batch of pairs.
 
     Args:
-      static: as of the function `static`.
+      static: result of the function `static`.
       constants: centres (K, D), scaling, weights (C,) of the classes.
-      carry: as of `start`.
+      carry: result of `start` or of the previous step.
       batch: features (B, 2, D) of the pairs, labels (B,) of their first items.
     """
     learning_rate, likelihood_weight, balance_weight, purity_weight, noise, weight_decay = static
-    (x, y), centres = batch, constants["centres"]
+    x, y = batch
+    centres = constants["centres"]
     x = scaling.apply(x, *constants["scaling"])
     number = carry["step"] + 1
     if noise:
@@ -97,14 +98,15 @@ def step(static: tuple[float, ...], constants: Any, carry: dict[str, Any], batch
     def loss_of(params):
         z, log_det, stats = flows.transform(params, carry["stats"], x[:, 0], train=True)
         other, _, stats = flows.transform(params, stats, x[:, 1], train=True)
-        logits, others = flows.cluster_logits(z, centres), flows.cluster_logits(other, centres)
+        logits = flows.cluster_logits(z, centres)
+        other_logits = flows.cluster_logits(other, centres)
         log_p = flows.base_log_prob(logits, z) + log_det
         balance, running = balance_loss(jax.nn.softmax(logits, axis=1), carry["running"], number)
         loss = -likelihood_weight * (constants["weights"][y] * log_p).mean() + balance_weight * balance
-        return loss + purity_weight * purity_loss(logits, others).mean(), (stats, running)
+        return loss + purity_weight * purity_loss(logits, other_logits).mean(), (stats, running)
 
     (loss, (stats, running)), gradients = jax.value_and_grad(loss_of, has_aux=True)(carry["params"])
-    if weight_decay:  # on matrices: not on biases, not on norms
+    if weight_decay:  # only on matrices, not on biases and norms
         gradients = jax.tree.map(lambda g, p: g + weight_decay * p if p.ndim == 2 else g, gradients, carry["params"])
     params = jax.tree.map(lambda p, g: p - learning_rate * g, carry["params"], gradients)
     return {**carry, "params": params, "stats": stats, "running": running, "step": number, "loss": loss}

@@ -1,8 +1,8 @@
-"""Which items the batches of a classifier hold, epoch by epoch.
+"""Draws the batches of a classifier, epoch by epoch.
 
 instance       a permutation of all items
-class_aware    a class uniformly, then an item of it uniformly: both with replacement
-class_cycles   the released form: classes in turn, each class's items in turn, each turn in a new random order
+class_aware    a class uniformly, then one of its items uniformly, both with replacement
+class_cycles   the released form: cycles through the classes and through the items of each, reshuffled every cycle
 """
 
 import math
@@ -17,17 +17,18 @@ FORMS = ("instance", "class_aware", "class_cycles")
 
 
 def epochs(rng: np.random.Generator, labels: np.ndarray, config: Any) -> Iterator[np.ndarray]:
-    """Positions (steps, B) of one epoch after another, each of about as many items as there are.
+    """Yields the positions (steps, B) of each epoch, about as many as there are items.
 
-    The last batch is filled up, so that all have one shape.
+    The last batch is filled up, so that all batches have the same shape.
 
     Args:
       labels: (n,) of the items to draw from.
-      config: sampling, epochs and batch_size, as in the `classifier` part of configs/dlsa_*.py.
+      config: sampling, epochs and batch_size, as in the `classifier` block of configs/dlsa_*.py.
     """
     size = min(config.batch_size, len(labels))
     shape = (math.ceil(len(labels) / size), size)
-    present, index = np.unique(labels), orders.class_index(labels)
+    present = np.unique(labels)
+    index = orders.class_index(labels)
     cycles = ClassCycles(rng, labels) if config.sampling == "class_cycles" else None
     for _ in range(config.epochs):
         if cycles:
@@ -39,24 +40,27 @@ def epochs(rng: np.random.Generator, labels: np.ndarray, config: Any) -> Iterato
 
 
 class Cycle:
-    """An endless stream of items in rounds: each round holds every item once, in a new random order."""
+    """Endless stream of items in rounds: each round contains every item once, in a new random order."""
 
     def __init__(self, rng: np.random.Generator, items: np.ndarray):
-        self._rng, self._items, self._queue = rng, items, items[:0]
+        self._rng = rng
+        self._items = items
+        self._queue = items[:0]
 
     def take(self, count: int) -> np.ndarray:
-        """The next `count` of them."""
+        """The next `count` items."""
         missing = -(-(count - len(self._queue)) // len(self._items))
         rounds = [self._rng.permutation(self._items) for _ in range(missing)]
         self._queue = np.concatenate([self._queue, *rounds])
-        taken, self._queue = self._queue[:count], self._queue[count:]
+        taken = self._queue[:count]
+        self._queue = self._queue[count:]
         return taken
 
 
 class ClassCycles:
-    """Classes in a cycle, and within each class its items in a cycle: no item comes back before its class is through.
+    """Cycles through the classes, and through the items of each class: no item repeats before its class is used up.
 
-    The cycles go on from one epoch to the next.
+    The cycles continue from one epoch to the next.
     """
 
     def __init__(self, rng: np.random.Generator, labels: np.ndarray):

@@ -1,11 +1,11 @@
-"""How features are scaled before a flow or a classifier sees them.
+"""Scaling of features before a flow or a classifier.
 
     coordinates   each coordinate minus its mean, over its standard deviation (the default)
-    none          as they are, which is the released form
-    unit          minus the mean of all, then each row divided by its length
+    none          unchanged, as in the released code
+    unit          minus the mean of all rows, then each row divided by its length
 
-A scaling is three arrays: `mean` (D,), `deviation` (D,) and `unit`. `unit` is None, or an array where rows are brought
-to unit length; its presence is all that counts, and it is stored with a model like every other leaf.
+A scaling is three arrays: `mean` (D,), `deviation` (D,) and `unit`. `unit` is an array if rows are scaled to unit
+length, else None; only its presence matters. It is stored with a model like the other leaves.
 """
 
 from typing import Any
@@ -26,10 +26,10 @@ def fit(features: np.ndarray, positions: np.ndarray, form: str, key: str) -> Sca
     """Mean, deviation and unit of the features at `positions`.
 
     Args:
-      key: dotted name of the setting that `form` comes from, for the error message.
+      key: dotted name of the setting of `form`, for the error message.
 
     Raises:
-      BadInput: an unknown form.
+      BadInput: the form is unknown.
     """
     if form not in FORMS:
         raise errors.BadInput(f"config.dlsa.{key}: expected one of {', '.join(FORMS)}, found {form!r}")
@@ -41,14 +41,14 @@ def fit(features: np.ndarray, positions: np.ndarray, form: str, key: str) -> Sca
 
 
 def apply(x: jax.Array, mean: jax.Array, deviation: jax.Array, unit: jax.Array | None) -> jax.Array:
-    """x (..., D), scaled."""
+    """The scaled x (..., D)."""
     leading = tuple(range(x.ndim - 1))
     x = (x - jnp.expand_dims(mean, leading)) / jnp.expand_dims(deviation, leading)
     return x if unit is None else x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def of_raw(head: dict[str, Any], mean: jax.Array, deviation: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Kernel (D, C) and bias (C,) that give, on coordinates scaled so, the logits of `head` on the features."""
+    """Kernel (D, C) and bias (C,) that give on scaled coordinates the logits of `head` on unscaled features."""
     kernel = jnp.asarray(head["kernel"], jnp.float32)
     bias = jnp.asarray(head["bias"], jnp.float32) + jnp.dot(mean, kernel, precision=jax.lax.Precision.HIGHEST)
     return kernel * deviation[:, None], bias

@@ -1,4 +1,4 @@
-"""How well a fitted flow filter separates head from tail: a measure of features, on items it was not fitted on."""
+"""Measures how well a fitted flow filter separates head from tail on test items."""
 
 from typing import Any
 
@@ -13,24 +13,25 @@ def measures(
     fitted: filters.FlowFilter, features: np.ndarray, labels: np.ndarray, counts: np.ndarray,
     groups: dict[str, np.ndarray], coverage: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Purity of the clusters at a fixed coverage, and the area under the curve of head against tail.
+    """Purity of the clusters at a fixed coverage, and the area under the ROC curve of tail against head.
 
     Args:
       features: (n, D) test items; labels: (n,).
       counts: (C,) training items of each class.
       groups: many, medium, few -> mask over classes; head is many, tail is few.
-      coverage: share of the items, those of the highest likelihood, that purity is measured on.
+      coverage: share of the items, those with the highest likelihood, on which purity is measured.
 
     Returns:
-      purity (share of the covered items that are of their cluster's most frequent class there), tail_share (of the
-      covered items), head_tail_auc (probability that an item of the tail has a higher likelihood than one of the
-      head; None without either), mean_log_likelihood by group.
+      purity (share of the covered items with the most frequent class of their cluster), tail_share (of the covered
+      items), head_tail_auc (probability that a tail item has a higher likelihood than a head item; None if either is
+      missing), mean_log_likelihood by group.
     """
     likelihood, cluster = batches.over_all(filters.score_all, fitted, features, np.arange(len(labels)))
     covered = np.argsort(-likelihood, kind="stable")[: max(1, round(coverage * len(labels)))]
     table = np.zeros((len(fitted.flow.centres), len(counts)))
     np.add.at(table, (cluster[covered], labels[covered]), 1)
-    tail, head = groups["few"][labels], groups["many"][labels]
+    tail = groups["few"][labels]
+    head = groups["many"][labels]
     both = tail | head
     has_both = tail.any() and head.any()
     return {
@@ -45,10 +46,10 @@ def measures(
 
 
 def table(ranked: dict[str, dict[str, Any]]) -> str:
-    """One line a feature set, best first."""
+    """Text table with one line per feature set, in the given order."""
     width = max(len(name) for name in ranked)
     lines = [f"{'features':<{width}}{'head-tail AUC':>15}{'purity':>10}{'tail share':>12}"]
-    for name, found in ranked.items():
-        auc = "n/a" if found["head_tail_auc"] is None else f"{found['head_tail_auc']:.3f}"
-        lines.append(f"{name:<{width}}{auc:>15}{found['purity']:>10.3f}{found['tail_share']:>12.3f}")
+    for name, row in ranked.items():
+        auc = "n/a" if row["head_tail_auc"] is None else f"{row['head_tail_auc']:.3f}"
+        lines.append(f"{name:<{width}}{auc:>15}{row['purity']:>10.3f}{row['tail_share']:>12.3f}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Which values of the `dlsa` part of a config mean something."""
+"""Checks the `dlsa` block of a config."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ _BELOW_ONE = ("classifier.momentum", "classifier.label_smoothing")
 
 
 def check(config: Any) -> None:
-    """Raises BadInput, naming the key, what was expected and what was found; a missing key has its default."""
+    """Raises BadInput for the first invalid setting; missing keys have defaults."""
     for key, choices in _CHOICES.items():
         _require(config, key, f"one of {', '.join(choices)}", lambda x, c=choices: x in c)
     _require(config, "share", "a number between 0 and 1", lambda x: 0.0 < x < 1.0)

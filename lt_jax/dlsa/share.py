@@ -1,7 +1,7 @@
-"""Which of the items left a depth takes: the share with the highest likelihood.
+"""Selects the items that a depth takes: the share of the remaining items with the highest likelihood.
 
-fitted        likelihoods under the flow that was fitted on these items (the released form). A flow that has memorised
-              the tail takes nearly all of the tail's training items, and far fewer of its test items.
+fitted        likelihoods under the flow that was fitted on these items (the released form). A flow that memorised
+              the tail takes nearly all training items of the tail, but far fewer of its test items.
 out_of_fold   likelihoods of each fold under a flow fitted on the other folds, so that training items are treated like
               test items
 """
@@ -19,10 +19,10 @@ THRESHOLDS = ("interpolated", "order_statistic")
 
 
 def threshold(likelihood: np.ndarray, share: float, form: str) -> np.float32:
-    """The least likelihood that is taken.
+    """The smallest likelihood that is taken.
 
-    interpolated: the quantile at 1 - share of n values, on the line between two of them, as np.quantile has it.
-    order_statistic: value number floor(n (1 - share)), from 0 on, in rising order, which is the released form.
+    interpolated: the quantile at 1 - share of n values, with the linear interpolation of np.quantile.
+    order_statistic: value number floor(n (1 - share)), from 0, in ascending order (the released form).
     """
     if form == "interpolated":
         return np.quantile(likelihood, 1.0 - share).astype(np.float32)
@@ -33,15 +33,15 @@ def decide(
     key: jax.Array, fitted: filters.FlowFilter, epochs: int, features: np.ndarray, labels: np.ndarray,
     left: np.ndarray, config: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.float32]:  # fmt: skip
-    """Which items at the positions `left` are taken (n,), their clusters (n,), and the threshold for test items.
+    """Mask (n,) of the items at positions `left` that are taken, their clusters (n,), and the test threshold.
 
-    Out of fold, an item is taken by the threshold of its own fold, since each flow has a level of its own; test items
-    meet the mean of these thresholds under `fitted`, the flow of all items. The flows of the folds are trained for as
-    many steps as `fitted`, so that the levels can be compared.
+    With out_of_fold each item is compared with the threshold of its fold, since each flow has its own level; the test
+    threshold is the mean of these, used with `fitted`, the flow of all items. The flows of the folds are trained for
+    as many steps as `fitted`, so that levels are comparable.
 
     Args:
       fitted: the flow of all items at `left`, trained for `epochs`.
-      config: the `dlsa` part of configs/dlsa_*.py.
+      config: the `dlsa` block of configs/dlsa_*.py.
     """
     likelihood, clusters = batches.over_all(filters.score_all, fitted, features, left)
     form = config.get("threshold", "interpolated")
@@ -56,7 +56,7 @@ def decide(
 def out_of_fold(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, left: np.ndarray, config: Any, epochs: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihood (n,) of the items at `left`, each under a flow that was not fitted on it, and their folds (n,)."""
+    """Log-likelihood (n,) of the items at `left`, under flows not fitted on them, and their folds (n,)."""
     number = number_of_folds(config)
     k_folds, *k_flows = jax.random.split(key, number + 1)
     fold = folds(batches.generator(k_folds), labels[left], number)
@@ -68,7 +68,7 @@ def out_of_fold(
 
 
 def folds(rng: np.random.Generator, labels: np.ndarray, number: int) -> np.ndarray:
-    """The fold (n,) of each item: all of one size, give or take one, and so is each class's part of them."""
+    """Stratified fold (n,) of each item; sizes of folds, also within a class, differ by at most one."""
     order = np.lexsort((rng.random(len(labels)), labels))
     fold = np.empty(len(labels), np.int64)
     fold[order] = np.arange(len(labels)) % number
@@ -81,7 +81,7 @@ def number_of_folds(config: Any) -> int:
 
 
 def fitted_on(items: int, config: Any) -> int:
-    """How many of so many items the smallest flow of a depth is fitted on; 0 where a fold would be empty."""
+    """Number of items that the smallest flow of a depth is fitted on, of `items`; 0 if a fold would be empty."""
     if config.get("share_at", "fitted") == "fitted":
         return items
     number = number_of_folds(config)

@@ -1,4 +1,4 @@
-"""A linear classifier on fixed features: the whole fit is one compiled program."""
+"""Linear classifier on fixed features, fitted by one compiled program."""
 
 import functools
 import math
@@ -15,28 +15,29 @@ def fit(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float,
     class_aware: bool = False,
 ):  # fmt: skip
-    """Cross-entropy on all items, AdamW as everywhere; the last batch of an epoch is kept.
+    """Fits a linear layer by cross-entropy with AdamW (`lt_jax.optim`); incomplete batches are used.
 
-    Features are standardised by their own mean and deviation, so that one learning rate suits every encoder; the
-    layer that comes back takes them as they are.
+    Features are standardised by their mean and deviation, so that one learning rate suits every encoder; the returned
+    layer takes the original features.
 
     Args:
       features: (n, d) float32.
       labels: (n,).
       config: batch_size, base_learning_rate, warmup_epochs, weight_decay as in configs/common.py.
-      class_aware: an epoch is as many items, each drawn from a class drawn uniformly; else a permutation.
+      class_aware: an epoch draws n items, each from a uniformly drawn class; else it is a permutation.
 
     Returns:
-      {"kernel": (d, num_classes), "bias": (num_classes,)}, laid out like `encoder.head.Linear`.
+      {"kernel": (d, num_classes), "bias": (num_classes,)}, with the layout of `lt_jax.models.projectors.Linear`.
     """
     options = config.copy_and_resolve_references()
-    warmup = min(config.warmup_epochs, epochs / 4)  # those of a longer training could be all of this one
+    warmup = min(config.warmup_epochs, epochs / 4)  # a warm-up meant for longer training could cover all epochs
     options.update(epochs=float(epochs), steps=0, warmup_epochs=warmup)
     run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes, class_aware=class_aware))
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    found = run(key, jnp.asarray((features - mean) / deviation, jnp.float32), jnp.asarray(labels))
-    kernel = np.asarray(found["kernel"]) / deviation[:, None]
-    return {"kernel": kernel, "bias": np.asarray(found["bias"]) - mean @ kernel}
+    mean = features.mean(axis=0)
+    deviation = features.std(axis=0) + 1e-6
+    fitted = run(key, jnp.asarray((features - mean) / deviation, jnp.float32), jnp.asarray(labels))
+    kernel = np.asarray(fitted["kernel"]) / deviation[:, None]
+    return {"kernel": kernel, "bias": np.asarray(fitted["bias"]) - mean @ kernel}
 
 
 def _fit(key, features, labels, *, config, num_classes, class_aware):
@@ -59,7 +60,8 @@ def _fit(key, features, labels, *, config, num_classes, class_aware):
         return (jax.tree.map(jnp.add, params, updates), opt_state), None
 
     counts = jnp.bincount(labels, length=num_classes)
-    by_class, starts = jnp.argsort(labels), jnp.cumsum(counts) - counts
+    by_class = jnp.argsort(labels)
+    starts = jnp.cumsum(counts) - counts
 
     def one_of_each(key):
         k_class, k_item = jax.random.split(key)

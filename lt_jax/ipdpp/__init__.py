@@ -1,7 +1,7 @@
-"""IP-DPP: choose k hard, varied-in-difficulty items of a class; exact, at any size. See docs/ipdpp.md.
+"""IP-DPP: choose k items of a class that are hard and varied in difficulty; exact for any size. See docs/ipdpp.md.
 
-Usable with nothing else of this project: it needs jax and numpy alone (IPDPPUnderSampler, in
-lt_jax.ipdpp.imblearn, needs imbalanced-learn).
+This package needs only jax and numpy, nothing else of lt_jax (IPDPPUnderSampler, in lt_jax.ipdpp.imblearn, also needs
+imbalanced-learn).
 """
 
 from lt_jax.ipdpp.measures import (

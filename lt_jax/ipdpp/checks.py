@@ -1,7 +1,7 @@
-"""The one list of checks that every entry point passes.
+"""Checks of the arguments of all public functions.
 
-Values are checked where they are known. Inside jit they are not: there an invalid p makes the samplers return
--1 everywhere and the measures NaN.
+Values are checked only outside of jit. Inside jit an invalid p makes the samplers return -1 everywhere and the
+measures NaN.
 """
 
 import operator
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# float32 softmax and sums over a class may exceed one by rounding; nothing beyond that is let through.
+# float32 softmax and sums over a class may exceed one by rounding, but not by more than this.
 ROUNDING = 1e-6
 
 
@@ -19,51 +19,51 @@ def is_traced(*arrays):
 
 
 def log_probabilities_of(probabilities, log_probabilities):
-    """(N,) float32 log p from exactly one of p and log p; NumPy where the values are known, else traced.
+    """(N,) float32 log p from exactly one of p and log p; a NumPy array unless traced.
 
-    A float64 p is turned into log p in float64, so that 1 - p of 1e-12 survives.
+    The log of a float64 p is taken in float64, which preserves 1 - p down to 1e-12.
     """
     if (probabilities is None) == (log_probabilities is None):
         raise ValueError("give either probabilities or log_probabilities, and not both")
     name = "probabilities" if log_probabilities is None else "log_probabilities"
-    given = probabilities if log_probabilities is None else log_probabilities
-    given = given if is_traced(given) else np.asarray(given)
-    _shape(name, given)
-    if is_traced(given):
-        given = given.astype(jnp.promote_types(given.dtype, jnp.float32))
-        return (jnp.log(given) if log_probabilities is None else given).astype(jnp.float32)
-    given = given.astype(np.promote_types(given.dtype, np.float32), copy=False)
-    rounded = _range(name, given)
+    values = probabilities if log_probabilities is None else log_probabilities
+    values = values if is_traced(values) else np.asarray(values)
+    _shape(name, values)
+    if is_traced(values):
+        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+        return (jnp.log(values) if log_probabilities is None else values).astype(jnp.float32)
+    values = values.astype(np.promote_types(values.dtype, np.float32), copy=False)
+    rounded = _range(name, values)
     if log_probabilities is None:
         with np.errstate(divide="ignore"):
-            given = np.log(given)
-    return (np.minimum(given, 0) if rounded else given).astype(np.float32, copy=False)
+            values = np.log(values)
+    return (np.minimum(values, 0) if rounded else values).astype(np.float32, copy=False)
 
 
-def _shape(name, given):
-    if given.ndim != 1:
-        raise ValueError(f"{name} must have one axis, but the shape is {given.shape}")
-    if given.size == 0:
+def _shape(name, values):
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have one axis, but the shape is {values.shape}")
+    if values.size == 0:
         raise ValueError(f"{name} must not be empty")
-    if not jnp.issubdtype(given.dtype, jnp.floating) and not jnp.issubdtype(given.dtype, jnp.integer):
-        raise ValueError(f"{name} must be real numbers, but the type is {given.dtype}")
+    if not jnp.issubdtype(values.dtype, jnp.floating) and not jnp.issubdtype(values.dtype, jnp.integer):
+        raise ValueError(f"{name} must be real numbers, but the type is {values.dtype}")
 
 
-def _range(name, given):
-    """Whether some are above what they may be, which rounding allows."""
+def _range(name, values):
+    """Whether some values exceed the upper bound, within rounding. Raises ValueError for values out of range."""
     low, high = (0, 1) if name == "probabilities" else (-np.inf, 0)
-    # NaN fails both comparisons' negation, so ask for what is right.
-    largest = given.max()
-    if given.min() >= low and largest <= high + ROUNDING:
+    # NaN fails every comparison, so test for valid values, not for invalid ones.
+    largest = values.max()
+    if values.min() >= low and largest <= high + ROUNDING:
         return largest > high
-    right = (given >= low) & (given <= high + ROUNDING)
+    right = (values >= low) & (values <= high + ROUNDING)
     where = int(np.argmin(right))
     expected = "in [0, 1]" if name == "probabilities" else "at most 0"
-    raise ValueError(f"{name} must be {expected}, but item {where} is {given[where]}")
+    raise ValueError(f"{name} must be {expected}, but item {where} is {values[where]}")
 
 
 def subset_size(k, size=None):
-    """k as a Python int, 0 <= k <= size if there is one; it fixes shapes, so it cannot be traced."""
+    """k as a Python int, 0 <= k <= size if size is given; it fixes shapes, so it cannot be traced."""
     if is_traced(k):
         raise ValueError("k fixes the shape of the result and cannot be traced: mark it static")
     try:
@@ -78,7 +78,7 @@ def subset_size(k, size=None):
 def relative_scale(scale, log_p):
     """N times the kernel's scale, float32; 1 where scale is None.
 
-    The kernel is positive semi-definite for certain only while scale * max(p) * sum(p) <= 1.
+    The kernel is guaranteed positive semi-definite only for scale * max(p) * sum(p) <= 1.
     """
     size = log_p.shape[0]
     if scale is None:
@@ -104,7 +104,7 @@ def method_of(method, methods):
 
 
 def labels_of(labels, size):
-    """(N,) NumPy integers."""
+    """The labels as (N,) NumPy integers."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.shape[0] != size:
         raise ValueError(f"labels must have shape ({size},), as the probabilities, but have {labels.shape}")
@@ -116,7 +116,7 @@ def labels_of(labels, size):
 
 
 def subset_of(subset, size):
-    """(k,) int32: distinct numbers of items, checked where the values are known."""
+    """The subset as (k,) int32 distinct item numbers; values are checked unless traced."""
     subset = subset if is_traced(subset) else np.asarray(subset)
     if subset.size == 0:
         subset = subset.reshape(subset.shape).astype(np.int32)

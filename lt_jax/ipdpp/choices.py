@@ -1,4 +1,4 @@
-"""For many nodes at once: random numbers where they are needed, choices with given weights, and which have items."""
+"""Vectorised over nodes: random numbers, weighted choices, and selection of nodes that have items."""
 
 import itertools
 import math
@@ -9,15 +9,15 @@ import numpy as np
 
 from lt_jax.ipdpp import structure
 
-ROWS = 32  # so many weights are added one after the other
+ROWS = 32  # maximum number of weights that are added sequentially
 
 
 def chance(key, number):
-    """The random number in [0, 1) of that number: jax.random.uniform(key, (n,))[number]. uint32: key (2,) and number.
+    """Random number in [0, 1) with an index: jax.random.uniform(key, (n,))[number]. uint32 key (2,) and number.
 
-    Threefry-2x32 with 20 rounds (Salmon et al., SC 2011). It is written out because jax.random makes all numbers
-    in a loop of its own, whose steps a CPU splits among threads: waking them takes longer than the numbers. Here
-    each is made in the step that uses it.
+    Threefry-2x32 with 20 rounds (Salmon et al., SC 2011). It is written out because jax.random generates all numbers
+    in a separate loop, whose steps a CPU splits among threads: waking them takes longer than the numbers. Here each
+    number is generated in the step that uses it.
     """
     x, y = jnp.broadcast_to(key[0], number.shape), number + key[1]
     words = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
@@ -31,8 +31,8 @@ def chance(key, number):
 
 
 def pick(uniform, weights):
-    """`choose`, every row added one after the other; and how far into the row's weight it is, from 0 to below 1."""
-    weights = jax.lax.optimization_barrier(weights)  # or they are computed anew for every sum
+    """(row, fraction): `choose` by a sequential sum, and the fraction in [0, 1) of the row's weight that is passed."""
+    weights = jax.lax.optimization_barrier(weights)  # else the compiler recomputes them for every sum
     running = list(itertools.accumulate(weights[row] for row in range(weights.shape[0])))
     threshold = uniform * running[-1]
     row = sum((x <= threshold).astype(jnp.int32) for x in running[:-1])
@@ -45,8 +45,8 @@ def pick(uniform, weights):
 def choose(uniform, weights):
     """First row whose running sum of weights exceeds uniform times the total: (A,), (W, A) -> (A,) int32.
 
-    Never a row of weight zero: sums that are added one after the other never fall. Of many rows first a block of
-    them, then with what is left of the random number a row of the block.
+    A row of weight zero is never chosen, since sequential sums never decrease. Among many rows a block is chosen first,
+    then a row of the block with the remaining fraction of the random number.
     """
     rows, nodes = weights.shape
     if rows <= ROWS:
@@ -59,19 +59,20 @@ def choose(uniform, weights):
 
 
 def keep_nonempty(numbers, count, special, k):
-    """The at most k nodes that hold items, filled up with empty ones: three arrays (A,) -> three (k,).
+    """The at most k nodes that hold items, padded with empty ones: three arrays (A,) -> three (k,).
 
-    Laid out in rows, which are quick to add up, and in the order of the columns.
+    The nodes are arranged in rows, which are fast to sum, and returned in column order.
     """
     rows = math.gcd(count.shape[0], 16)
     held = (count > 0).astype(jnp.float32).reshape(rows, -1)
     up_to = jnp.tril(jnp.ones((rows, rows), jnp.float32))
     running = jnp.matmul(up_to, held, precision=structure.PRECISION).astype(jnp.int32)
-    ends, columns = jnp.cumsum(running[-1]), running.shape[1]
+    ends = jnp.cumsum(running[-1])
+    columns = running.shape[1]
     rank = jnp.arange(1, k + 1, dtype=jnp.int32)
     column = jnp.searchsorted(ends, rank)
     beyond, column = column == columns, jnp.minimum(column, columns - 1)
     rank = rank - (ends - running[-1])[column]
     row = jnp.sum((running[:, column] < rank[None, :]).astype(jnp.int32), axis=0)
-    place = jnp.where(beyond, rows * columns, row * columns + column)
-    return tuple(x.at[place].get(mode="fill", fill_value=0) for x in (numbers, count, special))
+    positions = jnp.where(beyond, rows * columns, row * columns + column)
+    return tuple(x.at[positions].get(mode="fill", fill_value=0) for x in (numbers, count, special))

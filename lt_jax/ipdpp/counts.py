@@ -1,15 +1,15 @@
-"""Which counts of heads are worth keeping: the windows of the laws in rank_one.py, and their proof.
+"""Windows of counts of heads that the laws in rank_one.py keep, and the proof of their error bound.
 
-N = R_1 R_2 .. R_m coins are put together in stages. Before stage t there are R_t M nodes; it joins them to M,
-node r from the children r, r + M, r + 2 M, .., one after the other. So the node of an item depends on its
-number alone, a longer last chain of children adds empty places and nothing else, and no stage moves data. And
-if the coins are sorted, they are dealt like a sorted pack of cards: the means of two nodes of one stage differ
-by at most one, and the first j of R children together have j / R of the node's mean up to j (1 - j / R).
+N = R_1 R_2 .. R_m coins are combined in stages. Stage t combines R_t M nodes into M nodes, node r from the children
+r, r + M, r + 2 M, .., one after the other. So the node of an item depends only on its number, a longer last chain of
+children only adds empty positions, and no stage moves data. If the coins are sorted, they are dealt like a sorted
+pack of cards: the means of two nodes of one stage differ by at most one, and the first j of R children together
+have j / R of the node's mean up to j (1 - j / R).
 
-With k heads expected in all, the first j children of a node hold close to k j / (M R) of them. `window` keeps
-the counts around that number; what is left out has, by Chernoff's bound and summed over all laws of a stage,
-a probability below TAIL, for every law whose mean is within `slack` of that number. Whether the means are that
-even is looked up in the data (`even`), never assumed; those of sorted coins always are.
+With k heads expected in total, the first j children of a node hold close to k j / (M R) of them. `window` keeps
+the counts around that number; by Chernoff's bound, summed over all laws of a stage, the other counts have a
+probability below TAIL for every law whose mean is within `slack` of that number. `even` checks on the data that the
+means are this even; those of sorted coins always are.
 """
 
 import functools
@@ -22,23 +22,23 @@ TAIL = 1e-10  # for each stage: probability that any of its laws leaves its wind
 
 
 class Stage(NamedTuple):
-    """How chains of `children` nodes become `nodes` nodes; entries j of the tuples: after j children."""
+    """How chains of `children` nodes become `nodes` nodes; entry j of a tuple is the state after j children."""
 
     children: int
     nodes: int
-    lows: tuple  # the smallest count kept
-    width: int  # so many counts are kept on the way ..
-    kept: int  # .. and so many after the last child
+    lows: tuple  # smallest count kept
+    width: int  # number of counts kept before the last child
+    final_width: int  # number of counts kept after the last child
     means: tuple  # expected number of heads, k j / (nodes children)
-    slacks: tuple  # largest |mean - means[j]| for which TAIL holds; inf where the law is whole, or not kept
-    pair: bool  # two children that are no items: multiplied at once, so the law of the first alone is not kept
+    slacks: tuple  # largest |mean - means[j]| for which TAIL holds; inf if the law is complete or not stored
+    pair: bool  # two children that are not items: multiplied at once, so the law of the first alone is not stored
 
 
 def log_tail(mean, count):
-    """Chernoff: log P(S >= count) for count >= mean, log P(S <= count) for count <= mean, are at most this.
+    """Chernoff bound of log P(S >= count) for count >= mean and of log P(S <= count) for count <= mean.
 
-    The bound is that of a Poisson variable, whose moment generating function is above that of any sum of
-    independent coins with the same mean.
+    It is the bound of a Poisson variable, whose moment generating function exceeds that of any sum of independent
+    coins with the same mean.
     """
     if count <= 0:
         return -mean
@@ -46,7 +46,7 @@ def log_tail(mean, count):
 
 
 def _first(holds, start, stop):
-    """Smallest integer in [start, stop) for which the monotone predicate holds, else stop."""
+    """Smallest integer in [start, stop) for which the monotone predicate holds, or stop if there is none."""
     while start < stop:
         middle = (start + stop) // 2
         start, stop = (start, middle) if holds(middle) else (middle + 1, stop)
@@ -54,12 +54,13 @@ def _first(holds, start, stop):
 
 
 def window(mean, slack, most, log_eps):
-    """The counts (low, high) to keep of at most `most` heads, mean within slack; (0, most) if that is all.
+    """Range (low, high) of counts to keep, of at most `most` heads with a mean within slack; (0, most) if all.
 
-    Each side leaves out less than exp(log_eps). The upper end has one place more than the coins need, for the
+    Each side drops a probability below exp(log_eps). The upper end has one count more than the coins need, for the
     special item of the rank-one part (see rank_one.py).
     """
-    least, largest = max(mean - slack, 0.0), mean + slack
+    least = max(mean - slack, 0.0)
+    largest = mean + slack
     top = _first(lambda s: log_tail(largest, s + 1) <= log_eps, math.ceil(largest), most) + 1
     low = _first(lambda s: log_tail(least, s) > log_eps, 0, math.floor(least)) if least > -log_eps else 0
     return min(low, most), min(top, most)
@@ -67,7 +68,7 @@ def window(mean, slack, most, log_eps):
 
 @functools.lru_cache(maxsize=1024)
 def stage(children, nodes, items, k):
-    """The Stage that makes `nodes` nodes of `children` children with `items` items each, k heads in all."""
+    """The Stage that combines `children` children of `items` items each into `nodes` nodes, for k heads in total."""
     log_eps = math.log(TAIL / 2 / (nodes * children))
     means = [k * j / (nodes * children) for j in range(children + 1)]
     slacks = [1 + j * (1 - j / children) + 0.5 * math.sqrt(mean) for j, mean in enumerate(means)]
@@ -83,12 +84,13 @@ def stage(children, nodes, items, k):
 
 
 def even(b, stages):
-    """Whether every law has a mean for which its window is proven: b (size,) coins -> () bool."""
-    means, ok = b, jnp.array(True)
+    """Whether the error bound of the window holds for the mean of every law: b (size,) coins -> () bool."""
+    means = b
+    ok = jnp.array(True)
     for stage in stages:
         means = means.reshape(stage.children, stage.nodes)
-        on_the_way = min(stage.slacks[:-1]) < math.inf
-        means = jnp.cumsum(means, axis=0) if on_the_way else jnp.sum(means, axis=0, keepdims=True)
+        needs_partial = min(stage.slacks[:-1]) < math.inf
+        means = jnp.cumsum(means, axis=0) if needs_partial else jnp.sum(means, axis=0, keepdims=True)
         expected, slacks = stage.means[-means.shape[0] :], stage.slacks[-means.shape[0] :]
         if min(slacks) < math.inf:
             off = jnp.abs(means - jnp.array(expected)[:, None])

@@ -1,12 +1,12 @@
-"""The two roads through the eigenvectors of S: the exact one, and Algorithm 1 of the paper as it is printed.
+"""Two samplers that use the eigenvectors of S: an exact one, and Algorithm 1 of the paper as printed.
 
 Exact (Kulesza & Taskar, "k-DPPs", ICML 2011): choose k eigenvectors with probability proportional to the
 product of their eigenvalues, then draw items one at a time from the squared row norms of the chosen
-eigenvectors, projecting after each. O(N^3) time and O(N^2) memory: here as a reference and for kernels of a
-few thousand items.
+eigenvectors, projecting after each. O(N^3) time and O(N^2) memory: meant as a reference and for kernels of a few
+thousand items.
 
-Both eigenvalues and eigenvectors are those of a float32 kernel, so eigenvalues under 1e-7 are noise. For p so
-close to one that they matter (1 - p below 1e-5) use the rank-one road, which never forms the kernel.
+Eigenvalues and eigenvectors are computed from a float32 kernel, so eigenvalues below 1e-7 are noise. For p so close
+to one that they matter (1 - p below 1e-5) use method "rank_one", which never forms the kernel.
 """
 
 import jax
@@ -14,14 +14,15 @@ import jax.numpy as jnp
 
 from lt_jax.ipdpp import structure
 
-SMALLEST_EIGENVALUE = 1e-9  # what is below is rounding; a common floor gives rank-deficient kernels a law
+SMALLEST_EIGENVALUE = (
+    1e-9  # smaller ones are rounding errors; a common floor makes the law of rank-deficient kernels well defined
+)
 
 
 def decompose(log_p, n, relative_scale):
     """Ascending eigenvalues (size,) and eigenvectors (size, size) of the kernel of the first n items.
 
-    Places without an item form a block of their own with eigenvalue -1, so they come first; they are returned
-    with eigenvalue zero.
+    Padding forms a separate block with eigenvalue -1, so it comes first; it is returned with eigenvalue zero.
     """
     present = jnp.arange(log_p.shape[0], dtype=jnp.int32) < n
     p = jnp.where(present, jnp.exp(log_p), 0)
@@ -36,11 +37,11 @@ def decompose(log_p, n, relative_scale):
 
 
 def choose_eigenvectors(key, values, k, tilt):
-    """(k,) numbers of eigenvectors, a set with probability proportional to the product of its eigenvalues.
+    """Draws (k,) indices of eigenvectors: a set with probability proportional to the product of its eigenvalues.
 
-    The elementary symmetric polynomials overflow for large k. Coins with odds proportional to the eigenvalues
-    that show k heads on average carry the same law, and their table holds probabilities: entry [i, j] is that
-    of j heads among the first i.
+    The elementary symmetric polynomials overflow for large k. Independent coins with odds proportional to the
+    eigenvalues and k heads on average, given k heads, have the same law, and their table holds probabilities: entry
+    [i, j] is that of j heads among the first i.
     """
     theta = tilt(jnp.log(values), values > 0, jnp.sum(values > 0).astype(jnp.float32), k)
     b, not_b = jax.nn.sigmoid(theta + jnp.log(values)), jax.nn.sigmoid(-theta - jnp.log(values))
@@ -65,12 +66,12 @@ def choose_eigenvectors(key, values, k, tilt):
 
 
 def choose_items(vectors, present, uniform, k):
-    """k items from the span of the columns of vectors (size, k); columns of zeros reduce how many are drawn.
+    """Draws k items from the span of the columns of vectors (size, k); one fewer for each column of zeros.
 
-    Item after item with probability proportional to the squared norm of its row after projection away from
-    the items before. The projection is Gram-Schmidt on K = V V^T: with c_j the j-th orthogonal direction,
-    |row|^2 = K_ii - sum_j c_ij^2. uniform (k,) draws; None takes the largest norm instead. Returns (k,), -1
-    from where the span is used up.
+    Each item has probability proportional to the squared norm of its row after projection away from the earlier
+    items. The projection is Gram-Schmidt on K = V V^T: with c_j the j-th orthogonal direction,
+    |row|^2 = K_ii - sum_j c_ij^2. uniform is (k,) random numbers; None takes the largest norm instead. Returns
+    (k,), with -1 after the span is exhausted.
     """
     rank = jnp.sum(jnp.any(vectors != 0, axis=0))
     vectors = jnp.where(present[:, None], vectors, 0)
@@ -95,7 +96,7 @@ def choose_items(vectors, present, uniform, k):
 
 
 def draw(key, log_p, n, relative_scale, k, tilt):
-    """One exact draw by the eigenvectors: log_p (size,) with n items in front -> (k,) sorted int32."""
+    """One exact draw using the eigenvectors: log_p (size,) with n items in front -> (k,) sorted int32."""
     values, vectors = decompose(log_p, n, relative_scale)
     key_vectors, key_items = jax.random.split(key)
     chosen = choose_eigenvectors(key_vectors, values, k, tilt)
@@ -105,18 +106,17 @@ def draw(key, log_p, n, relative_scale, k, tilt):
 
 
 def draw_as_printed(key, log_p, n, relative_scale, k):
-    """Algorithm 1 of the paper as printed: log_p (size,) -> (k,) ascending int32, with -1s where short.
+    """Algorithm 1 of the paper as printed: log_p (size,) -> (k,) ascending int32, padded with -1 in front.
 
-    It walks the eigenvectors in ascending order of eigenvalue, keeps one with probability l / (l + 1), and
-    stops when it has k; then it takes the item with the largest row norm instead of drawing one. So it is NOT
-    a draw from the k-DPP: early eigenvectors are favoured, it need not reach k, and given the eigenvectors
-    the items are fixed.
+    It visits the eigenvectors in ascending order of eigenvalue l, keeps each with probability l / (l + 1), and stops
+    at k; then it takes the items with the largest row norm instead of drawing them. So it is NOT a draw from the
+    k-DPP: early eigenvectors are favoured, fewer than k may be chosen, and the eigenvectors determine the items.
     """
     values, vectors = decompose(log_p, n, relative_scale)
-    kept = jax.random.uniform(key, values.shape) < values / (values + 1)
-    kept = kept & (jnp.cumsum(kept) <= k)
-    chosen = jnp.flatnonzero(kept, size=k, fill_value=0)
-    filled = jnp.arange(k, dtype=jnp.int32) < jnp.sum(kept)
+    is_chosen = jax.random.uniform(key, values.shape) < values / (values + 1)
+    is_chosen = is_chosen & (jnp.cumsum(is_chosen) <= k)
+    chosen = jnp.flatnonzero(is_chosen, size=k, fill_value=0)
+    filled = jnp.arange(k, dtype=jnp.int32) < jnp.sum(is_chosen)
     present = jnp.arange(log_p.shape[0], dtype=jnp.int32) < n
     columns = jnp.where(filled[None, :], vectors[:, chosen], 0)
     return jnp.sort(choose_items(columns, present, None, k))

@@ -1,4 +1,4 @@
-"""IP-DPP as an under-sampler for imbalanced-learn, with any scikit-learn classifier. An optional extra."""
+"""IP-DPP as an under-sampler for imbalanced-learn, with any scikit-learn classifier (optional extra)."""
 
 import numbers
 
@@ -18,9 +18,9 @@ import lt_jax.ipdpp
 class IPDPPUnderSampler(BaseUnderSampler):
     """Under-sample classes by IP-DPP: keep items that a cross-validated classifier finds hard.
 
-    Every item gets the probability of its own class from a model that has not seen it; each class that
-    `sampling_strategy` cuts is then drawn by lt_jax.ipdpp.sample. With an estimator of your own, columns of text and
-    missing values go to it as they are. A DataFrame keeps its index.
+    Every item gets the probability of its own class from a model that was not trained on it; each class that
+    `sampling_strategy` reduces is then sampled by lt_jax.ipdpp.sample. Your own estimator receives text columns and
+    missing values unchanged. A DataFrame keeps its index.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class IPDPPUnderSampler(BaseUnderSampler):
         self.random_state = random_state
 
     def fit_resample(self, X, y, **params):
-        """The chosen rows of X and y, in the types that they came in."""
+        """The chosen rows of X and y, with the types of the input."""
         resampled = super().fit_resample(X, y, **params)
         for before, after in zip((X, y), resampled, strict=True):
             if hasattr(before, "iloc"):
@@ -60,7 +60,7 @@ class IPDPPUnderSampler(BaseUnderSampler):
         return resampled
 
     def _check_X_y(self, X, y):
-        """Only the default estimator needs finite numbers; another one gets X unchecked."""
+        """Checks X and y; only the default estimator needs finite numbers, any other gets X unchecked."""
         if self.estimator is None:
             return super()._check_X_y(X, y)
         return RandomUnderSampler._check_X_y(self, X, y)
@@ -85,14 +85,14 @@ class IPDPPUnderSampler(BaseUnderSampler):
         return _safe_indexing(X, self.sample_indices_), _safe_indexing(y, self.sample_indices_)
 
     def _cross_validated(self, X, y, random_state):
-        """(n_samples,) probability of each item's class from the fold that left it out."""
+        """Probability of each item's class from the model that was not trained on it, (n_samples,)."""
         estimator = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
         classes, counts = np.unique(y, return_counts=True)
         folds = StratifiedKFold(
             min(self.cv, max(2, counts.min())), shuffle=True, random_state=random_state.randint(2**31 - 1)
         )
         probabilities = np.zeros(len(y))
-        # Strata of a class of one item cannot be split; the others do not mind that it joins the first.
+        # A class of one item cannot be a stratum of its own; it joins the largest class.
         strata = np.where(np.isin(y, classes[counts >= 2]), y, classes[counts.argmax()])
         for train, held_out in folds.split(X, strata):
             model = clone(estimator).fit(_safe_indexing(X, train), y[train])

@@ -1,6 +1,6 @@
-"""What can be said about the fixed-size DPP without drawing from it: marginals, probabilities, information.
+"""Exact quantities of the fixed-size DPP: inclusion probabilities, probability of a subset, expected information.
 
-All of it comes from the tree of laws that the draws use, at its cost: about O(N), and memory linear in N.
+All are computed from the tree of laws that the draws use: about O(N) time, and memory linear in N.
 """
 
 import functools
@@ -16,12 +16,12 @@ from lt_jax.ipdpp import checks, rank_one, select, structure
 class Information(NamedTuple):
     """Expected information, the mean of -log p over the chosen items."""
 
-    ipdpp: jax.Array  # () of a subset drawn by IP-DPP
-    uniform: jax.Array  # () of a uniform subset: the mean over all items
+    ipdpp: jax.Array  # (), of a subset drawn by IP-DPP
+    uniform: jax.Array  # (), of a uniform subset: the mean over all items
 
 
 def kernel(probabilities, scale=None, *, log_probabilities=None):
-    """The matrix S of Eq. 16 (arXiv 2510.08836), (N, N) float32: symmetric, rows summing to one at scale 1/N.
+    """The matrix S of Eq. 16 (arXiv 2510.08836), (N, N) float32, symmetric; rows sum to one at scale 1/N.
 
     Raises ValueError for invalid p, and for a scale with scale * max(p) * sum(p) > 1.
     """
@@ -33,14 +33,14 @@ _kernel = jax.jit(structure.dense)
 
 
 def _laws(log_p, n, relative_scale, plan):
-    """Structure, theta, log s, coins (b, v) in the order of the leaves, that order, and the roots."""
+    """Structure, theta, log s, coins (b, v) in leaf order, that order, and a function that returns the roots."""
     s = structure.structure(log_p, n, relative_scale)
     theta = rank_one.tilt(s.log_d, s.present, s.n, plan.k)
     b, not_b, v, log_s = rank_one.coins(s, theta)
     b, not_b, v, numbers = rank_one.arrange(b, not_b, v, plan)
 
     def roots(b, v):
-        """The coefficients of t^k, P and Q, and the log of what they were divided by on the way."""
+        """The coefficients of t^k of P and Q, and the log of their common divisor."""
         return rank_one.up(b, not_b, v, plan)[:2]
 
     return s, theta, log_s, (b, v), numbers, roots
@@ -48,10 +48,10 @@ def _laws(log_p, n, relative_scale, plan):
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _inclusion(log_p, n, relative_scale, plan):
-    """P(i in Y) = d log Z / d log (weight of item i): a quotient of sums of products, none of them negative.
+    """P(i in Y) = d log Z / d log (weight of item i): a quotient of sums of non-negative products.
 
-    The textbook form of the derivative divides by one item's factor after the other, and loses everything
-    where factors are near zero; reverse-mode differentiation of the tree does not.
+    The textbook form of the derivative divides by the factor of each item and loses all precision for factors near
+    zero; reverse-mode differentiation of the tree does not.
     """
     s, _, log_s, (b, v), numbers, roots = _laws(log_p, n, relative_scale, plan)
     root, pull_back = jax.vjp(lambda b, v: roots(b, v)[0], b, v)
@@ -63,7 +63,7 @@ def _inclusion(log_p, n, relative_scale, plan):
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _log_probability(log_p, n, relative_scale, subset, plan):
-    """log det(S_Y) - log Z, as the probability that the coins fall on Y, times the part of rank one."""
+    """log det(S_Y) - log Z, from the probability that the coins show Y and the rank-one factor."""
     s, theta, log_s, (b, v), _, roots = _laws(log_p, n, relative_scale, plan)
     (p, q), log_mass = roots(b, v)
     log_normaliser = log_mass + jnp.logaddexp(jnp.log(p), log_s + jnp.log(q))
@@ -76,7 +76,7 @@ def _log_probability(log_p, n, relative_scale, subset, plan):
 
 
 def _prepare(probabilities, log_probabilities, k, scale):
-    """Checked and padded: (size,) log p, N, relative scale, and the plan (None where k leaves no choice)."""
+    """Checks and pads: (size,) log p, N, relative scale, and the plan (None if k is 0 or N)."""
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     n = log_p.shape[0]
     k = checks.subset_size(k, n)
@@ -89,7 +89,7 @@ def _prepare(probabilities, log_probabilities, k, scale):
 
 
 def inclusion_probabilities(probabilities, k, *, log_probabilities=None, scale=None):
-    """P(i in Y) for a draw of k items, (N,) float32, summing to k. Any N.
+    """P(i in Y) for a draw of k items, (N,) float32, sums to k. Any N.
 
     Arguments and errors as for `sample`; inside jit an invalid p gives NaN.
     """
@@ -102,7 +102,7 @@ def inclusion_probabilities(probabilities, k, *, log_probabilities=None, scale=N
 def log_probability(probabilities, subset, *, log_probabilities=None, scale=None):
     """log P(Y = subset) among all subsets of its size, () float32; subset (k,) distinct integers, any order.
 
-    Raises ValueError as `sample` does, and for numbers out of range or twice; inside jit the subset is not
+    Raises ValueError like `sample`, and for item numbers out of range or repeated; inside jit the subset is not
     checked, and an invalid p gives NaN.
     """
     known = checks.log_probabilities_of(probabilities, log_probabilities)
@@ -114,9 +114,9 @@ def log_probability(probabilities, subset, *, log_probabilities=None, scale=None
 
 
 def expected_information(probabilities, k, *, log_probabilities=None, scale=None):
-    """Information(ipdpp, uniform): expected mean of -log p over k items drawn either way, in nats.
+    """Information(ipdpp, uniform): expected mean of -log p in nats, over k items drawn by IP-DPP and uniformly.
 
-    Infinite where an item has p = 0. Errors as for `sample`; k must be at least 1.
+    Infinite if an item has p = 0. Errors as for `sample`; k must be at least 1.
     """
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     if checks.subset_size(k, log_p.shape[0]) == 0:

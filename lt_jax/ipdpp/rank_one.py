@@ -1,16 +1,16 @@
-"""Exact draws from the fixed-size DPP of a diagonal plus a rank-one kernel, without any matrix.
+"""Exact draws from the fixed-size DPP of a diagonal plus rank-one kernel, without forming a matrix.
 
 **The law.** With S = diag(d) + u u^T (structure.py) the determinant of a subset Y of k items is
 
     det(S_Y) = prod_{i in Y} d_i  +  sum_{j in Y} u_j^2 prod_{i in Y, i != j} d_i               (1)
 
-by the matrix determinant lemma, multiplied out so that no d_j divides. Read (1) as a sum over pairs: a
-subset, and either no special item or one special item j in it. Every term is non-negative. So drawing the
-*pair* with probability proportional to its term, and then forgetting which item was special, draws Y from
-the k-DPP. That is a mixture; nothing is ever rejected.
+by the matrix determinant lemma, multiplied out to avoid division by d_j. Read (1) as a sum over pairs: a subset,
+and either no special item or one special item j in it. Every term is non-negative. So drawing a *pair* with
+probability proportional to its term, and then discarding which item was special, draws Y from the k-DPP. This is a
+mixture, without rejection.
 
 **Coins.** For any c > 0 let b_i = c d_i / (1 + c d_i). Divided by prod_i (1 + c d_i) and multiplied by c^k,
-the first term of (1) is the probability that independent coins b fall on exactly Y. In the second, item j
+the first term of (1) is the probability that independent coins b show heads exactly on Y. In the second, item j
 contributes u_j^2 c / (1 + c d_j) = u_j^2 c (1 - b_j) in place of its coin. The law is the same for every c;
 we solve sum_i b_i = k, which puts all the mass where the numbers are near one (`tilt`).
 
@@ -25,19 +25,19 @@ without and with a special item in A. For disjoint A and B
 which is multiplication of dual numbers P + eps Q. With all items, the coefficient of t^k is the normaliser of
 the k-DPP: Z_k ~ P[k] + s Q[k], s = a c sum_j p_j^2 (1 - b_j).
 
-**Up.** Coefficients are stored as `laws`: P and Q, one count of heads after the other, for many sets ("nodes")
-at once. A `chain` multiplies the children of every node one after the other by (2) and keeps the products on the
-way; a `pair` has two children and keeps nothing. A few stages of chains, then of pairs, lead from the items to the
-root (counts.py); a class of up to a thousand items is a single chain.
+**Up.** Coefficients are stored as `laws`: P and Q, indexed by the count of heads, for many sets ("nodes") at once. A
+`chain` multiplies the children of every node one after the other by (2) and stores the partial products; a `pair`
+has two children and stores nothing. A few stages of chains, then of pairs, lead from the items to the root
+(counts.py); a class of up to a thousand items is a single chain.
 
-**Down.** At the root there are k items, and a special one with probability s Q[k] / (P[k] + s Q[k]).
-`unchain` walks every chain backwards. With A the children that remain and B the last of them, a node with n
+**Down.** The root has k items, and a special one with probability s Q[k] / (P[k] + s Q[k]). `unchain` visits every
+chain backwards. With B the last of the remaining children and A those before it, a node with n
 items gives m to B with probability proportional to P_A[n - m] P_B[m] if it has no special item, and otherwise
-to Q_A[n - m] P_B[m] (it stays in A) or P_A[n - m] Q_B[m] (it goes to B) (`give`). At the bottom the children are
-the items.
+to Q_A[n - m] P_B[m] (it stays in A) or P_A[n - m] Q_B[m] (it goes to B) (`give`). At the bottom the
+children are the items.
 
-Every number is a sum of products of non-negative numbers. The bottom costs O(N); the stages above work in
-windows of counts, and only the at most k nodes that have items are followed down. Memory is linear in N.
+Every number is a sum of products of non-negative numbers. The bottom costs O(N); the stages above use windows of
+counts, and only the at most k nodes with items are followed down. Memory is linear in N.
 """
 
 import functools
@@ -49,12 +49,12 @@ import jax.numpy as jnp
 
 from lt_jax.ipdpp import choices, counts, structure
 
-CHAIN = 1024  # up to so many places are a single chain
-MOST_BITS = 7  # above that there are stages, of at most 2^7 children; the two at the bottom have 10 to 16 and 16
-PAIRS = 5  # .. or of two where so many stages do: quicker to draw, but each of them takes half a second to compile
-SHORT = 32  # so many items are multiplied up before their rounding is divided out
-UNROLL = 4  # terms of a product that are added up at once
-BLOCK = 512  # nodes that a CPU works through at a time, so that they stay in its cache
+CHAIN = 1024  # up to this size a class is a single chain
+MOST_BITS = 7  # larger classes have stages of at most 2^7 children; the lowest two have 10 to 16 and 16
+PAIRS = 5  # up to this number of stages have two children: faster to draw, but each compiles for half a second
+SHORT = 32  # up to this number of items, laws are normalised only once
+UNROLL = 4  # terms of a product that are added per loop iteration
+BLOCK = 512  # nodes that a CPU processes at a time, to stay in its cache
 
 
 class Items(NamedTuple):
@@ -66,14 +66,14 @@ class Items(NamedTuple):
 
 
 class Dual(NamedTuple):
-    """Coefficients of P and Q of many nodes, each (width, nodes): one row for every count of heads that is kept."""
+    """Coefficients of P and Q of many nodes, each (width, nodes): one row for every stored count of heads."""
 
     p: jax.Array
     q: jax.Array
 
 
 class Plan(NamedTuple):
-    """Everything that fixes the shapes of the computation for (size, k); hashable, so a static argument."""
+    """All static parameters of the computation for (size, k); hashable, for use as a static argument."""
 
     k: int
     stages: tuple  # of counts.Stage, from the items to the root
@@ -81,21 +81,22 @@ class Plan(NamedTuple):
 
 
 def radices(size):
-    """How many children a node has, stage by stage from the items up; their product is `size`, 5 to 8 times 2^j."""
+    """Number of children per node, stage by stage from the items up; the product is `size`, 5 to 8 times 2^j."""
     if size <= CHAIN:
         return (size,)
     bits = (size - 1).bit_length() - 4
-    bottom, rest = size >> bits, max(bits - 4, 0)
-    if rest <= PAIRS:
-        return (bottom, 1 << (bits - rest), *[2] * rest)
-    stages = -(-rest // MOST_BITS)
-    above = (1 << (rest * (i + 1) // stages - rest * i // stages) for i in range(stages))
-    return (bottom, 1 << (bits - rest), *above)
+    bottom = size >> bits
+    upper_bits = max(bits - 4, 0)
+    if upper_bits <= PAIRS:
+        return (bottom, 1 << (bits - upper_bits), *[2] * upper_bits)
+    stages = -(-upper_bits // MOST_BITS)
+    above = (1 << (upper_bits * (i + 1) // stages - upper_bits * i // stages) for i in range(stages))
+    return (bottom, 1 << (bits - upper_bits), *above)
 
 
 @functools.lru_cache(maxsize=1024)
 def plan(size, k, chosen=None, order="even"):
-    """The plan for `size` places, 0 < k < size; `chosen` radices and order are for tests."""
+    """The plan for `size` positions, 0 < k < size; `chosen` radices and order are for tests."""
     stages, items = [], 1
     for children in chosen or radices(size):
         stages.append(counts.stage(children, size // (items * children), items, k))
@@ -106,11 +107,11 @@ def plan(size, k, chosen=None, order="even"):
 
 
 def tilt(log_d, present, n, k):
-    """theta = log c with sum_i sigmoid(theta + log d_i) = k nearly; log_d (size,) -> ().
+    """theta = log c with sum_i sigmoid(theta + log d_i) close to k; log_d (size,) -> ().
 
-    Newton's method on logit(sum / n), which is linear when all d are equal, kept inside a bracket that is
-    halved where Newton would leave it. Any theta gives the same law, so it may stop early: the mean number of
-    heads has to be k only within a small part of its standard deviation.
+    Newton's method on logit(sum / n), which is linear if all d are equal, with bisection when a step leaves the
+    bracket. Any theta gives the same law, so it stops early: the mean number of heads needs to equal k only within a
+    small fraction of its standard deviation.
     """
     target = jnp.log(k / (n - k))
     low = target - jnp.max(jnp.where(present, log_d, -jnp.inf))
@@ -147,13 +148,13 @@ def coins(s, theta):
 
 
 def with_margin(laws, left, right):
-    """Rows of zeros before and behind: what is outside of the laws."""
+    """The laws padded with rows of zeros on both sides, the counts outside their range."""
     padded = jax.tree.map(lambda x: jnp.pad(x, ((left, right), (0, 0))), laws)
-    return jax.lax.optimization_barrier(padded)  # or the compiler tests for the margin at every term
+    return jax.lax.optimization_barrier(padded)  # else the compiler tests for the margin at every term
 
 
 def add_item(laws, item):
-    """The product (2) of laws (W, A) whose counts start at zero, and one item a node, Items of (A,) each."""
+    """The product (2) of laws (W, A) whose counts start at zero and one item per node, Items of (A,) each."""
     more = jax.tree.map(lambda x: x[:-1], with_margin(laws, 1, 0))
     not_b, b, v = (x[None, :] for x in item)
     return Dual(not_b * laws.p + b * more.p, not_b * laws.q + b * more.q + v * more.p)
@@ -162,7 +163,7 @@ def add_item(laws, item):
 def multiply(laws, child, start, starts, rows):
     """The product (2) of laws (W, A) and child (w, A): row i is the sum over a of child[a] laws[start + i - a].
 
-    start may be traced; starts are the ints that it may be.
+    start may be traced; starts lists its possible values as ints.
     """
     terms = child.p.shape[0]
     left, right = max(0, terms - 1 - min(starts)), max(0, max(starts) + rows - laws.p.shape[0])
@@ -178,7 +179,7 @@ def multiply(laws, child, start, starts, rows):
 
 
 def unit(laws):
-    """Laws (W, A) divided by the sum of P, and the sums, (A,)."""
+    """Laws (W, A) divided by the sum of P, and these sums, (A,)."""
     mass = jax.lax.stop_gradient(jnp.sum(laws.p, axis=0))
     return jax.tree.map(lambda x: x / mass[None, :], laws), mass
 
@@ -186,9 +187,9 @@ def unit(laws):
 def chain(children, stage, low):
     """Products of the children of every node: Items of (R, A), or Dual of (R, w, A) whose counts start at low.
 
-    Returns those of the first 0 .. R - 1 children, P and Q in one array (R, 2, W, A), that of all, Dual of (W, A),
-    and the numbers, (1 or R, A), that they were divided by, so that every P sums to one: a few items need it once,
-    at the end, since each of their laws sums to one already. A common factor changes no draw.
+    Returns the products of the first 0 .. R - 1 children, P and Q in one array (R, 2, W, A), the product of all, Dual
+    of (W, A), and their divisors (1 or R, A), which make every P sum to one. A few items are normalised only once at
+    the end, since each of their laws already sums to one up to rounding. A common factor changes no draw.
     """
     items = isinstance(children, Items)
     short = items and stage.children <= SHORT
@@ -212,7 +213,7 @@ def chain(children, stage, low):
 
 
 def products(children, stage, low):
-    """The last two results of `chain`, block by block so that a block stays in the cache."""
+    """The last two results of `chain`, computed in blocks that fit the cache."""
     block = min(BLOCK, stage.nodes)
     blocks = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], -1, block), -2, 0), children)
     done = jax.lax.map(lambda block: chain(block, stage, low)[1:], blocks)
@@ -220,9 +221,9 @@ def products(children, stage, low):
 
 
 def pair(children, stage, low, k):
-    """The product of two children, Dual of (2, w, A) -> (W, A), and the numbers (1, A) that it was divided by.
+    """The product of two children, Dual of (2, w, A) -> (W, A), and its divisors (1, A).
 
-    At the root its coefficient of t^k alone, (1, 1).
+    At the root it is only the coefficient of t^k, (1, 1).
     """
     first, second = (jax.tree.map(lambda x, i=i: x[i], children) for i in (0, 1))
     if stage.nodes == 1:
@@ -231,7 +232,7 @@ def pair(children, stage, low, k):
         product = Dual(second.p * p, second.p * q + second.q * p)
         return jax.tree.map(lambda x: jnp.sum(x, axis=0, keepdims=True), product), jnp.ones((1, 1), first.p.dtype)
     start = stage.lows[2] - 2 * low
-    product, mass = unit(multiply(first, second, start, [start], stage.kept))
+    product, mass = unit(multiply(first, second, start, [start], stage.final_width))
     return product, mass[None, :]
 
 
@@ -241,21 +242,25 @@ def children_of(laws, stage):
 
 
 def follows_few(plan, nodes):
-    """Whether the way down follows only nodes with items, so that products on the way up need not be kept."""
+    """Whether `down` follows only nodes with items, so that `up` need not store products."""
     return 2 * plan.k <= nodes
 
 
 def up(b, not_b, v, plan):
-    """From the items, (size,) each, to the root.
+    """Combines the items, (size,) each, up to the root.
 
-    Returns the coefficients of t^k of P and Q, (), the log of the number that both were divided by, and for
-    the way down a list over the stages of (children, products before each child); the products are None
-    for pairs, and where there are many more nodes than items to draw, as those without an item need none.
+    Returns the coefficients of t^k of P and Q, (), the log of their common divisor, and for `down` a list over the
+    stages of (children, products before each child). The products are None for pairs, and if there are many more
+    nodes than items to draw.
     """
     items = Items(*(x.reshape(-1, plan.stages[0].nodes) for x in (not_b, b, v)))
-    passed, log_mass, low, laws = [], jnp.zeros((), b.dtype), 0, None
+    passed = []
+    log_mass = jnp.zeros((), b.dtype)
+    low = 0
+    laws = None
     for stage in plan.stages:
-        children, before = children_of(laws, stage) if laws else items, None
+        children = children_of(laws, stage) if laws else items
+        before = None
         if stage.pair:
             laws, masses = pair(children, stage, low, plan.k)
         elif follows_few(plan, stage.nodes):
@@ -263,33 +268,33 @@ def up(b, not_b, v, plan):
         else:
             before, laws, masses = chain(children, stage, low)
         passed.append((children, before))
-        low, laws = stage.lows[-1], jax.tree.map(lambda x, kept=stage.kept: x[:kept], laws)
+        low, laws = stage.lows[-1], jax.tree.map(lambda x, width=stage.final_width: x[:width], laws)
         log_mass = log_mass + structure.tree_sum(jnp.log(masses).ravel())
     return Dual(laws.p[-1, 0], laws.q[-1, 0]), log_mass, passed
 
 
 def share_of_special(root, log_s):
-    """P(a draw has a special item), from the coefficients of t^k of P and Q: s q / (p + s q)."""
+    """Probability that a draw has a special item, s q / (p + s q), from the coefficients of t^k of P and Q."""
     return jax.nn.sigmoid(log_s + jnp.log(root.q) - jnp.log(root.p))
 
 
 def remaining(laws, count, child, special):
-    """Coefficients of P, or where special of Q, in the rows count - m for every row m of child (w, A): (w, A).
+    """Coefficients of P (of Q for special nodes) in row count - m, for every row m of child (w, A): (w, A).
 
     laws: P and Q in one array (2, W, A).
     """
     _, width, nodes = laws.shape
     row = count[None, :] - jnp.arange(child.p.shape[0], dtype=jnp.int32)[:, None]
     inside = (row >= 0) & (row < width)
-    column = jnp.where(special, width * nodes, 0) + jnp.arange(nodes, dtype=jnp.int32)  # Q lies behind P
-    place = jnp.where(inside, row, 0) * nodes + column[None, :]
-    return jnp.where(inside, laws.ravel().at[place].get(mode="promise_in_bounds"), 0)
+    column = jnp.where(special, width * nodes, 0) + jnp.arange(nodes, dtype=jnp.int32)  # Q is stored after P
+    positions = jnp.where(inside, row, 0) * nodes + column[None, :]
+    return jnp.where(inside, laws.ravel().at[positions].get(mode="promise_in_bounds"), 0)
 
 
 def give(uniform, child, laws, count, special):
-    """What a node gives to its child: the row of the child's law, and whether the special item: (A,) each.
+    """Draws what a node passes to its child: the row of the child's law, and whether the special item, (A,) each.
 
-    child is a Dual of (w, A), or of (w, A) and fewer rows of Q, the first being zero; laws, count: as in `remaining`.
+    child is a Dual of (w, A); Q may omit leading zero rows. laws, count: as in `remaining`.
     """
     rows, zero = child.p.shape[0], child.p.shape[0] - child.q.shape[0]
     stays = child.p * remaining(laws, count, child, special)
@@ -302,7 +307,7 @@ def give(uniform, child, laws, count, special):
 def unchain(key, number, children, before, stage, low, count, special):
     """Divide the items of every node among its children: count (A,) and special (A,) bool -> both (R, A).
 
-    children and before as in `chain`; number: of the first random number.
+    children and before are as in `chain`; number is the index of the first random number.
     """
 
     def decide(state, step):
@@ -310,7 +315,7 @@ def unchain(key, number, children, before, stage, low, count, special):
         number, child, before, before_low = step
         if isinstance(child, Items):
             child = Dual(jnp.stack([child.not_b, child.b]), child.v[None, :])
-        # Made apart, as what follows works in rows of many columns.
+        # A barrier, since the following operations work in rows of many columns.
         uniform = jax.lax.optimization_barrier(choices.chance(key, number))
         row, with_special = give(uniform, child, before, left - low - before_low, special)
         return (left - low - row, special & ~with_special), (low + row, with_special)
@@ -328,16 +333,19 @@ def unpair(uniform, children, low, count, special):
 
 
 def down(key, special, plan, passed):
-    """From k items at the root, and whether one of them is special, to the k chosen places, (k,) int32."""
-    numbers, count, special = jnp.zeros((1,), jnp.int32), jnp.full((1,), plan.k, jnp.int32), special[None]
+    """The k chosen positions, (k,) int32, from k items at the root and whether one of them is special."""
+    numbers = jnp.zeros((1,), jnp.int32)
+    count = jnp.full((1,), plan.k, jnp.int32)
+    special = special[None]
     lows = [0, *(stage.lows[-1] for stage in plan.stages)]  # of the children of every stage
     key = jax.random.key_data(jax.random.fold_in(key, 0))
     pairs = sum(plan.k if follows_few(plan, s.nodes) else s.nodes for s in plan.stages if s.pair)
-    uniforms, drawn = choices.chance(key, jnp.arange(pairs, dtype=jnp.uint32)), pairs
+    uniforms = choices.chance(key, jnp.arange(pairs, dtype=jnp.uint32))
+    drawn = pairs
     for stage, low, (children, before) in zip(plan.stages[::-1], lows[-2::-1], passed[::-1], strict=True):
         if follows_few(plan, stage.nodes):
             numbers, count, special = choices.keep_nonempty(numbers, count, special, plan.k)
-            children = jax.tree.map(lambda x, of=numbers: x[..., of], children)
+            children = jax.tree.map(lambda x, nodes=numbers: x[..., nodes], children)
             before = None if stage.pair else chain(children, stage, low)[0]
         if stage.pair:
             uniform, uniforms = jnp.split(uniforms, [count.shape[0]])
@@ -351,9 +359,9 @@ def down(key, special, plan, passed):
 
 
 def arrange(b, not_b, v, plan):
-    """Deal the items to the places: as they come, or sorted where nodes would be too uneven for the windows.
+    """Assigns the items to positions: in input order, or sorted if nodes would be too uneven for the windows.
 
-    Returns b, not_b, v and the items' numbers, (size,) each, in the order of the places.
+    Returns b, not_b, v and the item numbers, (size,) each, in the order of the positions.
     """
     numbers = jnp.arange(b.shape[0], dtype=jnp.int32)
 
@@ -369,9 +377,9 @@ def arrange(b, not_b, v, plan):
 
 
 def draw(key, log_p, n, relative_scale, plan):
-    """One exact draw: log_p (size,) with the n items in front -> (k,) sorted int32; -1s where p is invalid.
+    """One exact draw: log_p (size,) with n items in front -> (k,) sorted int32; all -1 if p is invalid.
 
-    size is that of the plan; 0 < k < n. relative_scale is N times the kernel's scale.
+    size must match the plan; 0 < k < n. relative_scale is N times the kernel's scale.
     """
     s = structure.structure(log_p, n, relative_scale)
     theta = tilt(s.log_d, s.present, s.n, plan.k)
@@ -380,5 +388,5 @@ def draw(key, log_p, n, relative_scale, plan):
     root, _, passed = up(b, not_b, v, plan)
     key_root, key_down = jax.random.split(key)
     special = jax.random.uniform(key_root) < share_of_special(root, log_s)
-    places = down(key_down, special, plan, passed)
-    return jnp.where(s.valid, jnp.sort(numbers[places]), -1)
+    positions = down(key_down, special, plan, passed)
+    return jnp.where(s.valid, jnp.sort(numbers[positions]), -1)

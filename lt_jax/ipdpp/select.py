@@ -1,8 +1,7 @@
 """One draw, and draws for all classes of a training set at once.
 
-Both go through the same compiled function of (method, padded size, k), so a class gets the same items alone
-and in a batch. Class by class is one axis, which is split over the devices of this host where there are
-several.
+Both use the same compiled function of (method, padded size, k), so a class gets the same items alone and in a batch.
+The axis of classes is split over the devices of this host if there are several.
 """
 
 import functools
@@ -14,8 +13,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lt_jax.ipdpp import checks, eigen, rank_one
 
-BATCH_NUMBERS = 2**26  # in the largest array of one batch of classes: 2^26 float32 are 256 MiB
-FEW_NUMBERS = 2**22  # classes whose chains have no more than that share one size: compiling takes longer than padding
+BATCH_NUMBERS = 2**26  # numbers in the largest array of one batch of classes: 2^26 float32 are 256 MiB
+FEW_NUMBERS = 2**22  # classes whose chains have fewer numbers share one size: compiling costs more than padding
 
 
 def _rank_one(key, log_p, n, relative_scale, k):
@@ -29,8 +28,8 @@ def _eigen(key, log_p, n, relative_scale, k):
 def _uniform(key, log_p, n, relative_scale, k):
     """A fresh uniform subset for every key.
 
-    The released code reads the initial state of a Markov chain, with a generator that is seeded anew at every
-    call: one fixed uniform subset, whatever the model says. Here the key decides.
+    The released code reads the initial state of a Markov chain whose generator is re-seeded at every call: one fixed
+    uniform subset, whatever the model predicts. Here the subset depends on the key.
     """
     del relative_scale
     size = log_p.shape[0]
@@ -44,10 +43,10 @@ METHODS = {"rank_one": _rank_one, "eigen": _eigen, "paper": eigen.draw_as_printe
 
 
 def padded_size(n, method):
-    """The size that n items are padded to. Every size compiles once, so there are few of them.
+    """The size to which n items are padded. Every size compiles once, so there are few of them.
 
     Powers of four for small classes, where compiling takes longer than drawing; else 5, 6, 7 or 8 times a power of
-    two, at most a quarter more than n.
+    two, at most a quarter larger than n.
     """
     bits = max(n - 1, 1).bit_length()
     if n > (16 if method in ("eigen", "paper") else rank_one.CHAIN):
@@ -57,7 +56,7 @@ def padded_size(n, method):
 
 
 def _draw(key, log_p, n, relative_scale, k, method):
-    """(size,) with n items in front -> (k,) sorted int32; -1s where p is invalid. 0 < k < n."""
+    """Draws from log_p (size,) with n items in front -> (k,) sorted int32; all -1 if p is invalid. 0 < k < n."""
     relative_scale = np.float32(1) if relative_scale is None else relative_scale  # a constant costs no transfer
     chosen = METHODS[method](_threefry(key), log_p, n, relative_scale, k)
     present = jnp.arange(log_p.shape[0], dtype=jnp.int32) < n
@@ -65,7 +64,7 @@ def _draw(key, log_p, n, relative_scale, k, method):
 
 
 def _threefry(key):
-    """The key for the counter-based generator: others (rbg) give a batch other numbers than its members."""
+    """The key for Threefry: other generators (rbg) give different numbers in a batch than alone."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     data = jax.random.key_data(key) if typed else key
     return jax.random.wrap_key_data(data[..., :2], impl="threefry2x32")
@@ -75,20 +74,20 @@ _draw_one = jax.jit(_draw, static_argnames=("k", "method"))
 
 
 def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, scale=None):
-    """k of N items by IP-DPP: P(Y) proportional to det(S_Y), Eq. 23 of arXiv 2510.08836.
+    """Draws k of N items by IP-DPP: P(Y) proportional to det(S_Y), Eq. 23 of arXiv 2510.08836.
 
     Args:
       key: a JAX random key; the same key gives the same items.
-      probabilities: (N,) probability that the classifier gives to each item's true label, in [0, 1]; None where
+      probabilities: (N,) probability that the classifier gives to each item's true label, in [0, 1]; None if
         log_probabilities are given.
-      k: how many items, a Python int from 0 to N.
+      k: number of items, a Python int from 0 to N.
       method: "rank_one" (exact, any N), "eigen" (exact, N up to a few thousand), "paper" (Algorithm 1 as
-        printed, not exact, may fall short of k), "uniform" (no regard to p).
-      log_probabilities: (N,) log p instead; needed where 1 - p is under 1e-7 and p is float32.
+        printed, not exact, may fall short of k), "uniform" (ignores p).
+      log_probabilities: (N,) log p instead; needed if 1 - p is below 1e-7 and p is float32.
       scale: of the kernel, S_ij = scale p_i p_j; None is the paper's 1/N.
 
     Returns:
-      (k,) int32, ascending, distinct. `paper` puts a -1 in front for every item it fell short of.
+      (k,) int32, ascending, distinct. `paper` returns a -1 in front for every missing item.
 
     Raises:
       ValueError: p of the wrong shape, out of range or NaN; k out of range; unknown method; a scale with
@@ -112,7 +111,7 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
 
 
 def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
-    """(C,) class numbers, (C, size), (C,), (C,) -> (C, k). Every class draws with its own key and its own p."""
+    """Draws of all classes: (C,) class numbers, (C, size), (C,), (C,) -> (C, k). Every class has its own key."""
 
     def draw(operands):
         number, log_p, n, relative_scale = operands
@@ -120,7 +119,7 @@ def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
 
     size = log_p.shape[1]
     if method == "rank_one" and size > rank_one.CHAIN:
-        return jax.lax.map(draw, (classes, log_p, n, relative_scale))  # batched, every class would be sorted
+        return jax.lax.map(draw, (classes, log_p, n, relative_scale))  # in a batch every class would be sorted
     numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "paper": size**2, "uniform": size}[method]
     batch = min(max(BATCH_NUMBERS // numbers, 1), log_p.shape[0])
     return jax.lax.map(draw, (classes, log_p, n, relative_scale), batch_size=batch)
@@ -128,7 +127,7 @@ def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
 
 @functools.lru_cache(maxsize=256)
 def _compiled(k, method, devices):
-    """_draw_classes, jitted; with the classes split over the devices where there are several."""
+    """_draw_classes under jit, with the classes split over the devices if there are several."""
     function = functools.partial(_draw_classes, k=k, method=method)
     if len(devices) > 1:
         mesh, rows = Mesh(np.array(devices), ("class",)), PartitionSpec("class")
@@ -139,7 +138,7 @@ def _compiled(k, method, devices):
 
 
 def _sizes(lengths, k, method):
-    """Class -> the size that it is padded to; chains draw the same whatever their padding."""
+    """Class -> padded size. The draw of a chain does not depend on its padding."""
     sizes = {number: padded_size(length, method) for number, length in lengths.items()}
     chains = [size for size in sizes.values() if method == "rank_one" and size <= rank_one.CHAIN]
     if len(chains) * max(chains, default=0) * (k + 1) > FEW_NUMBERS:
@@ -148,14 +147,16 @@ def _sizes(lengths, k, method):
 
 
 def _select_large(key, log_p, members, k, method, scale_power):
-    """For classes (number -> items) that have more than k items: a list of arrays of chosen items."""
-    groups, devices, chosen = {}, tuple(jax.local_devices()), []
+    """The chosen items of classes (number -> items) with more than k items, a list of arrays."""
+    groups: dict[int, list[int]] = {}
+    devices = tuple(jax.local_devices())
+    chosen = []
     sizes = _sizes({number: len(items) for number, items in members.items()}, k, method)
     for number, size in sizes.items():
         groups.setdefault(size, []).append(number)
     for size, numbers in sorted(groups.items()):
         split = devices if len(numbers) >= len(devices) else devices[:1]
-        # Every device gets as many classes; the last class fills up, and what it draws again is dropped.
+        # Every device needs the same number of classes: the last class is repeated, and its extra draws are dropped.
         rows = numbers + numbers[-1:] * (-len(numbers) % len(split))
         padded = np.full((len(rows), size), -np.inf, np.float32)
         for row, number in enumerate(rows):
@@ -164,7 +165,7 @@ def _select_large(key, log_p, members, k, method, scale_power):
         relative_scale = lengths.astype(np.float32) ** (1 - scale_power)
         drawn = _compiled(k, method, split)(key, np.array(rows, np.int32), padded, lengths, relative_scale)
         chosen.append((numbers, drawn))
-    # Only now wait for the devices, so that batches overlap with the preparation of the next.
+    # Wait for the devices only now, so that draws overlap with the preparation of the next batch.
     return [
         members[number][row[row >= 0]]
         for numbers, drawn in chosen
@@ -173,18 +174,17 @@ def _select_large(key, log_p, members, k, method, scale_power):
 
 
 def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_probabilities=None, scale_power=1):
-    """At most k items of every class: `sample` within each class, all classes at once.
+    """Draws at most k items of every class: `sample` within each class, all classes at once.
 
-    Class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), with the scale that
-    scale_power gives, p_c in the order of the training set; smaller classes are kept whole. The result does not
-    depend on batching, padding or the number of devices. Compiles once per padded size and number of classes of
-    that size.
+    A class c with more than k items keeps exactly sample(fold_in(key, c), p_c, k, method), with the scale given by
+    scale_power and p_c in the order of the training set; smaller classes are kept whole. The result does not depend
+    on batching, padding or the number of devices. Compiles once per padded size and number of classes of that size.
 
     Args:
       key: a JAX random key.
-      probabilities: (N,) p of each item's true label, over the whole training set; None where logs are given.
+      probabilities: (N,) p of each item's true label, over the whole training set; None if logs are given.
       labels: (N,) integers >= 0.
-      k: largest number of items of a class.
+      k: maximum number of items of a class.
       method, log_probabilities: as for `sample`.
       scale_power: the kernel of a class of N items is S_ij = p_i p_j / N^scale_power; 1 is the paper's, 2 the
         released code's.
@@ -193,7 +193,7 @@ def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_pro
       NumPy int64 array of the chosen positions in the training set, ascending.
 
     Raises:
-      ValueError: as `sample`; labels of another length, not integer or negative; a scale_power below 1.
+      ValueError: as for `sample`; labels of another length, not integer or negative; a scale_power below 1.
     """
     checks.method_of(method, METHODS)
     if not scale_power >= 1:

@@ -1,11 +1,11 @@
-"""The kernel of IP-DPP, and the structure that makes it cheap: a diagonal plus a matrix of rank one.
+"""The kernel of IP-DPP as a diagonal plus a matrix of rank one, which makes it cheap.
 
-With p_i the probability that the classifier gives to the true label of item i (BNS + IP-DPP, NeurIPS 2025,
-arXiv 2510.08836, Eq. 16), N items and scale a = 1/N,
+For N items, p_i the probability that the classifier gives to the true label of item i (BNS + IP-DPP, NeurIPS 2025,
+arXiv 2510.08836, Eq. 16), and scale a = 1/N,
 
     S_ij = a p_i p_j   (i != j),        S_ii = 1 - sum_{j != i} S_ij,
 
-so that every row sums to one, and therefore
+so every row sums to one, and therefore
 
     S = diag(d) + u u^T,    d_i = 1 - a p_i sum_j p_j,    u_i = sqrt(a) p_i.
 
@@ -22,20 +22,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# TPUs and recent GPUs round the inputs of a float32 matrix product unless told otherwise.
+# By default TPUs and recent GPUs round the inputs of float32 matrix products.
 PRECISION = jax.lax.Precision.HIGHEST
 
-# The least diagonal. For r = 1 only "every p is one" comes this low; the kernel then has rank one, and a
-# floor that is the same for every item makes the law the uniform design, which is the convention for that
-# case.
+# Lower bound of the diagonal. For r = 1 it is reached only if every p is one; the kernel then has rank one, and a
+# common bound makes the law uniform, which is the convention for that case.
 SMALLEST = 1e-37
 
 
 class Structure(NamedTuple):
-    """S = diag(exp(log_d)) + a p p^T over `size` places, of which the first n hold items."""
+    """S = diag(exp(log_d)) + a p p^T over `size` positions, of which the first n hold items."""
 
-    log_d: jax.Array  # (size,), -inf where there is no item
-    p: jax.Array  # (size,), 0 where there is no item
+    log_d: jax.Array  # (size,), -inf in the padding
+    p: jax.Array  # (size,), 0 in the padding
     log_a: jax.Array  # (), log of the scale
     present: jax.Array  # (size,) bool
     n: jax.Array  # (), float32
@@ -43,10 +42,10 @@ class Structure(NamedTuple):
 
 
 def tree_sum(x):
-    """(size,) -> (): rows of a matrix added one after the other, until one number is left.
+    """Sum (size,) -> () by repeatedly adding the rows of a matrix.
 
-    The order of the additions is fixed, so a sum has the same bits alone and in a batch, whatever the
-    compiler does; and the rounding error grows with the logarithm of the size.
+    The order of the additions is fixed, so a sum has the same bits alone and in a batch, whatever the compiler does;
+    the rounding error grows with the logarithm of the size.
     """
     while x.shape[0] > 1:
         rows = min(32, x.shape[0])
@@ -69,7 +68,7 @@ def structure(log_p, n, relative_scale):
     mean_q = tree_sum(q) / n
     d = q + p * mean_q + (1 - relative_scale) * p * (1 - mean_q)
     log_d = jnp.where(present, jnp.log(jnp.maximum(d, SMALLEST)), -jnp.inf)
-    # Rounding alone may make the smallest d a little negative at the largest scale that is allowed.
+    # At the largest allowed scale, rounding may make the smallest d slightly negative.
     valid = acceptable & jnp.all(jnp.where(present, d >= -1e-5, True)) & (relative_scale >= 0)
     return Structure(log_d, p, jnp.log(relative_scale / n), present, n, valid)
 

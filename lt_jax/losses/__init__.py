@@ -1,4 +1,4 @@
-"""Losses: pure, per example, the reduction left to the caller.
+"""Losses: pure functions with one value per example, reduced by the caller.
 
 Axes: b batch, m positives, n negatives, g keys of the global batch, d features, c classes.
 """
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# float32 products on TPU and recent GPUs are bfloat16 or TF32 products unless told otherwise.
+# By default TPUs and recent GPUs compute float32 products in bfloat16 or TF32.
 PRECISION = jax.lax.Precision.HIGHEST
 
 
@@ -18,7 +18,7 @@ def bns(queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.
 
         L_i = -1/(m+1) sum_q [ log sigmoid(q . v_own / t) + sum_j log sigmoid(-q . v_j / t) ]
 
-    with q over the anchor's own query and its m same-class partners. The negatives are summed, not averaged.
+    where q runs over the anchor's own query and its m same-class partners. The negatives are summed, not averaged.
 
     Args:
       queries: (B, m+1, d) l2-normalised query views.
@@ -40,10 +40,10 @@ def bns(queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.
 def bns_ring(
     queries: jax.Array, keys: jax.Array, own_key: jax.Array, negatives: jax.Array, temperature: float, axis: str
 ) -> jax.Array:
-    """`bns` inside shard_map: keys travel round the devices, none ever holds more than two devices' share.
+    """`bns` inside shard_map: keys rotate through the devices; each holds at most the keys of two devices.
 
-    The gradient sends the keys round again and lets what it gathers for them travel along; plain differentiation
-    would keep the products of every stop.
+    The backward pass rotates the keys again together with their gradients; plain differentiation would store the
+    products of every device.
 
     Args:
       queries: (b, m+1, d) of this device; keys: (b, d) of this device, the rows b * index .. b * (index + 1).
@@ -94,23 +94,24 @@ _ring.defvjp(_ring_forward, _ring_backward)
 
 
 def _send(tree, axis):
-    """To the next device of the ring."""
+    """The tree received from the previous device of the ring; sends the own one to the next."""
     size = jax.lax.axis_size(axis)
     pairs = [(i, (i + 1) % size) for i in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, pairs), tree)
 
 
 def _visit(queries, keys, own_key, negatives, source, temperature):
-    """What the keys of device `source` add to the loss of each anchor here, (b,)."""
+    """Loss terms of the local anchors from the keys of device `source`, (b,)."""
     similarity = _similarity(queries, keys, temperature)
 
     def here(rows):
         local = rows - source * len(keys)
         inside = (rows >= 0) & (local >= 0) & (local < len(keys))
-        found = jnp.take_along_axis(similarity, jnp.where(inside, local, 0)[:, None, :], axis=2)
-        return found, inside[:, None, :]
+        picked = jnp.take_along_axis(similarity, jnp.where(inside, local, 0)[:, None, :], axis=2)
+        return picked, inside[:, None, :]
 
-    (positive, is_own), (negative, is_negative) = here(own_key[:, None]), here(negatives)
+    positive, is_own = here(own_key[:, None])
+    negative, is_negative = here(negatives)
     attracted = jnp.where(is_own, jax.nn.log_sigmoid(positive), 0.0).sum(axis=2)
     repelled = jnp.where(is_negative, jax.nn.log_sigmoid(-negative), 0.0).sum(axis=2)
     return -(attracted + repelled).mean(axis=1)
@@ -119,11 +120,11 @@ def _visit(queries, keys, own_key, negatives, source, temperature):
 def bns_expected(
     queries: jax.Array, keys: jax.Array, own_key: jax.Array, weights: jax.Array, temperature: float
 ) -> jax.Array:
-    """The mean of `bns` over the draw of its negatives: every key repels with the weight that it is drawn with.
+    """Expectation of `bns` over the draw of negatives: every key is weighted by its expected number of draws.
 
     Args:
       queries: (B, m+1, d); keys: (G, d); own_key: (B,) as in `bns`.
-      weights: (B, G) expected number of times that each key is drawn, of `negatives.expected`.
+      weights: (B, G) expected number of draws of each key, from `negatives.expected`.
       temperature: t > 0.
 
     Returns:
@@ -136,21 +137,22 @@ def bns_expected(
 
 
 def _similarity(queries, keys, temperature):
-    """(B, m+1, d), (G, d) -> (B, m+1, G): the one product of each form of the BNS loss."""
+    """Similarities / temperature (B, m+1, G) of queries (B, m+1, d) and keys (G, d)."""
     queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
     return jnp.einsum("bmd,gd->bmg", queries, keys, precision=PRECISION) / temperature
 
 
 def _cosines(embeddings):
-    """(n, d) l2-normalised -> (n, n) float32."""
+    """Cosines (n, n) float32 of l2-normalised embeddings (n, d)."""
     embeddings = embeddings.astype(jnp.float32)
     return jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION)
 
 
 def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
-    """The variant of the released code: all pairs of the batch, m and n do not appear.
+    """BNS loss as in the released code: all pairs of the batch, without m and n.
 
-        pos_i = mean over same-label others of exp(s_ip / t),  neg_i = 1/(2B) sum over other labels of exp(s_ij / t)
+        pos_i = mean over other views p of the label of exp(s_ip / t)
+        neg_i = 1/(2B) sum over views j of other labels of exp(s_ij / t)
         L_i = -[ log sigmoid(pos_i) + log sigmoid(-neg_i) ]
 
     Args:
@@ -162,18 +164,19 @@ def bns_official(embeddings: jax.Array, labels: jax.Array, temperature: float) -
     """
     scores = jnp.exp(_cosines(embeddings) / temperature)
     same = labels[:, None] == labels[None, :]
-    others = same & ~jnp.eye(len(labels), dtype=bool)
-    positive = jnp.where(others, scores, 0.0).sum(axis=1) / jnp.maximum(others.sum(axis=1, dtype=jnp.float32), 1.0)
+    other_views = same & ~jnp.eye(len(labels), dtype=bool)
+    count = jnp.maximum(other_views.sum(axis=1, dtype=jnp.float32), 1.0)
+    positive = jnp.where(other_views, scores, 0.0).sum(axis=1) / count
     negative = jnp.where(same, 0.0, scores).sum(axis=1) / len(labels)
     return -(jax.nn.log_sigmoid(positive) + jax.nn.log_sigmoid(-negative))
 
 
 def supcon(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
-    """Supervised contrast, L_out of Khosla et al. (NeurIPS 2020, Eq. 2): every other view of the class attracts.
+    """Supervised contrastive loss, L_out of Khosla et al. (NeurIPS 2020, Eq. 2): other views of the class attract.
 
         L_i = -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{a != i} exp(s_ia / t) )
 
-    With the number of the image in place of its class only its other view attracts: SimCLR (see `simclr`).
+    With image numbers as labels only the other view of the image attracts, as in SimCLR (see `simclr`).
 
     Args:
       embeddings: (2B, d) l2-normalised, both views.
@@ -190,11 +193,11 @@ def supcon(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.
 
 
 def simclr(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.Array:
-    """NT-Xent, Eq. 1 of Chen et al. (ICML 2020): the other view of an image attracts, all else repels.
+    """NT-Xent, Eq. 1 of Chen et al. (ICML 2020): the other view of the image attracts, all others repel.
 
     Args:
       embeddings: (2B, d) l2-normalised; row i + B is the other view of row i.
-      labels: not looked at.
+      labels: ignored.
 
     Returns:
       (2B,) float32.
@@ -204,24 +207,24 @@ def simclr(embeddings: jax.Array, labels: jax.Array, temperature: float) -> jax.
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log softmax(logits)[label]. logits (B, C), labels (B,) -> (B,) float32."""
+    """-log softmax(logits)[label], (B,) float32, of logits (B, C) and labels (B,)."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
 
 
 def log_prior(counts: np.ndarray) -> np.ndarray:
-    """(C,) counts -> log of the classes' shares, float32; a class without images counts as half of one."""
+    """Log of the class shares, (C,) float32, from counts (C,); an empty class counts as half an image."""
     return np.log(np.maximum(counts, 0.5) / counts.sum()).astype(np.float32)
 
 
 def class_distances(embeddings: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean Euclidean distance between embeddings of one class and of two (what Theorem 4.1 speaks of).
+    """Mean Euclidean distance between embeddings within a class and between classes (as in Theorem 4.1).
 
     Args:
       embeddings: (B, d) l2-normalised.
 
     Returns:
-      (intra, inter); NaN where the batch holds no such pair.
+      (intra, inter); NaN if the batch has no such pair.
     """
     cosine = _cosines(embeddings)
     distance = jnp.sqrt(jnp.maximum(2.0 - 2.0 * cosine, 0.0))

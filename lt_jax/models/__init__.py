@@ -1,6 +1,6 @@
-"""Encoders by name, and the networks made of them.
+"""Builds encoders by name, and networks of an encoder and a head.
 
-All flax modules of the image networks live in this folder. Images float32 (b, h, w, c) in [0, 1] -> features (b, d).
+All flax modules of image networks are in this package. Images float32 (b, h, w, c) in [0, 1] -> features (b, d).
 """
 
 import functools
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax.core import errors
-from lt_jax.models import initializers, resnet, vit, weights
-from lt_jax.models import projectors as head
+from lt_jax.models import initializers, projectors, resnet, vit, weights
 
 ENCODERS = {
     "resnet_small": functools.partial(
@@ -33,40 +32,44 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def build(config: Any, dtype: str) -> nn.Module:
-    """The encoder that `config.encoder` names.
+    """The encoder named by `config.encoder`.
 
     Raises:
-      BadInput: an unknown name, or PyTorch's initialisation of a transformer.
+      BadInput: the name is unknown, or PyTorch's initialisation is set for a transformer.
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
     if config.get("init", "he") == "torch" and config.name.startswith("vit"):
         raise errors.BadInput(
-            f"config.encoder.init: expected he for {config.name}, found torch: a transformer starts as timm's does"
+            f"config.encoder.init: expected he for {config.name}, found torch, which is not available for transformers"
         )
     options = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem, "remat": config.remat}
     return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
 
 
 def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> nn.Module:
-    """Encoder with projector: images -> l2-normalised embeddings (b, widths[-1])."""
-    return _network(config, dtype, head.Projector(tuple(widths), DTYPES[dtype]))
+    """Network of encoder and projector: images -> l2-normalised embeddings (b, widths[-1])."""
+    return _network(config, dtype, projectors.Projector(tuple(widths), DTYPES[dtype]))
 
 
 def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
-    """Encoder with a linear head: images -> logits (b, num_classes)."""
-    return _network(config, dtype, head.Linear(num_classes))
+    """Network of encoder and linear head: images -> logits (b, num_classes)."""
+    return _network(config, dtype, projectors.Linear(num_classes))
 
 
 def _network(config, dtype, top):
-    return head.Network(build(config, dtype), top, tuple(config.mean), tuple(config.std), config.get("init", "he"))
+    return projectors.Network(
+        build(config, dtype), top, tuple(config.mean), tuple(config.std), config.get("init", "he")
+    )
 
 
-def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ...], file: str = "") -> dict[str, Any]:
-    """Fresh variables of encoder and head; those of the encoder come from `file` where one is given.
+def initialise(
+    network: projectors.Network, key: jax.Array, image_shape: tuple[int, ...], file: str = ""
+) -> dict[str, Any]:
+    """New variables of encoder and head; the encoder is loaded from `file` if given.
 
     Raises:
-      BadInput: the file does not hold this encoder's weights.
+      BadInput: the file does not contain the weights of this encoder.
     """
     k_encoder, k_head = jax.random.split(key)
     encoder = _initialise(network.encoder, k_encoder, (1, *image_shape), network.initializer)
@@ -78,15 +81,15 @@ def initialise(network: head.Network, key: jax.Array, image_shape: tuple[int, ..
     }
 
 
-def initialise_head(network: head.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Fresh parameters of the head alone."""
+def initialise_head(network: projectors.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """New parameters of the head."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
     return _initialise(network.head, key, features.shape, network.initializer)["params"]
 
 
 def _initialise(module, key, shape, init):
-    if isinstance(key, jax.core.Tracer):  # only shapes are asked for
+    if isinstance(key, jax.core.Tracer):  # only shapes are needed
         return module.init(key, jnp.zeros(shape, jnp.float32))
     return _compiled_init(module, shape, init)(key)
 
@@ -101,9 +104,9 @@ def _fresh(module, shape, init, key):
 
 @functools.cache
 def _compiled_init(module: nn.Module, shape: tuple[int, ...], init: str):
-    """Compiled once a program: op by op a residual network takes seconds, and so does compiling it again.
+    """Compiled and cached initialisation: op by op it takes seconds, and so does compiling again.
 
-    It runs once, so on a CPU the compiler need not optimise it: that alone is ten times faster.
+    It runs once, so compiler optimisation is switched off on a CPU, which is ten times faster.
     """
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(functools.partial(_fresh, module, shape, init), compiler_options=options)

@@ -1,4 +1,4 @@
-"""How PyTorch starts its convolutions and linear layers, as an alternative to our own initialisation."""
+"""PyTorch's default initialisation of convolutions and linear layers, as an alternative to ours."""
 
 import zlib
 from typing import Any
@@ -7,13 +7,13 @@ import jax
 
 
 def torch_default(key: jax.Array, params: Any) -> Any:
-    """`params` with kernels and biases drawn as torch.nn.Conv2d and torch.nn.Linear draw them.
+    """`params` with kernels and biases drawn as in torch.nn.Conv2d and torch.nn.Linear.
 
     Both are uniform in +-1/sqrt(fan_in) (`kaiming_uniform_` with a = sqrt(5)): a standard deviation of
-    1/sqrt(3 fan_in), 1/2.45 of He initialisation where fan-in and fan-out are equal. Parameters of norms stay.
+    1/sqrt(3 fan_in), 1/2.45 of He initialisation if fan-in and fan-out are equal. Parameters of norms are unchanged.
 
     Args:
-      key: split by the path of each parameter.
+      key: rng key, folded with the path of each parameter.
       params: a tree of Flax parameters; kernels are (..., in, out).
     """
 
@@ -30,7 +30,7 @@ def torch_default(key: jax.Array, params: Any) -> Any:
 
 
 def _kernel_of(params, path):
-    """The kernel of the layer at this path; None where it has none, as a norm."""
+    """The kernel of the layer at this path; None if it has none, like a norm."""
     for entry in path:
         params = params[entry.key]
     return params.get("kernel")

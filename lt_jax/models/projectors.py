@@ -1,4 +1,4 @@
-"""What stands on top of an encoder."""
+"""Heads of a network, and the network of an encoder and a head."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from flax import linen as nn
 
 
 class Linear(nn.Module):
-    """Features -> float32 logits."""
+    """Linear layer from features to float32 logits."""
 
     num_classes: int
 
@@ -16,7 +16,7 @@ class Linear(nn.Module):
 
 
 class Projector(nn.Module):
-    """Linear layers with ReLU between them and no BatchNorm; the output has length one."""
+    """Linear layers with ReLU in between, without BatchNorm; the output is l2-normalised."""
 
     widths: tuple[int, ...]
     dtype: jnp.dtype = jnp.float32
@@ -31,22 +31,22 @@ class Projector(nn.Module):
 
 
 class Network(nn.Module):
-    """An encoder with a head. Their parameters are params["encoder"] and params["head"].
+    """An encoder and a head, with parameters params["encoder"] and params["head"].
 
-    The encoder sees (images - mean) / std, channel by channel.
+    The input of the encoder is (images - mean) / std for each channel.
     """
 
     encoder: nn.Module
     head: nn.Module
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    initializer: str = "he"  # how `encoder.initialise` starts it: "he", or "torch" for PyTorch's default
+    initializer: str = "he"  # for `lt_jax.models.initialise`: "he", or "torch" for PyTorch's default
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         return self.head(self.features(images, train=train))
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """(b, d) float32: what the head sees."""
+        """Features (b, d) float32, the input of the head."""
         if any(self.mean) or set(self.std) != {1.0}:
             images = (images - jnp.array(self.mean)[None, None, None]) / jnp.array(self.std)[None, None, None]
         return self.encoder(images, train=train)

@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy et al., ICLR 2021), of which DeiT (Touvron et al., ICML 2021) has the same shape."""
+"""Vision transformers (Dosovitskiy et al., ICLR 2021); DeiT (Touvron et al., ICML 2021) has the same shape."""
 
 import functools
 
@@ -10,7 +10,7 @@ _init = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-    """Attention and a network of two layers, each after a LayerNorm and beside a shortcut."""
+    """Attention and a two-layer MLP, each with a LayerNorm before it and a shortcut."""
 
     heads: int
     dtype: jnp.dtype
@@ -28,22 +28,23 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Patches, a class token, learnt positions, `depth` blocks; the features are the class token's.
+    """Vision transformer with a class token and learnt positions; returns the features of the class token.
 
-    With heads of 64 channels, 6 of them are ViT-S and DeiT-S, 12 are ViT-B and DeiT-B.
+    With 64 channels per head, 6 heads are ViT-S and DeiT-S, 12 are ViT-B and DeiT-B.
     """
 
     heads: int
     depth: int = 12
     width: int = 64  # channels of a head
-    stem: str = "imagenet"  # patches of 16 pixels; "small": of 4
-    stem_stride: int = 1  # a ViT has none; times the side of a patch
-    remat: bool = False  # compute a block again in the backward pass instead of keeping it
+    stem: str = "imagenet"  # patches of 16 pixels; "small": 4 pixels
+    stem_stride: int = 1  # factor of the patch size; published ViTs use 1
+    remat: bool = False  # recompute blocks in the backward pass to save memory
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        side, d = (16 if self.stem == "imagenet" else 4) * self.stem_stride, self.heads * self.width
+        side = (16 if self.stem == "imagenet" else 4) * self.stem_stride
+        d = self.heads * self.width
         embed = nn.Conv(d, (side, side), (side, side), padding=0, kernel_init=_init, dtype=self.dtype, name="patches")
         x = embed(images.astype(self.dtype)).reshape(images.shape[0], -1, d)
         token = self.param("token", nn.initializers.zeros_init(), (1, 1, d)).astype(self.dtype)

@@ -1,7 +1,7 @@
-"""Weights from a local file, under the names of torchvision (residual networks) and timm (these and transformers).
+"""Loads weights from a local file with the names of torchvision (residual networks) or timm (all networks).
 
-A tensor that the encoder needs and the file lacks is named, and so is one that the encoder has no place for: weights
-of another network never load silently. Only the classifier layer and the counters of BatchNorm are left alone.
+Missing and unknown tensors are errors, so that weights of another network never load silently. Only the classifier
+layer and the counters of BatchNorm are ignored.
 """
 
 import re
@@ -30,7 +30,7 @@ _VIT = (
     (r"block(\d+)/(qkv|proj)/(\w+)", r"blocks.{\1}.attn.\2.\3"),
     (r"block(\d+)/(fc\d)/(\w+)", r"blocks.{\1}.mlp.\2.\3"),
 )
-# The classifier layer of these networks, and what no network computes with.
+# The classifier layer of these networks, and counters that are not used.
 _IGNORED = re.compile(r"(fc|head|head_dist|classifier)\.(weight|bias)|.*\bnum_batches_tracked")
 _LAST = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -38,11 +38,11 @@ _LAST = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "
 def load(path: str, variables: dict[str, Any]) -> dict[str, Any]:
     """`variables` of an encoder ({"params", "batch_stats"}) with the values of a .safetensors or .npz file.
 
-    Every tensor of the file must have its place in the encoder, but for the classifier layer and counters of batches.
+    Every tensor of the file must belong to the encoder, except the classifier layer and batch counters.
 
     Raises:
-      BadInput: no such file, of no known kind; a tensor that is missing, has another shape, is not of floating point,
-        holds a value that is not finite, or belongs to another network.
+      BadInput: the file does not exist or has an unknown type; a tensor is missing, has another shape, is not floating
+        point, is not finite, or belongs to another network.
     """
     file = files.expand(path, "config.encoder.weights")
     tensors = _read(file)
@@ -62,13 +62,13 @@ def load(path: str, variables: dict[str, Any]) -> dict[str, Any]:
         more = f" and {len(left_over) - 1} more tensors" if len(left_over) > 1 else ""
         raise errors.BadInput(
             f"config.encoder.weights: {file} holds {left_over[0]!r}{more} that this encoder does not have: "
-            "it is of another network; set config.encoder.name to that one"
+            "the weights are of another network; set config.encoder.name to it"
         )
     return loaded
 
 
 def _checked(file, name, tensor, ours, shape):
-    """The tensor in our layout, float32."""
+    """The tensor in our layout, float32. Raises BadInput if it is not valid."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise errors.BadInput(
             f"config.encoder.weights: {name!r} in {file} is of type {tensor.dtype}, expected floating point"
@@ -86,7 +86,7 @@ def _checked(file, name, tensor, ours, shape):
 
 
 def theirs(ours: str) -> str:
-    """stage1_block2/norm1/scale -> layer1.1.bn1.weight. Counting starts from 0 there."""
+    """Name in the file of our parameter: stage1_block2/norm1/scale -> layer1.1.bn1.weight, counted from 0."""
     for pattern, name in (*_RESNET, *_VIT):
         match = re.fullmatch(pattern, ours)
         if match:
@@ -96,7 +96,7 @@ def theirs(ours: str) -> str:
 
 
 def _turned(tensor):
-    """Convolutions (out, in, h, w) -> (h, w, in, out), matrices (out, in) -> (in, out)."""
+    """The tensor in Flax layout: (out, in, h, w) -> (h, w, in, out), (out, in) -> (in, out)."""
     return {4: lambda x: x.transpose(2, 3, 1, 0), 2: lambda x: x.T}.get(tensor.ndim, lambda x: x)(tensor)
 
 
@@ -110,6 +110,6 @@ def _read(path):
             return safetensors.load_file(path)
         if path.suffix == ".npz":
             return dict(np.load(path, allow_pickle=False))
-    except Exception as error:  # both readers raise types of their own
+    except Exception as error:  # the readers raise different types
         raise errors.BadInput(f"config.encoder.weights: {path} cannot be read ({error})") from error
     raise errors.BadInput(f"config.encoder.weights: expected a .safetensors or .npz file, found {path}")

@@ -1,4 +1,4 @@
-"""The command line of the comparison: `python -m lt_jax.report`; `USAGE` says how."""
+"""Command line of the comparison page, `python -m lt_jax.report`; see `USAGE`."""
 
 import sys
 
@@ -7,15 +7,15 @@ from lt_jax.report import compare
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\
-Runs side by side, from their work directories: python -m lt_jax.report DIR DIR ... [--out=FILE]
+Compare runs from their work directories: python -m lt_jax.report DIR DIR ... [--out=FILE]
 
-Runs that differ by the seed alone share a row of the table: mean and spread over seeds. FILE is comparison.html unless
-said otherwise. Exit status: 0 done, 2 bad input.
+Runs that differ only in the seed share a row of the table: mean and spread over seeds. FILE defaults to
+comparison.html. Exit status: 0 done, 2 bad input.
 """
 
 
 def main(argv: list[str]) -> int:
-    """The command line."""
+    """Runs the command line and returns its exit status."""
     if not argv or {"-h", "--help"} & set(argv):
         print(USAGE)
         return 0 if argv else 2
@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv):
-    out, folders = "comparison.html", []
+    out = "comparison.html"
+    folders = []
     words = list(argv)
     while words:
         word = words.pop(0)

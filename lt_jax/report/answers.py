@@ -1,4 +1,4 @@
-"""Figures of the answers on the test set: who is taken for whom, and what a confidence is worth."""
+"""Figures of the predictions on the test set: the confusion matrix and the reliability diagram."""
 
 from typing import Any
 
@@ -11,41 +11,42 @@ from lt_jax import metrics
 from lt_jax.report import figures, svg
 
 _BINS = 10
-_FEWEST = 5  # images of a bin of confidence, below which its accuracy is chance
+_FEWEST = 5  # a confidence bin with fewer images is left out: its accuracy would be chance
 
 
 def answers(predictions: dict[str, np.ndarray], result: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name of the method -> its labels (n,) and how sure it is of them (n,): the yardstick, if there is one, and ours.
+    """Name of the method -> predicted labels (n,) and their confidence (n,), for the baseline (if any) and the final.
 
     Args:
-      predictions: what predictions.npz holds.
+      predictions: the content of predictions.npz.
     """
-    found = {}
+    by_method = {}
     if "baseline_predicted" in predictions:
-        yardstick = next(iter(figures.methods(result)))
-        found[yardstick] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
+        baseline = next(iter(figures.methods(result)))
+        by_method[baseline] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
     logits = predictions["logits"]
-    found[figures.final_name(result)] = (logits.argmax(axis=1), metrics.confidences(logits))
-    return found
+    by_method[figures.final_name(result)] = (logits.argmax(axis=1), metrics.confidences(logits))
+    return by_method
 
 
 def bins_of_classes(counts: list[int]) -> tuple[np.ndarray, list[str]]:
-    """(bin of each class, names of the bins): at most ten bins of classes of like size, the largest first."""
+    """(bin of each class, names of the bins): at most ten bins of classes of similar size, largest first."""
     order = np.argsort(-np.array(counts), kind="stable")
     parts = np.array_split(order, min(_BINS, len(order)))
     which = np.empty(len(order), int)
     names = []
     for number, part in enumerate(parts):
         which[part] = number
-        largest, smallest = counts[part[0]], counts[part[-1]]
+        largest = counts[part[0]]
+        smallest = counts[part[-1]]
         names.append(f"{largest}" if largest == smallest else f"{largest}–{smallest}")
     return which, names
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """(bins, bins): share of the test images of each bin of classes (rows) that is given a class of each (columns).
+    """(bins, bins): share of the test images of each class bin (rows) predicted as each class bin (columns).
 
-    A right answer counts on the diagonal, and so does a wrong class of the same bin.
+    Correct predictions and wrong classes of the same bin both count on the diagonal.
     """
     size = which.max() + 1
     table = np.zeros((size, size))
@@ -54,7 +55,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, which: np.ndarray) -> n
 
 
 def confusion_figure(table: np.ndarray, names: list[str], color: str) -> Figure:
-    """Rows the true bin, columns the given one; the darker, the more."""
+    """Confusion matrix: rows are true bins, columns predicted bins; darker means more images."""
     figure, axes = svg.axes((4.4, 4.2), grid="")
     size = len(table)
     for (row, column), value in np.ndenumerate(table):
@@ -72,26 +73,26 @@ def confusion_figure(table: np.ndarray, names: list[str], color: str) -> Figure:
     axes.set_yticks(range(size), names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("training images of the class it is given")
+    axes.set_xlabel("training images of the predicted class")
     axes.set_ylabel("training images of the true class")
     return figure
 
 
 def reliability(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(mean confidence, accuracy, images) of each of ten equal bins of confidence that holds enough images."""
+    """(mean confidence, accuracy, images) of each of ten equal confidence bins that has enough images."""
     which = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
     images = np.bincount(which, minlength=_BINS)
-    kept = images >= _FEWEST
-    sums = [np.bincount(which, weights=x, minlength=_BINS)[kept] for x in (confidence, predicted == labels)]
-    return sums[0] / images[kept], sums[1] / images[kept], images[kept]
+    has_enough = images >= _FEWEST
+    sums = [np.bincount(which, weights=x, minlength=_BINS)[has_enough] for x in (confidence, predicted == labels)]
+    return sums[0] / images[has_enough], sums[1] / images[has_enough], images[has_enough]
 
 
-def reliability_figure(labels: np.ndarray, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Accuracy against confidence; on the diagonal the two agree. The larger a point, the more images."""
+def reliability_figure(labels: np.ndarray, by_method: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Reliability diagram: accuracy against confidence, equal on the diagonal; larger points hold more images."""
     figure, axes = svg.axes(grid="both")
     axes.plot([0, 1], [0, 1], color=svg.LIGHT["ink"], linewidth=1, linestyle=(0, (4, 3)), label="ideal")
-    names = list(found)
-    for name, (predicted, confidence) in found.items():
+    names = list(by_method)
+    for name, (predicted, confidence) in by_method.items():
         slot = 2 if name == names[-1] else 0
         x, y, images = reliability(labels, predicted, confidence)
         color = svg.LIGHT[figures.SLOTS[slot]]
@@ -101,7 +102,7 @@ def reliability_figure(labels: np.ndarray, found: dict[str, tuple[np.ndarray, np
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlim(0, 1.03)
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("how sure the classifier says it is")
-    axes.set_ylabel("how often it is right")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
     svg.legend(axes, above=True)
     return figure

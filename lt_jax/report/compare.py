@@ -1,6 +1,6 @@
-"""A page over several work directories: what differs between them, and mean and spread over seeds.
+"""Comparison page of several work directories: mean and spread over seeds, and differences between experiments.
 
-Runs whose configs differ by the seed alone are one row. Paths, devices and logging make no difference.
+Runs whose configs differ only in the seed form one row. Paths, devices and logging settings are ignored.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from lt_jax.core import errors, files, log
 from lt_jax.report import figures, page, svg
 from lt_jax.run import results
 
-# What makes no other experiment of a run, and what is compared by content.
+# Keys that do not change the experiment, and files that are compared by content instead.
 _IGNORED = (
     "seed", "init_from", "stages", "report.", "host.", "log.", "checkpoint.",
     "data.dir", "data.list", "data.classes", "data.workers", "encoder.weights",
@@ -28,15 +28,15 @@ _COLORS = ("final", "probe", "medium", "few", "many", "plain", "ink")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Runs of one experiment, by seed, and what sets it apart from the others."""
+    """Runs of one experiment with different seeds; the label names the settings that distinguish it."""
 
     label: str
     results: list[dict[str, Any]]
 
-    def values(self, key: str, of: str = "test") -> np.ndarray:
-        """The measure in every run; NaN where it has none."""
-        found = [result[of][key] for result in self.results]
-        return np.array([np.nan if value is None else value for value in found], float)
+    def values(self, key: str, split: str = "test") -> np.ndarray:
+        """One measure of every run; NaN where a run does not have it."""
+        measures = [result[split][key] for result in self.results]
+        return np.array([np.nan if value is None else value for value in measures], float)
 
     @property
     def seeds(self) -> list[int]:
@@ -44,10 +44,10 @@ class Row:
 
 
 def write(folders: list[str], out: str) -> None:
-    """Writes the page.
+    """Writes the comparison page of the work directories `folders` to `out`.
 
     Raises:
-      BadInput: a folder without a finished run, or runs on other test images.
+      BadInput: a folder has no finished run, or the runs were tested on different images.
     """
     rows = grouped([_read(folder) for folder in folders])
     text = document(rows, folders)
@@ -58,7 +58,7 @@ def write(folders: list[str], out: str) -> None:
 def _read(folder):
     config, result = results.read(files.expand(folder, "work directory"))
     if not result.get("digests"):
-        log.say(f"{folder} was made by an older lt_jax, which recorded no digests: its images are not compared")
+        log.say(f"{folder} was made by an older lt_jax without digests: its images are not compared")
     return _flat(config), result
 
 
@@ -69,20 +69,20 @@ def _flat(tree, path=()):
 
 
 def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
-    """(flat config, result) of every run -> rows, in the order in which they first appear.
+    """(flat config, result) of every run -> rows, in order of first appearance.
 
-    A row is called by the keys in which it differs from others. The same seed twice in a row is refused.
+    A row is named by the keys in which it differs from the other rows.
 
     Raises:
-      BadInput: runs on other data, or a run given twice.
+      BadInput: the runs used different data, or two runs of a row have the same seed.
     """
     data = {(result["dataset"]["name"], result["dataset"]["num_classes"]) for _, result in runs}
     if len(data) > 1:
-        raise errors.BadInput(f"runs on other data cannot stand beside each other: {', '.join(n for n, _ in data)}")
+        raise errors.BadInput(f"runs on different data sets cannot be compared: {', '.join(n for n, _ in data)}")
     if len(_digests_of(runs, "test")) > 1:
         raise errors.BadInput(f"the runs were tested on other images of {data.pop()[0]}: they cannot be compared")
     settings = [{key: value for key, value in config.items() if not key.startswith(_IGNORED)} for config, _ in runs]
-    # A key that not all have belongs to another method, which `method` says, or to a younger version of the config.
+    # A key that only some configs have belongs to another method (`method` differs then) or to a newer config version.
     common = sorted(set.intersection(*(set(config) for config in settings)))
     differing = [key for key in common if len({json.dumps(config[key]) for config in settings}) > 1]
     rows: dict[str, list[Any]] = {}
@@ -94,7 +94,7 @@ def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
 
 
 def _check_row(label, runs):
-    """Runs of a row differ by the seed, and by nothing else."""
+    """Raises BadInput unless the runs of a row differ only in the seed."""
     seeds = [result["seed"] for _, result in runs]
     twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if twice is not None:
@@ -105,7 +105,7 @@ def _check_row(label, runs):
 
 
 def _digests_of(runs, key):
-    """The different digests that the results carry; an older result carries none."""
+    """The set of distinct digests in the results; results of older versions have none."""
     return {result["digests"][key] for _, result in runs if result.get("digests", {}).get(key)}
 
 
@@ -115,7 +115,7 @@ def _label(config, differing):
 
 
 def spread(values: np.ndarray) -> tuple[float, float] | None:
-    """Mean and standard deviation over runs (0 where there is one), None where no run has the measure."""
+    """Mean and standard deviation over runs (0 for a single run); None if no run has the measure."""
     values = values[~np.isnan(values)]
     if not len(values):
         return None
@@ -123,7 +123,7 @@ def spread(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def difference(first: Row, other: Row, key: str) -> tuple[float, float, int] | None:
-    """(mean, half width of its 95 % interval, pairs) of other - first over the seeds that both have; None under two."""
+    """(mean, half width of its 95 % interval, pairs) of other - first over shared seeds; None for fewer than two."""
     ours = dict(zip(first.seeds, first.values(key), strict=True))
     theirs = dict(zip(other.seeds, other.values(key), strict=True))
     pairs = np.array([theirs[seed] - ours[seed] for seed in sorted(ours.keys() & theirs.keys())])
@@ -137,7 +137,7 @@ def difference(first: Row, other: Row, key: str) -> tuple[float, float, int] | N
 
 
 def document(rows: list[Row], folders: list[str]) -> str:
-    """The page."""
+    """The HTML of the comparison page."""
     name = rows[0].results[0]["dataset"]["name"]
     lead = (
         f"{name}: {len(folders)} runs, {len(rows)} experiment{'s' if len(rows) > 1 else ''}. "
@@ -175,29 +175,29 @@ def _table(rows):
     )
 
 
-def _cell(key, found):
-    if found is None:
+def _cell(key, mean_and_deviation):
+    if mean_and_deviation is None:
         return "n/a"
-    mean, deviation = (page.cell(key, value) for value in found)
-    return f"{mean} <small>± {deviation}</small>" if found[1] > 0 else mean
+    mean, deviation = (page.cell(key, value) for value in mean_and_deviation)
+    return f"{mean} <small>± {deviation}</small>" if mean_and_deviation[1] > 0 else mean
 
 
 def _differences(rows):
-    """Against the first row, over the seeds that both have."""
-    found = []
+    """HTML table of the differences from the first row, over shared seeds."""
+    table_rows = []
     for row in rows[1:]:
         cells = [difference(rows[0], row, key) for key in ("overall", "few", "worst_class")]
         if cells[0] is not None:
-            said = "".join(f"<td>{_gap(cell)}</td>" for cell in cells)
-            found.append(f'<tr><th scope="row">{html.escape(row.label)}</th><td>{cells[0][2]}</td>{said}</tr>')
-    if not found:
+            gaps = "".join(f"<td>{_gap(cell)}</td>" for cell in cells)
+            table_rows.append(f'<tr><th scope="row">{html.escape(row.label)}</th><td>{cells[0][2]}</td>{gaps}</tr>')
+    if not table_rows:
         return ""
     return (
         f"<section><h2>Against {html.escape(rows[0].label)}</h2>"
         '<p class="lead">Mean difference over the seeds that both have, in points, with its 95 % interval.</p>'
         '<div class="scroll" tabindex="0"><table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
         '<th scope="col">seeds</th><th scope="col">overall</th><th scope="col">few</th><th scope="col">worst class</th>'
-        f"</tr></thead><tbody>{''.join(found)}</tbody></table></div></section>"
+        f"</tr></thead><tbody>{''.join(table_rows)}</tbody></table></div></section>"
     )
 
 
@@ -206,18 +206,18 @@ def _gap(cell):
 
 
 def by_group(rows: list[Row]) -> Figure:
-    """Overall, many, medium and few; one colour a row, pale dots the seeds, the bar one standard deviation."""
+    """Accuracy overall and by group: one colour per row, a pale dot per seed, bars of one standard deviation."""
     keys = [key for key in ("overall", *figures.GROUPS) if any(spread(row.values(key)) for row in rows)]
     figure, axes = svg.axes((4.4, 3.0 + 0.2 * len(rows)))
     for number, row in enumerate(rows):
         color = svg.LIGHT[_COLORS[number % len(_COLORS)]]
-        place = np.arange(len(keys)) + (number - (len(rows) - 1) / 2) * min(0.2, 0.8 / len(rows))
-        for x, key in zip(place, keys, strict=True):
+        x_positions = np.arange(len(keys)) + (number - (len(rows) - 1) / 2) * min(0.2, 0.8 / len(rows))
+        for x, key in zip(x_positions, keys, strict=True):
             axes.plot(np.full(len(row.seeds), x), row.values(key), "o", markersize=3, color=color, alpha=0.4)
-        found = [spread(row.values(key)) or (np.nan, np.nan) for key in keys]
+        spreads = [spread(row.values(key)) or (np.nan, np.nan) for key in keys]
         axes.errorbar(
-            place, [x[0] for x in found], yerr=[x[1] for x in found], linestyle="none", capsize=3, linewidth=1.6,
-            marker=figures.MARKERS[number % 3], markersize=6, color=color, label=_short(row.label),
+            x_positions, [x[0] for x in spreads], yerr=[x[1] for x in spreads], linestyle="none", capsize=3,
+            linewidth=1.6, marker=figures.MARKERS[number % 3], markersize=6, color=color, label=_short(row.label),
         )  # fmt: skip
     axes.set_xticks(np.arange(len(keys)), keys)
     axes.set_xlim(-0.5, len(keys) - 0.5)
@@ -228,7 +228,7 @@ def by_group(rows: list[Row]) -> Figure:
 
 
 def by_class_size(rows: list[Row]) -> Figure:
-    """Accuracy of each class, averaged over seeds, against its training images."""
+    """Accuracy of each class, averaged over seeds, against its number of training images."""
     figure, axes = svg.axes((4.4, 3.0 + 0.2 * len(rows)))
     for number, row in enumerate(rows):
         lines = [figures.by_class_size(r["dataset"]["counts"], r["test"]["per_class"]) for r in row.results]

@@ -1,4 +1,4 @@
-"""The figures of a DLSA run, from `dlsa.json`: pure functions, like those of `figures`."""
+"""Figures of a DLSA run, drawn from `dlsa.json` by pure functions."""
 
 from typing import Any
 
@@ -15,63 +15,65 @@ GROUPS = figures.GROUPS
 
 
 def read(workdir: epath.Path) -> dict[str, Any] | None:
-    """`dlsa.json`, with `separability.json` under a key of its own where the stage has run."""
-    found = files.read_json(workdir / "dlsa.json")
+    """The content of `dlsa.json`, with `separability.json` under the key "separability" if that stage has run."""
+    divided = files.read_json(workdir / "dlsa.json")
     ranked = files.read_json(workdir / "separability.json")
-    return {**found, "separability": ranked} if found and ranked else found
+    return {**divided, "separability": ranked} if divided and ranked else divided
 
 
-def plan(found: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]]]:
-    """Name -> title, text, panels."""
+def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]]]:
+    """Name of the exhibit -> title, text, panels."""
     compared = {}
-    if "separability" in found:
+    if "separability" in divided:
         text = (
-            "The area under the curve of telling tail from head by likelihood (a half is chance), and the purity of "
-            "the clusters; one row a feature set, best first."
+            "Area under the ROC curve of tail against head by likelihood (0.5 is chance), and purity of the clusters; "
+            "one row per feature set, best first."
         )
         compared["dlsa_separability"] = (
             "How well the features separate",
             text,
-            {"": separability(found["separability"])},
+            {"": separability(divided["separability"])},
         )
     names = {"balanced_softmax": "balanced softmax", "dlsa": "DLSA"}
     return {
         "dlsa_depths": (
-            "Who is classified where",
-            "Share of each group's test images that each depth takes; the rest goes to a plain classifier.",
-            {"": depth_shares(found)},
+            "Which depth classifies which group",
+            "Share of each group's test images that each depth takes; a plain classifier takes the rest.",
+            {"": depth_shares(divided)},
         ),
         "dlsa_accuracy": (
             "Accuracy at each depth",
             "Of the test images that the depth classifies, by group.",
-            {"": depth_accuracy(found)},
+            {"": depth_accuracy(divided)},
         ),
         "dlsa_clusters": (
             "Clusters of the flow",
             "Training images in each cluster, and the share of its most frequent class.",
-            {"": clusters(found)},
+            {"": clusters(divided)},
         ),
         "dlsa_confusion": (
             "Head taken for tail, and tail for head",
-            "Share of each group's test images, in per cent, that is given a class of each group.",
-            {title: confusion(found["confusion"][name]) for name, title in names.items()},
+            "Share of each group's test images, in per cent, predicted as a class of each group.",
+            {title: confusion(divided["confusion"][name]) for name, title in names.items()},
         ),
         **compared,
     }
 
 
-def shares(found: dict[str, Any]) -> np.ndarray:
-    """(depths, groups): share of a group's test items that a depth classifies."""
-    items = np.array([[row["groups"][g]["test_items"] for g in GROUPS] for row in found["depths"]], float)
+def shares(divided: dict[str, Any]) -> np.ndarray:
+    """Share of each group's test items that each depth classifies, (depths, groups)."""
+    items = np.array([[row["groups"][g]["test_items"] for g in GROUPS] for row in divided["depths"]], float)
     return items / np.maximum(items.sum(axis=0, keepdims=True), 1.0)
 
 
-def depth_shares(found: dict[str, Any]) -> Figure:
-    """Stacked bars, one a group."""
+def depth_shares(divided: dict[str, Any]) -> Figure:
+    """Stacked bars, one per group: the share of test images that each depth classifies."""
     figure, axes = svg.axes()
-    table = shares(found)
+    table = shares(divided)
     for row, part in enumerate(table):
-        axes.bar(np.arange(3), part, 0.6, bottom=table[:row].sum(axis=0), label=_name(found, row), **_shade(found, row))
+        axes.bar(
+            np.arange(3), part, 0.6, bottom=table[:row].sum(axis=0), label=_name(divided, row), **_shade(divided, row)
+        )
     axes.set_xticks(np.arange(3), GROUPS)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("test images")
@@ -79,15 +81,16 @@ def depth_shares(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def depth_accuracy(found: dict[str, Any]) -> Figure:
-    """Bars of every depth for each group; a depth that takes none of a group has no bar."""
+def depth_accuracy(divided: dict[str, Any]) -> Figure:
+    """Accuracy of every depth for each group; no bar where a depth classifies no image of the group."""
     figure, axes = svg.axes()
-    rows = found["depths"]
+    rows = divided["depths"]
     width = 0.8 / len(rows)
     for row in range(len(rows)):
         values = [rows[row]["groups"][g]["accuracy"] for g in GROUPS]
-        place = np.arange(3) + (row - (len(rows) - 1) / 2) * width
-        bars = axes.bar(place, [v or 0.0 for v in values], width * 0.92, label=_name(found, row), **_shade(found, row))
+        x_positions = np.arange(3) + (row - (len(rows) - 1) / 2) * width
+        heights = [v or 0.0 for v in values]
+        bars = axes.bar(x_positions, heights, width * 0.92, label=_name(divided, row), **_shade(divided, row))
         texts = ["none" if v is None else f"{100 * v:.0f}" for v in values]
         axes.bar_label(bars, labels=texts, padding=2, fontsize=9, color=svg.LIGHT["ink"])
     axes.set_xticks(np.arange(3), GROUPS)
@@ -98,13 +101,17 @@ def depth_accuracy(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def clusters(found: dict[str, Any]) -> Figure:
-    """Size against purity, one point a cluster."""
+def clusters(divided: dict[str, Any]) -> Figure:
+    """Purity against size, one point per cluster."""
     figure, axes = svg.axes()
-    fitted = [row for row in found["depths"] if "clusters" in row]
+    fitted = [row for row in divided["depths"] if "clusters" in row]
     for number, row in enumerate(fitted):
-        x, y = row["clusters"]["size"], row["clusters"]["purity"]
-        axes.plot(x, y, figures.MARKERS[number % 3], markersize=6, label=_name(found, number), **_shade(found, number))
+        sizes = row["clusters"]["size"]
+        purities = row["clusters"]["purity"]
+        axes.plot(
+            sizes, purities, figures.MARKERS[number % 3], markersize=6, label=_name(divided, number),
+            **_shade(divided, number),
+        )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("training images in the cluster")
@@ -115,7 +122,7 @@ def clusters(found: dict[str, Any]) -> Figure:
 
 
 def confusion(table: list[list[float]]) -> Figure:
-    """Three by three, rows the true group, columns the given one; what is off the diagonal is tinted."""
+    """3 x 3 confusion matrix: rows are true groups, columns predicted groups; off-diagonal cells are tinted."""
     figure, axes = svg.axes((4.4, 3.0), grid="")
     for (row, column), value in np.ndenumerate(np.array(table)):
         if row != column:
@@ -128,18 +135,18 @@ def confusion(table: list[list[float]]) -> Figure:
     axes.set_yticks(range(3), GROUPS)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("given a class of")
+    axes.set_xlabel("predicted class in")
     axes.set_ylabel("true class in")
     return figure
 
 
 def separability(ranked: dict[str, dict[str, Any]]) -> Figure:
-    """Two dots a feature set, the best on top: head-tail AUC and purity. No AUC, no dot."""
+    """Head-tail AUC and purity of each feature set, the best on top; a missing AUC has no dot."""
     figure, axes = svg.axes((6.4, 1.6 + 0.4 * len(ranked)))
     rows = np.arange(len(ranked))[::-1]
     kinds = {"head_tail_auc": ("head-tail AUC", "final"), "purity": ("purity of clusters", "plain")}
     for number, (key, (label, color)) in enumerate(kinds.items()):
-        values = [np.nan if found[key] is None else found[key] for found in ranked.values()]
+        values = [np.nan if measures[key] is None else measures[key] for measures in ranked.values()]
         axes.plot(values, rows, figures.MARKERS[number], color=svg.LIGHT[color], markersize=8, label=label)
     axes.axvline(0.5, color=svg.LIGHT["quiet"], linewidth=1, linestyle=":")
     axes.set_xlim(0, 1.02)
@@ -149,12 +156,12 @@ def separability(ranked: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def _name(found, row):
-    return f"depth {row + 1}" if "clusters" in found["depths"][row] else "the rest"
+def _name(divided, row):
+    return f"depth {row + 1}" if "clusters" in divided["depths"][row] else "the rest"
 
 
-def _shade(found, row):
-    """The first depth in full colour, each further one paler; the rest in the colour of the plain yardstick."""
-    if "clusters" not in found["depths"][row]:
+def _shade(divided, row):
+    """The first depth has the full colour, deeper ones are paler; undivided images have the baseline's colour."""
+    if "clusters" not in divided["depths"][row]:
         return {"color": svg.LIGHT["plain"]}
     return {"color": svg.LIGHT["final"], "alpha": max(0.35, 1.0 - 0.35 * row)}

@@ -1,4 +1,4 @@
-"""Test features in the plane (t-SNE), of the random, the pretrained and the final encoder."""
+"""t-SNE plots of the test features of the random, the pretrained and the final encoder."""
 
 from typing import Any
 
@@ -10,23 +10,25 @@ from matplotlib.path import Path
 from lt_jax.report import figures, selection, svg
 
 STAGES = {"random": "random encoder", "probe": "after pretraining", "final": "after retraining"}
-_STEPS, _LABELLED = 400, 12  # of t-SNE; the most classes that are named in the picture
+_STEPS = 400  # of t-SNE
+_LABELLED = 12  # class names are drawn only up to this number of classes
 
 
 def plane(features: np.ndarray) -> np.ndarray:
-    """(n, d) -> (n, 2) by t-SNE from a fixed start; the same features give the same picture."""
-    from sklearn.manifold import TSNE  # here: a page without such a figure need not wait for it
+    """Projects features (n, d) to (n, 2) by t-SNE; a fixed start makes the same features give the same picture."""
+    from sklearn.manifold import TSNE  # slow to import, and many pages do not need it
     from threadpoolctl import threadpool_limits
 
     spread = min(30.0, max(2.0, (len(features) - 1) / 4))
-    with threadpool_limits(1):  # one order of summation anywhere; and threads that wait for a busy core are far slower
-        found = TSNE(perplexity=spread, init="pca", random_state=0, max_iter=_STEPS).fit_transform(features)
-    low, high = found.min(axis=0), found.max(axis=0)
-    return (2 * found - low - high) / max((high - low).max(), 1e-9)
+    with threadpool_limits(1):  # fixes the order of summation; threads waiting for busy cores would be slower
+        points = TSNE(perplexity=spread, init="pca", random_state=0, max_iter=_STEPS).fit_transform(features)
+    low = points.min(axis=0)
+    high = points.max(axis=0)
+    return (2 * points - low - high) / max((high - low).max(), 1e-9)
 
 
 def separation(features: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the images whose nearest neighbour is of their own class."""
+    """Share of images whose nearest neighbour has the same class."""
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=2).fit(features).kneighbors(features, return_distance=False)[:, 1]
@@ -34,11 +36,12 @@ def separation(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def figure(points: np.ndarray, labels: np.ndarray, result: dict[str, Any]) -> Figure:
-    """One dot an image, in the colour of its class's group; a few classes have their name in the middle."""
+    """Scatter plot of the images, coloured by group; with few classes, each is named at its median point."""
     made, axes = svg.axes((3.4, 3.4), grid="")
-    of, names = figures.group_of(result), selection.class_names(result)
+    group_by_class = figures.group_of(result)
+    names = selection.class_names(result)
     for group in figures.GROUPS:
-        mine = np.array([of[y] == group for y in labels])
+        mine = np.array([group_by_class[y] == group for y in labels])
         if mine.any():
             axes.add_patch(_dots(points[mine], svg.LIGHT[group]))
     classes = np.unique(labels)
@@ -59,7 +62,7 @@ def figure(points: np.ndarray, labels: np.ndarray, result: dict[str, Any]) -> Fi
 
 
 def _dots(points, color):
-    """All dots in one path: a tenth of the bytes that a marker for each would take."""
+    """All dots as one path, which takes a tenth of the bytes of separate markers."""
     vertices = np.repeat(points, 2, axis=0)
     codes = np.tile([Path.MOVETO, Path.LINETO], len(points))
     path = Path(vertices, codes)

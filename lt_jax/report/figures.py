@@ -1,6 +1,6 @@
-"""The figures of a run: each a pure function of what the files hold, returning a matplotlib figure.
+"""Figures of a run: pure functions from the content of its files to matplotlib figures.
 
-The numbers that a figure plots are its own functions, so that a test can compare them with the files.
+The plotted numbers are computed by separate functions, so that tests can compare them with the files.
 """
 
 from typing import Any
@@ -13,23 +13,24 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from lt_jax.report import svg
 
 GROUPS = ("many", "medium", "few")
-SLOTS = ("plain", "probe", "final")  # one colour and one marker for each method, the same in every figure
+SLOTS = ("plain", "probe", "final")  # each method has the same colour and marker in every figure
 MARKERS = ("o", "^", "s")
-_BARS, _POINTS = 60, 300  # most bars of a figure, and most points of an outline
+_BARS = 60  # maximum number of bars in a figure
+_POINTS = 300  # maximum number of points in an outline
 _NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT", "bns_ipdpp": "BNS + IP-DPP", "dlsa": "DLSA"}
 
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name -> measures, in the order in which they stand beside each other: yardstick, probe, final."""
-    found = _titled(result["baseline"] or {})
+    """Name -> measures, in display order: baseline, probe, final."""
+    by_method = _titled(result["baseline"] or {})
     if result["probe"]:
-        found["linear probe"] = result["probe"]["plain"]
-    found[final_name(result)] = result["test"]
-    return found
+        by_method["linear probe"] = result["probe"]["plain"]
+    by_method[final_name(result)] = result["test"]
+    return by_method
 
 
 def every_method(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """As `methods`, and after the baseline what it gives without being trained again."""
+    """Like `methods`, with the heads on the frozen baseline features listed after the baseline."""
     plain = {**_titled(result["baseline"] or {}), **_titled(result.get("yardsticks", {}))}
     return plain | methods(result)
 
@@ -44,20 +45,20 @@ def final_name(result: dict[str, Any]) -> str:
 
 def group_of(result: dict[str, Any]) -> list[str]:
     """The group of each class."""
-    of = {c: name for name, classes in result["dataset"]["groups"].items() for c in classes}
-    return [of[c] for c in range(result["dataset"]["num_classes"])]
+    group_by_class = {c: name for name, classes in result["dataset"]["groups"].items() for c in classes}
+    return [group_by_class[c] for c in range(result["dataset"]["num_classes"])]
 
 
 def class_counts(result: dict[str, Any]) -> Figure:
-    """Training images of each class, largest first."""
+    """Bar chart of the training images of each class, largest first."""
     counts = np.array(result["dataset"]["counts"])
     order = np.argsort(-counts, kind="stable")
-    of = group_of(result)
+    groups = group_of(result)
     figure, axes = svg.axes()
     if len(counts) <= _BARS:
-        axes.bar(np.arange(len(counts)), counts[order], width=0.8, color=[svg.LIGHT[of[c]] for c in order])
+        axes.bar(np.arange(len(counts)), counts[order], width=0.8, color=[svg.LIGHT[groups[c]] for c in order])
     else:
-        _outline(axes, counts[order], [of[c] for c in order])
+        _outline(axes, counts[order], [groups[c] for c in order])
     axes.set_xlabel("class, largest first")
     axes.set_ylabel("training images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -73,7 +74,7 @@ def class_counts(result: dict[str, Any]) -> Figure:
 
 
 def _outline(axes, heights, groups):
-    """A filled outline in place of bars: thousands of them would be thousands of shapes on the page."""
+    """Draws a filled outline, since thousands of bars would be thousands of shapes on the page."""
     at = np.unique(np.linspace(0, len(heights) - 1, _POINTS).round().astype(int))
     for name in GROUPS:
         mine = at[np.array([groups[x] == name for x in at])]
@@ -88,10 +89,10 @@ def _outline(axes, heights, groups):
 
 
 def accuracy_by_class_size(result: dict[str, Any]) -> Figure:
-    """Test accuracy of each class against its number of training images; many classes are averaged in bins of ten."""
+    """Test accuracy of each class against its number of training images; at most ten bins."""
     figure, axes = svg.axes()
-    for slot, (name, found) in slots(result):
-        x, y = by_class_size(result["dataset"]["counts"], found["per_class"])
+    for slot, (name, measures) in slots(result):
+        x, y = by_class_size(result["dataset"]["counts"], measures["per_class"])
         color = svg.LIGHT[SLOTS[slot]]
         axes.plot(x, y, marker=MARKERS[slot], markersize=4.5, linewidth=1.6, color=color, label=name)
     by_size_axis(axes)
@@ -103,7 +104,7 @@ def accuracy_by_class_size(result: dict[str, Any]) -> Figure:
 
 
 def by_size_axis(axes: Any) -> None:
-    """Images of a class on a logarithmic axis, from the head on the left to the tail on the right."""
+    """Makes the x axis a logarithmic class size, with the largest classes on the left."""
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -113,7 +114,7 @@ def by_size_axis(axes: Any) -> None:
 
 
 def by_class_size(counts: list[int], per_class: list[float | None]) -> tuple[np.ndarray, np.ndarray]:
-    """(images, accuracy) of the classes, largest first, averaged in at most ten bins of neighbours."""
+    """(images, accuracy) of the classes, largest first, averaged over at most ten bins of similar size."""
     known = [(c, a) for c, a in zip(counts, per_class, strict=True) if a is not None and c > 0]
     pairs = np.array(sorted(known, key=lambda pair: -pair[0]), float).reshape(-1, 2)
     bins = np.array_split(pairs, min(10, max(len(pairs), 1)))
@@ -122,12 +123,12 @@ def by_class_size(counts: list[int], per_class: list[float | None]) -> tuple[np.
 
 
 def group_bars(result: dict[str, Any]) -> Figure:
-    """Accuracy of the many-, medium- and few-shot classes, side by side; a group without classes says n/a."""
+    """Accuracy of the many-, medium- and few-shot classes, side by side; an empty group is labelled n/a."""
     figure, axes = svg.axes()
-    found = slots(result)
-    width = 0.84 / len(found)
-    for place, (slot, (name, values)) in enumerate(found):
-        offset = (place - (len(found) - 1) / 2) * width
+    shown = slots(result)
+    width = 0.84 / len(shown)
+    for position, (slot, (name, values)) in enumerate(shown):
+        offset = (position - (len(shown) - 1) / 2) * width
         heights = [values[group] or 0.0 for group in GROUPS]
         bars = axes.bar(np.arange(3) + offset, heights, width * 0.92, label=name, color=svg.LIGHT[SLOTS[slot]])
         texts = ["n/a" if values[group] is None else f"{100 * values[group]:.0f}" for group in GROUPS]
@@ -147,7 +148,7 @@ def _classes(number):
 
 
 def training_curve(lines: list[dict[str, Any]], stage: str, keys: dict[str, str]) -> Figure:
-    """Values of one stage's lines in metrics.jsonl over epochs; `keys` maps a key to its label."""
+    """Values of one stage in metrics.jsonl over epochs; `keys` maps a key to its label."""
     figure, axes = svg.axes()
     for color, (key, label) in zip(("final", "ink"), keys.items(), strict=False):
         x, y = curve(lines, stage, key)
@@ -161,14 +162,14 @@ def training_curve(lines: list[dict[str, Any]], stage: str, keys: dict[str, str]
 
 
 def curve(lines: list[dict[str, Any]], stage: str, key: str) -> tuple[list[float], list[float]]:
-    """(epochs, values) of one key in one stage, missing values left out."""
+    """(epochs, values) of one key of one stage, without missing values."""
     pairs = [(x["epoch"], x[key]) for x in lines if x.get("stage") == stage and x.get(key) is not None]
     return [p[0] for p in pairs], [p[1] for p in pairs]
 
 
 def slots(result: dict[str, Any]) -> list[tuple[int, tuple[str, dict[str, Any]]]]:
-    """(slot, (name, measures)) of at most three methods: plain, in between, and always last the final one."""
-    found = methods(result)
-    final = list(found)[-1]
-    second = "balanced softmax" if "balanced softmax" in found else "linear probe"
-    return [(slot, (n, found[n])) for slot, n in enumerate(("cross-entropy", second, final)) if n in found]
+    """(slot, (name, measures)) of at most three methods: baseline, an intermediate one, and the final one last."""
+    by_method = methods(result)
+    final = list(by_method)[-1]
+    second = "balanced softmax" if "balanced softmax" in by_method else "linear probe"
+    return [(slot, (n, by_method[n])) for slot, n in enumerate(("cross-entropy", second, final)) if n in by_method]

@@ -1,7 +1,6 @@
-"""`report.html`: one self-contained file, light and dark, without an address of any other site.
+"""Writes `report.html`: one self-contained file with a light and a dark theme and no external links.
 
-The page is a story: what there was to learn from, where the rare classes were lost, what gave them room, what was
-chosen to train on, and how they came back.
+The page follows the run: the data, the accuracy lost on rare classes, the features, the selected subset, training.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ NO_PERCENT = ("mcc", "nmi", "macro_f1", "ece")
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """One exhibit of the page: a title, a plain sentence, and pictures or ready HTML under it."""
+    """One exhibit of the page: a title, a sentence of text, and figures or finished HTML below."""
 
     name: str
     title: str
@@ -38,7 +37,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Writes `figures/` and `report.html` from the files of the work directory.
 
     Raises:
-      BadInput: there is no result yet.
+      BadInput: result.json does not exist yet.
     """
     result = files.read_json(workdir / "result.json")
     if result is None:
@@ -56,7 +55,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 
 def page(title: str, content: str) -> str:
-    """A whole HTML document around the content."""
+    """A complete HTML document with this title and content."""
     css = pathlib.Path(__file__).with_name("page.css").read_text()
     css = css.replace("/* light */", svg.variables(0)).replace("/* dark */", svg.variables(1))
     return (
@@ -84,12 +83,12 @@ def _exhibit(shown, folder):
 
 
 def alternative(title: str, caption: str, text: str) -> str:
-    """What is read out in place of a picture."""
+    """Alternative text of a picture, for screen readers."""
     return f"{title}{', ' + caption if caption else ''}. {text}"
 
 
 def exhibit(title: str, text: str, pictures: list[tuple[str, str]], body: str = "") -> str:
-    """A `<figure>` of ready pictures with their captions."""
+    """A `<figure>` element with (caption, SVG) pictures."""
     kind = "wide" if body else f"panels-{len(pictures)}"
     parts = "".join(
         f'<div class="panel">{f"<h4>{html.escape(caption)}</h4>" if caption else ""}{picture}</div>'
@@ -102,9 +101,10 @@ def exhibit(title: str, text: str, pictures: list[tuple[str, str]], body: str = 
 
 
 def summary(result: dict[str, Any]) -> str:
-    """What a newcomer must know, and the two numbers that matter."""
-    found, data = figures.methods(result), result["dataset"]
-    names = list(found)
+    """HTML of the introduction: the data set in one sentence, and two headline accuracies."""
+    by_method = figures.methods(result)
+    data = result["dataset"]
+    names = list(by_method)
     text = (
         f"{data['name']}: {data['train_size']:,} training images in {data['num_classes']} classes, "
         f"{max(data['counts']):,} in the largest and {min(data['counts']):,} in the smallest. "
@@ -112,9 +112,9 @@ def summary(result: dict[str, Any]) -> str:
     first, last = names[0], names[-1]
     cards = []
     if len(names) > 1:
-        text += f"{first[0].upper()}{first[1:]} trains on them as they are; {last} is what this run is about."
+        text += f"{first[0].upper()}{first[1:]} trains on all of them; this run evaluates {last}."
         for key, label in (("few", "on the rarest classes"), ("overall", "on all test images")):
-            before, after = found[first][key], found[last][key]
+            before, after = by_method[first][key], by_method[last][key]
             if before is not None and after is not None:
                 cards.append(_card(label, before, after, first, last))
     return f'<p class="lead">{html.escape(text)}</p><div class="cards">{"".join(cards)}</div>'
@@ -129,7 +129,7 @@ def _card(label, before, after, first, last):
 
 
 def _numbers(result):
-    """The table of all measures."""
+    """HTML table of all measures of all methods."""
     head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS.values())
     rows = []
     for name, values in figures.every_method(result).items():
@@ -137,14 +137,14 @@ def _numbers(result):
         rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
     return (
         '<section><h2>All numbers</h2><p class="lead">Accuracies in per cent on the test set, of the last epoch; '
-        "the test set chooses nothing.</p>"
+        "nothing is selected on the test set.</p>"
         f'<div class="scroll" tabindex="0"><table class="numbers"><thead><tr><th scope="col">method</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 
 def cell(key: str, value: float | None) -> str:
-    """A measure as the tables show it."""
+    """A measure formatted for the tables."""
     if value is None:
         return "n/a"
     return f"{value:.3f}" if key in NO_PERCENT else f"{100 * value:.1f}"

@@ -1,4 +1,4 @@
-"""The order of the page: chapters, their exhibits, what each says. An exhibit without its file is left out."""
+"""Chapters of the page with their exhibits and texts. An exhibit whose file is missing is left out."""
 
 import json
 from typing import Any
@@ -15,41 +15,42 @@ Exhibit = tuple[str, str, str, dict[str, Any], str]
 
 def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str, list[Exhibit]]]:
     """(title, lead, exhibits) in the order of the page."""
-    lines, predictions = _lines(workdir), _npz(workdir / "predictions.npz")
+    lines = _lines(workdir)
+    predictions = _npz(workdir / "predictions.npz")
     divided = dlsa.read(workdir) if result["method"] == "dlsa" else None
     is_compared = len(figures.methods(result)) > 1
     return [
         (
             "Few classes hold most of the images",
-            "A classifier that counts every image alike learns the large classes, and pays little for forgetting the "
-            "rest: its accuracy falls towards the tail.",
+            "A classifier that weights every image equally learns the large classes and loses little by ignoring the "
+            "small ones: its accuracy falls towards the tail.",
             _loss(result),
         ),
         (
-            "How much came back" if is_compared else "Who is recognised",
-            "The same test images, asked before and after balancing." if is_compared else "Answers on the test images.",
+            "What balancing recovers" if is_compared else "Which classes are recognised",
+            f"Accuracy on the test images{', before and after balancing' if is_compared else ''}.",
             _return(result, predictions, divided),
         ),
         (
             "Features that keep classes apart",
-            "Balanced Negative Sampling pretrains the encoder: every class pushes the others away as often as any "
-            "other class does, however few images it has.",
+            "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however "
+            "few images it has.",
             _features(workdir, result, lines),
         ),
         (
             "A balanced set to train on",
-            "At most k images of each class, drawn anew every few epochs; the network is then retrained on them. "
-            "IP-DPP makes images that the classifier finds hard, which carry more information, likelier to stay.",
+            "At most k images of each class, redrawn every few epochs; the network is retrained on them. IP-DPP "
+            "prefers images that the classifier finds hard, since they carry more information.",
             _selection(workdir, result),
         ),
         (
             "Division by likelihood",
             "DLSA divides the images until each part is balanced enough to be classified on its own.",
-            [(name, *rest, "") for name, rest in (dlsa.plan(divided) if divided else {}).items()],
+            [(name, *parts, "") for name, parts in (dlsa.plan(divided) if divided else {}).items()],
         ),
         (
             "How it was trained",
-            "Losses over epochs; a run that went wrong shows here.",
+            "Losses over epochs; a diverged run is visible here.",
             _training(lines),
         ),
     ]
@@ -72,43 +73,44 @@ def _loss(result):
 
 def _return(result, predictions, divided):
     text = "Mean test accuracy of the classes of each group, in per cent."
-    found = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
+    exhibits = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
     if predictions is None:
-        return found
-    said, labels = answers.answers(predictions, result), predictions["labels"]
-    text = "Points on the dashed line mean what they say; below it the classifier is too sure of itself."
-    drawn = {"": answers.reliability_figure(labels, said)}
-    found.append(("reliability", "Can its confidence be trusted?", text, drawn, ""))
+        return exhibits
+    by_method = answers.answers(predictions, result)
+    labels = predictions["labels"]
+    text = "On the dashed line confidence equals accuracy; below it the classifier is overconfident."
+    drawn = {"": answers.reliability_figure(labels, by_method)}
+    exhibits.append(("reliability", "Can its confidence be trusted?", text, drawn, ""))
     if divided is None:
-        found.append(_confusion(result, said, labels))
-    return found
+        exhibits.append(_confusion(result, by_method, labels))
+    return exhibits
 
 
-def _confusion(result, said, labels):
+def _confusion(result, by_method, labels):
     which, names = answers.bins_of_classes(result["dataset"]["counts"])
-    last = list(said)[-1]
+    last = list(by_method)[-1]
     panels = {
         name: answers.confusion_figure(answers.confusion(labels, x, which), names, "final" if name == last else "plain")
-        for name, (x, _) in said.items()
+        for name, (x, _) in by_method.items()
     }
     text = (
-        "Of the test images of each class size (rows), the per cent given a class of each size (columns). What "
-        "lies left of the diagonal are rare images taken for common ones."
+        "Per cent of the test images of each class size (rows) predicted as a class of each size (columns). Left "
+        "of the diagonal are images of rare classes taken for common ones."
     )
     return "confusion", "Who is taken for whom", text, panels, ""
 
 
 def _features(workdir, result, lines):
-    found = []
+    exhibits = []
     shown = _npz(workdir / "features" / "shown.npz")
     if shown is not None and len(shown["labels"]) >= 10:
-        found += _planes(shown, result)
+        exhibits += _planes(shown, result)
     keys = {"intra_class_distance": "within a class", "inter_class_distance": "between classes"}
     if _has(lines, "pretrain", "intra_class_distance"):
-        text = "Mean distance between the embeddings of two images in pretraining: one class draws together, two part."
+        text = "Mean distance between embeddings of two images in pretraining, within a class and between classes."
         drawn = {"": figures.training_curve(lines, "pretrain", keys)}
-        found.append(("distances", "Classes draw together", text, drawn, ""))
-    return found + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
+        exhibits.append(("distances", "Distances of embeddings", text, drawn, ""))
+    return exhibits + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
 
 
 def _planes(shown, result):
@@ -117,67 +119,70 @@ def _planes(shown, result):
         if name in shown:
             share = embedding.separation(shown[name], shown["labels"])
             drawn = embedding.figure(embedding.plane(shown[name]), shown["labels"], result)
-            panels[f"{title}: {100 * share:.0f} % beside their own class"] = drawn
+            panels[f"{title}: {100 * share:.0f} % nearest to their own class"] = drawn
     text = (
-        f"{len(shown['labels']):,} test images, laid out so that like features lie close (t-SNE). The number counts "
-        "images whose nearest neighbour, in all dimensions, is of their own class. Colours are the groups."
+        f"{len(shown['labels']):,} test images, placed so that similar features are close (t-SNE). The number is the "
+        "share of images whose nearest neighbour, in all dimensions, has the same class. Colours are the groups."
     )
-    return [("tsne", "What the encoder sees", text, panels, "")] if panels else []
+    return [("tsne", "Features of the encoder", text, panels, "")] if panels else []
 
 
 def _selection(workdir, result):
-    chances, thumbnails = _npz(workdir / "inclusion.npz"), _npz(workdir / "thumbnails.npz")
+    chances = _npz(workdir / "inclusion.npz")
+    thumbnails = _npz(workdir / "thumbnails.npz")
     if chances is None or thumbnails is None:
         return []
-    labels, k, method = chances["labels"], int(chances["k"]), str(chances["method"])
-    kept = np.bincount(labels[chances["chosen"]], minlength=result["dataset"]["num_classes"])
-    found = [
+    labels = chances["labels"]
+    k = int(chances["k"])
+    method = str(chances["method"])
+    kept_counts = np.bincount(labels[chances["chosen"]], minlength=result["dataset"]["num_classes"])
+    exhibits = [
         (
             "gallery",
             "What was kept and what was left",
-            "Images of the last draw, the hardest first; at most ten of a kind. Small classes are kept whole.",
+            "Images of the last draw, hardest first; at most ten of each kind. Small classes are kept whole.",
             {},
-            selection.gallery(thumbnails, kept, result),
+            selection.gallery(thumbnails, kept_counts, result),
         )
     ]
     if (np.bincount(labels) <= k).all():
-        return found
+        return exhibits
     rounds = _rounds(workdir)
     text = (
         f"Information (-log p) of the images kept (method: {method}) and left, over {len(rounds)} draws, in classes "
-        f"of more than {k} images. Where kept lies right of the dashed line, the choice favours hard images."
+        f"of more than {k} images. If kept is right of the dashed line, the choice favours hard images."
     )
     drawn = selection.histogram_figure(selection.histogram(rounds, labels))
-    found.append(("information", "How much information stays", text, {"": drawn}, ""))
+    exhibits.append(("information", "How much information stays", text, {"": drawn}, ""))
     cut = chances["inclusion"][(np.bincount(labels) > k)[labels]]
     if np.isfinite(cut).any():
         text = (
-            "Each dot is a training image in the last draw; the dashed line is the chance that a uniform choice gives. "
-            "Labels say how many of the class are kept."
+            "Each dot is a training image in the last draw; the dashed line is the chance under a uniform choice. "
+            "Labels show how many of the class are kept."
         )
-        found.append(
+        exhibits.append(
             (
                 "inclusion",
-                "The chance of an image to be kept",
+                "The chance that an image is kept",
                 text,
                 {"": selection.inclusion_figure(chances, result)},
                 "",
             )
         )
-    return found
+    return exhibits
 
 
 def _rounds(workdir):
-    """At most ten draws, evenly spaced, the first and the last among them."""
+    """At most ten evenly spaced draws, including the first and the last."""
     paths = sorted((workdir / "subsets").glob("*.npz"), key=lambda path: int(path.stem))
-    places = np.unique(np.linspace(0, len(paths) - 1, selection.ROUNDS).round().astype(int))
-    return [files.read_npz(paths[place]) for place in places]
+    positions = np.unique(np.linspace(0, len(paths) - 1, selection.ROUNDS).round().astype(int))
+    return [files.read_npz(paths[position]) for position in positions]
 
 
 def _training(lines):
-    text = "Cross-entropy on the balanced subset; it may jump where the subset is drawn anew."
-    found = _curves(lines, "retrain", "Retraining loss", text)
-    return found + _curves(lines, "baseline", "Baseline", "Training loss of the plain yardstick.")
+    text = "Cross-entropy on the balanced subset; it may jump when the subset is redrawn."
+    exhibits = _curves(lines, "retrain", "Retraining loss", text)
+    return exhibits + _curves(lines, "baseline", "Baseline", "Training loss of the baseline.")
 
 
 def _curves(lines, stage, title, text):

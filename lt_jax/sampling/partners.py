@@ -1,4 +1,4 @@
-"""Further images of an anchor's class, for contrastive objectives."""
+"""Draws partners, other images of the class of an anchor, for contrastive objectives."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from lt_jax.sampling import orders
 
 
 def draw(index: orders.ClassIndex, anchors: np.ndarray, m: int, seed: int, step: int) -> np.ndarray:
-    """m further images of each anchor's class, uniform with replacement, the anchor itself left out.
+    """Draws m other images of each anchor's class, uniformly with replacement.
 
-    A class of one image repeats itself (under a new augmentation).
+    In a class of one image the anchor itself is repeated (with a new augmentation).
 
     Args:
-      index: of the whole training set.
-      anchors: (B,) positions in it.
+      index: ClassIndex of the whole training set.
+      anchors: (B,) positions in the training set.
 
     Returns:
       (B, m) int32 positions.
@@ -26,10 +26,12 @@ def draw(index: orders.ClassIndex, anchors: np.ndarray, m: int, seed: int, step:
 
 
 class PartnerOrder:
-    """Batches of anchors with their partners: (B, 1 + m) positions, the anchor first. The last batch is dropped."""
+    """Order of anchors and partners: (B, 1 + m) positions, the anchor first; drops incomplete last batches."""
 
     def __init__(self, labels: np.ndarray, batch_size: int, m: int, seed: int):
-        self._index, self._m, self._seed = orders.class_index(labels), m, seed
+        self._index = orders.class_index(labels)
+        self._m = m
+        self._seed = seed
         self._order = orders.Order(len(labels), batch_size, seed, drop_last=True)
 
     def __call__(self, step: int) -> np.ndarray:

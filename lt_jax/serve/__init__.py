@@ -1,1 +1,1 @@
-"""What a finished run and a data set are used for: predict, export, show_data."""
+"""Applications of a finished run or a data set: predict, export, show_data."""

@@ -1,4 +1,4 @@
-"""A finished run in a person's hands: images go in, probabilities come out. Needs the work directory, not the data."""
+"""The classifier of a finished run: images to class probabilities. Needs the work directory, not the data."""
 
 import dataclasses
 import os
@@ -18,44 +18,43 @@ from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
 from lt_jax.stages import dlsa
-from lt_jax.train import checkpoint, steps
-from lt_jax.train import extract as features
+from lt_jax.train import checkpoint, extract, steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """The final network of a run, with what it must know of its images."""
+    """The final network of a run, with the class names and the image format that it expects."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (h, w, c) of what the network sees
-    view: str  # "centre": the middle of the shorter side, as evaluation crops image files; "whole": all of it
-    upright: bool  # whether a photo is turned as its EXIF tag says
+    image_shape: tuple[int, int, int]  # (h, w, c) of the network input
+    view: str  # "centre": central crop, as evaluation takes it of image files; "whole": the whole image
+    upright: bool  # photos are rotated by their EXIF tag
     network: nn.Module
     variables: Any
     batch_size: int
-    divided: divide.Model | None = None  # of a DLSA run: it answers, from the network's features
+    divided: divide.Model | None = None  # only in a DLSA run: computes the scores from the network's features
 
     def predict(self, images: Any) -> np.ndarray:
-        """Probabilities of the classes, (n, C) float32; rows sum to one.
+        """Class probabilities (n, C) float32; rows sum to one.
 
         Args:
-          images: uint8 (n, h, w, c) of the run's own size; or a list of paths and PIL images of any size, which are
-            cropped and resized as evaluation does it. One path or PIL image counts as a list of one.
+          images: uint8 (n, h, w, c) of the run's image size; or a list of paths and PIL images of any size, which are
+            cropped and resized as in evaluation; or a single path or PIL image.
 
         Raises:
-          BadInput: an array of another shape or type, a file that is missing or no image.
+          BadInput: an array of another shape or type, a missing file, or a file that is not an image.
         """
         pixels = self.pixels(images)
         if not len(pixels):
             return np.zeros((0, len(self.class_names)), np.float32)
-        size = min(self.batch_size, 1 << (len(pixels) - 1).bit_length())  # each size compiles once, so there are few
-        found, logits = features.Extractor(self.network, size)(self.variables, pixels)
+        size = min(self.batch_size, 1 << (len(pixels) - 1).bit_length())  # powers of two: few compilations
+        feature_vectors, logits = extract.Extractor(self.network, size)(self.variables, pixels)
         if self.divided is not None:
-            logits = divide.scores(self.divided, found)[0]
+            logits = divide.scores(self.divided, feature_vectors)[0]
         return np.asarray(jax.nn.softmax(logits, axis=-1))
 
     def pixels(self, images: Any) -> np.ndarray:
-        """What `predict` accepts -> uint8 (n, h, w, c). Raises as it does."""
+        """The images that `predict` accepts, as uint8 (n, h, w, c). Raises the same errors."""
         if isinstance(images, (str, os.PathLike, Image.Image)):
             images = [images]
         if hasattr(images, "shape"):
@@ -63,24 +62,28 @@ class Classifier:
         return np.stack([self._sized(x) for x in images]) if len(images) else np.zeros((0, *self.image_shape), np.uint8)
 
     def probabilities(self, images: jax.Array) -> jax.Array:
-        """uint8 (n, h, w, c) -> (n, C), pure: what is exported."""
-        found, logits = steps.infer(self.network)(self.variables, images)
-        return jax.nn.softmax(logits if self.divided is None else self.divided(found)[0], axis=-1)
+        """Class probabilities (n, C) of uint8 images (n, h, w, c); the pure function that is exported."""
+        feature_vectors, logits = steps.infer(self.network)(self.variables, images)
+        return jax.nn.softmax(logits if self.divided is None else self.divided(feature_vectors)[0], axis=-1)
 
     def _checked(self, array):
         if array.dtype != np.uint8 or array.shape[1:] != self.image_shape:
-            shape = " x ".join(map(str, ("n", *self.image_shape)))
-            found = " x ".join(map(str, array.shape))
-            raise errors.BadInput(f"images: expected uint8 of shape {shape}, found {array.dtype} of shape {found}")
+            expected_shape = " x ".join(map(str, ("n", *self.image_shape)))
+            actual_shape = " x ".join(map(str, array.shape))
+            raise errors.BadInput(
+                f"images: expected uint8 of shape {expected_shape}, found {array.dtype} of shape {actual_shape}"
+            )
         return array
 
     def _sized(self, image):
-        shape, centre = self.image_shape[:2], self.view == "centre"
+        shape = self.image_shape[:2]
+        centre = self.view == "centre"
         if isinstance(image, Image.Image):
             return decode.sized(decode.from_pillow(image, self.upright), shape, centre)
         if not isinstance(image, (str, os.PathLike)):
             return self._checked(np.asarray(image)[None])[0]
-        content, name = _content(image), log.printable(os.fspath(image))
+        content = _content(image)
+        name = log.printable(os.fspath(image))
         if centre:
             return decode.crops(content, name, decode.centre_box, shape[0], self.upright)[0]
         return decode.sized(decode.image(content, name, self.upright), shape, centre)
@@ -97,7 +100,7 @@ def load(workdir: epath.PathLike) -> Classifier:
     """The classifier of a finished run.
 
     Raises:
-      BadInput: the run is not finished, or has no classifier of images.
+      BadInput: the run is not finished, or classifies features instead of images.
     """
     workdir = files.expand(workdir, "workdir")
     config, result = results.read(workdir)
@@ -117,7 +120,7 @@ def load(workdir: epath.PathLike) -> Classifier:
 
 
 def _variables(config, workdir, network, image_shape):
-    """Of the network whose logits, or for DLSA whose features, the answer is made from."""
+    """Variables of the network whose logits (for DLSA: features) the prediction uses."""
     if "dlsa" not in config.stages:
         return checkpoint.load(workdir, "retrain" if "retrain" in config.stages else "baseline")
     variables = checkpoint.load(workdir, "init_from" if config.init_from else "pretrain")
@@ -126,14 +129,14 @@ def _variables(config, workdir, network, image_shape):
 
 
 def _images(workdir, about):
-    """What result.json says of the images of a run.
+    """What result.json says of the images of a run: shape, view, upright.
 
     Raises:
-      BadInput: nothing, since an older version wrote it, or the run is on features.
+      BadInput: an older version wrote it, which said nothing, or the run is on features.
     """
     if "images" not in about:
         raise errors.BadInput(
-            f"{workdir / 'result.json'} says nothing of its images, an older version wrote it: "
+            f"{workdir / 'result.json'} has no image information, since an older version wrote it: "
             "delete stages/evaluate.json there and run --stage=evaluate again"
         )
     if about["images"] is None:
@@ -142,10 +145,10 @@ def _images(workdir, about):
 
 
 def find_images(names: Iterable[str]) -> list[epath.Path]:
-    """Image files: those named as they are, and those anywhere below the folders named, by name, as in training.
+    """Paths of the named image files, and of all images below the named folders, chosen as in training.
 
     Raises:
-      BadInput: a name that is not there, a folder without images.
+      BadInput: a file or folder does not exist, or a folder has no images.
     """
     paths: list[str] = []
     for named in names:
@@ -167,6 +170,6 @@ def find_images(names: Iterable[str]) -> list[epath.Path]:
 
 
 def _expanded(path):
-    """The path with `~` resolved, unless a file of that very name is there."""
+    """The path with `~` expanded, unless a file with the literal name exists."""
     path = os.fspath(path)
     return path if os.path.lexists(path) else os.path.expanduser(path)

@@ -1,4 +1,7 @@
-"""`--stage=export`: the classifier of a finished run as one file that JAX with flatbuffers calls, for any batch."""
+"""`--stage=export`: writes the classifier of a finished run as one file that JAX can call for any batch size.
+
+Reading the file needs jax and flatbuffers.
+"""
 
 import importlib.util
 from typing import Any
@@ -12,16 +15,16 @@ from lt_jax.core import errors, files, log
 from lt_jax.serve import classifier
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_TOLERANCE = 1e-4  # of a probability, between the network and its exported copy
-_BATCHES = (1, 3, 8)  # that the two are compared on
+_TOLERANCE = 1e-4  # allowed difference of a probability between the network and its exported copy
+_BATCHES = (1, 3, 8)  # batch sizes on which the two are compared
 
 
 def run(config: Any, workdir: epath.Path) -> None:
-    """Writes `export/classifier.jax` and `export/classifier.json`, reads them again and compares.
+    """Writes `export/classifier.jax` and `export/classifier.json`, reads them back and compares the predictions.
 
     Raises:
-      BadInput: no finished run.
-      RunFailed: the exported copy answers otherwise; it is removed.
+      BadInput: the run is not finished, or flatbuffers is not installed.
+      RunFailed: the exported copy predicts other probabilities; it is removed.
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise errors.BadInput("--stage=export: the package flatbuffers is missing, which jax.export writes with")
@@ -30,29 +33,29 @@ def run(config: Any, workdir: epath.Path) -> None:
     files.write_bytes(folder / "classifier.jax", serialised(model))
     about = {"class_names": model.class_names, "image_shape": model.image_shape, "platforms": PLATFORMS}
     files.write_json(folder / "classifier.json", about)
-    apart = difference(model, (folder / "classifier.jax").read_bytes())
-    if not apart <= _TOLERANCE:
+    largest_difference = difference(model, (folder / "classifier.jax").read_bytes())
+    if not largest_difference <= _TOLERANCE:
         folder.rmtree()
         raise errors.RunFailed(
-            f"export: probabilities of the loaded copy are off by up to {apart:.2g}, {_TOLERANCE:g} is allowed; "
-            "the copy is removed"
+            f"export: probabilities of the loaded copy are off by up to {largest_difference:.2g}, "
+            f"{_TOLERANCE:g} is allowed; the copy is removed"
         )
-    log.say(f"{folder / 'classifier.jax'} answers as the network does, to {apart:.1g}")
+    log.say(f"{folder / 'classifier.jax'} matches the network to within {largest_difference:.1g}")
 
 
 def serialised(model: classifier.Classifier) -> bytes:
-    """uint8 (b, h, w, c) -> probabilities (b, C), for any b, weights included."""
+    """The serialised function from uint8 (b, h, w, c) to probabilities (b, C), for any b; includes the weights."""
     (b,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((b, *model.image_shape), np.uint8)
     return bytes(export.export(jax.jit(model.probabilities), platforms=PLATFORMS)(images).serialize())
 
 
 def difference(model: classifier.Classifier, content: bytes) -> float:
-    """The largest difference of a probability on generated images, in batches of several sizes."""
+    """Largest difference of a probability between model and copy, on generated images in several batch sizes."""
     copy = export.deserialize(bytearray(content))
     generator = np.random.default_rng(0)
-    found = []
+    differences = []
     for size in _BATCHES:
         images = generator.integers(0, 256, (size, *model.image_shape), np.uint8)
-        found.append(np.abs(np.asarray(copy.call(images)) - model.predict(images)).max())
-    return float(np.max(found))
+        differences.append(np.abs(np.asarray(copy.call(images)) - model.predict(images)).max())
+    return float(np.max(differences))

@@ -1,4 +1,4 @@
-"""`--stage=predict`: labels and probabilities of a person's images, by the classifier of a finished run."""
+"""`--stage=predict`: labels and probabilities of your images, by the classifier of a finished run."""
 
 import csv
 import io
@@ -14,14 +14,14 @@ from lt_jax.core import errors, files, log
 from lt_jax.serve import classifier
 
 _AT_ONCE = 500  # images in memory at a time
-_SHOWN = 3  # classes of a row of the table
+_SHOWN = 3  # classes in a row of the table
 
 
 def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
-    """Prints, or writes to `out`, one row for each image.
+    """Prints one row per image, or writes them to `out`.
 
     Raises:
-      BadInput: no finished run, no image, an image that cannot be read, an unknown form.
+      BadInput: the run is not finished, there is no image, an image cannot be read, or the format is unknown.
     """
     if form not in FORMS:
         raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {form!r}")
@@ -37,7 +37,7 @@ def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
 
 
 def _print(text):
-    """Writes to standard output: file names keep their bytes where it takes UTF-8; elsewhere there are escapes."""
+    """Writes to standard output: file names keep their bytes if it is UTF-8, otherwise they are escaped."""
     stream = sys.stdout
     encoding = (getattr(stream, "encoding", None) or "").lower().replace("_", "-")
     if encoding in ("utf-8", "utf8") and hasattr(stream, "buffer"):
@@ -49,7 +49,7 @@ def _print(text):
 
 
 def table(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
-    """For reading: the three likeliest classes, one line for each image; odd characters of names as escapes."""
+    """Plain text: the three likeliest classes, one line per image; special characters in names are escaped."""
     shown = [log.printable(path) for path in paths]
     width = max(len(path) for path in shown)
     rows = []
@@ -60,19 +60,19 @@ def table(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -
 
 
 def as_csv(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
-    """image, label, probability, then a column for each class. Names are as the file system has them."""
+    """CSV with image, label, probability and one column per class. File names keep their original bytes."""
     out = io.StringIO()
     plain = csv.writer(out, lineterminator="\n")
     quoting = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
     plain.writerow(["image", "label", "probability", *names])
     for path, row in zip(paths, probabilities, strict=True):
-        writer = quoting if "\r" in path else plain  # which leaves this end of a line unquoted
+        writer = quoting if "\r" in path else plain  # the plain writer does not quote \r
         writer.writerow([path, names[row.argmax()], f"{row.max():.6f}", *(f"{x:.6f}" for x in row)])
     return out.getvalue()
 
 
 def as_json(paths: list[str], names: tuple[str, ...], probabilities: np.ndarray) -> str:
-    """A list of {"image", "label", "probability", "probabilities": {name: probability}}, in ASCII."""
+    """JSON list of {"image", "label", "probability", "probabilities": {name: probability}}, in ASCII."""
     rows: list[dict[str, Any]] = []
     for path, row in zip(paths, probabilities, strict=True):
         each = {name: round(float(x), 6) for name, x in zip(names, row, strict=True)}

@@ -1,4 +1,4 @@
-"""A look at the data before anything is trained: counts, groups, splits, digests, duplicates, and a contact sheet."""
+"""`--stage=show_data`: counts, groups, splits, digests, duplicates, and a contact sheet of the data set."""
 
 import functools
 import io
@@ -15,7 +15,8 @@ from lt_jax.core import errors, files, log
 from lt_jax.data import decode, splits
 from lt_jax.train import state
 
-_ROWS, _CELL = 8, 96  # classes, pixels of a cell
+_ROWS = 8  # classes
+_CELL = 96  # pixels
 FAMILIES = {
     "crop + flip": {"strength": 0.0, "grey": 0.0, "blur": False},
     "trivial": {"strength": 0.0, "grey": 0.0, "blur": False, "policy": "trivial"},
@@ -26,7 +27,7 @@ FAMILIES = {
 
 
 def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
-    """Prints what there is and writes `figures/contact_sheet.png`."""
+    """Prints the summary of the data set and writes `figures/contact_sheet.png`."""
     dataset = data.load(config.data)
     if len(dataset.train.images.shape) != 4:
         raise errors.BadInput(f"--stage=show_data: {dataset.name} holds no images")
@@ -41,16 +42,17 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 
 def summary(dataset: data.Dataset) -> str:
-    """Counts, groups, splits, digests and duplicates, as text."""
+    """Text with counts, groups, splits, digests and duplicates."""
     parts = _parts(dataset)
     order = np.argsort(-dataset.counts, kind="stable")
-    largest, smallest = dataset.counts[order[0]], dataset.counts[order[-1]]
+    largest = dataset.counts[order[0]]
+    smallest = dataset.counts[order[-1]]
     lines = [
         f"{dataset.name}: {dataset.num_classes} classes, {largest} to {smallest} training images a class"
         + (f", imbalance factor {largest / smallest:.4g}" if smallest else ""),
         "splits: " + ", ".join(f"{name} {len(part.labels)}" for name, part in parts.items()),
         "groups: " + ", ".join(f"{name} {int(mask.sum())} classes" for name, mask in dataset.groups.items()),
-        f"image: {' x '.join(map(str, dataset.image_shape))}, {_place(dataset.train)}",
+        f"image: {' x '.join(map(str, dataset.image_shape))}, {_storage(dataset.train)}",
         f"digest of the data: {dataset.digest}",
         f"digest of the chosen training images: {dataset.index_digest}",
         f"skipped: {len(dataset.skipped)}",
@@ -60,18 +62,19 @@ def summary(dataset: data.Dataset) -> str:
     return "\n".join(lines + _duplicates(dataset, parts))
 
 
-def _place(split):
+def _storage(split):
     return "on the device" if split.in_memory else f"decoded as needed by {split.images.workers or 'no'} workers"
 
 
 def _parts(dataset):
-    found = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {name: part for name, part in found.items() if part is not None}
+    splits_by_name = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: part for name, part in splits_by_name.items() if part is not None}
 
 
 def _duplicates(dataset, parts):
     digests = {name: splits.content_digests(as_images(part)) for name, part in parts.items()}
-    names, lines = list(parts), []
+    names = list(parts)
+    lines = []
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             pairs = splits.duplicates(digests[first], digests[second])
@@ -82,12 +85,12 @@ def _duplicates(dataset, parts):
 
 
 def as_images(split: data.Split) -> Any:
-    """The split behind the interface of `data.images`."""
+    """The images of the split with the interface of `data.images`."""
     return data.images_lib.Arrays(split.images, split.labels) if split.in_memory else split.images
 
 
 def sheet(config: Any, dataset: data.Dataset) -> Image.Image:
-    """One row for each of eight classes from largest to smallest: clean, SimCLR as configured, then every family."""
+    """Contact sheet of eight classes from largest to smallest: clean, configured augmentation, then every family."""
     order = np.argsort(-dataset.counts, kind="stable")
     order = order[dataset.counts[order] > 0]
     classes = order[np.unique(np.linspace(0, len(order) - 1, _ROWS).round().astype(int))]
@@ -98,23 +101,23 @@ def sheet(config: Any, dataset: data.Dataset) -> Image.Image:
 
 
 def augmented(config: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Title -> uint8 images: the configured augmentation twice, then each family once."""
+    """Column title -> augmented uint8 images: the configured augmentation twice, then each family once."""
     own = config.pretrain.augment if "pretrain" in config else config.baseline.augment
-    wanted = {"configured": own, "again": own}
+    options_of = {"configured": own, "again": own}
     for name, changes in FAMILIES.items():
-        wanted[name] = own.copy_and_resolve_references()
-        wanted[name].update(changes)
+        options_of[name] = own.copy_and_resolve_references()
+        options_of[name].update(changes)
     columns = {}
-    for i, (name, options) in enumerate(wanted.items()):
+    for i, (name, options) in enumerate(options_of.items()):
         key = jax.random.fold_in(state.stream(config.seed, "show_data"), i)
-        found = np.asarray(jax.jit(functools.partial(_one_family, options=options))(key, images, labels))
-        columns[name] = (found * 255).round().clip(0, 255).astype(np.uint8)
+        pixels = np.asarray(jax.jit(functools.partial(_one_family, options=options))(key, images, labels))
+        columns[name] = (pixels * 255).round().clip(0, 255).astype(np.uint8)
     return columns
 
 
 def _one_family(key, images, labels, *, options):
-    found = policies.apply(key, images, options)
-    return policies.mix(jax.random.fold_in(key, 3), found, labels, options.mix)[0]
+    augmented_images = policies.apply(key, images, options)
+    return policies.mix(jax.random.fold_in(key, 3), augmented_images, labels, options.mix)[0]
 
 
 def _whole(split, position):
@@ -124,14 +127,15 @@ def _whole(split, position):
 
 
 def _drawn(columns, names):
-    label, head = 120, 16
-    picture = Image.new("RGB", (label + _CELL * len(columns), head + _CELL * len(names)), "white")
+    label_width = 120
+    head_height = 16
+    picture = Image.new("RGB", (label_width + _CELL * len(columns), head_height + _CELL * len(names)), "white")
     draw = ImageDraw.Draw(picture)
     for x, (title, images) in enumerate(columns.items()):
-        draw.text((label + x * _CELL + 4, 2), title, fill="black")
+        draw.text((label_width + x * _CELL + 4, 2), title, fill="black")
         for y, image in enumerate(images):
             cell = Image.fromarray(image[..., :3]).resize((_CELL - 4, _CELL - 4), Image.Resampling.NEAREST)
-            picture.paste(cell, (label + x * _CELL, head + y * _CELL))
+            picture.paste(cell, (label_width + x * _CELL, head_height + y * _CELL))
     for y, name in enumerate(names):
-        draw.text((4, head + y * _CELL + _CELL // 2), name[:18], fill="black")
+        draw.text((4, head_height + y * _CELL + _CELL // 2), name[:18], fill="black")
     return picture

@@ -1,4 +1,4 @@
-"""Data sets by name. Each gives an `images.Raw`: all splits, in the order of the original files."""
+"""Data sets by name. Each function returns an `images.Raw`: all splits in the order of the original files."""
 
 from collections.abc import Callable
 from typing import Any

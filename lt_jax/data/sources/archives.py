@@ -1,7 +1,7 @@
-"""Sets that fit into memory: scikit-learn's digits, and the CIFAR archives in the order of the original files.
+"""Data sets held in memory: scikit-learn's digits, and CIFAR in the order of the original files.
 
-Archives are read in every published form: the binary one and the python one, as a tar or unpacked. Python pickles are
-opened by a reader that can build arrays, numbers and strings and nothing else.
+The binary and the python version of the CIFAR archives are read, as a tar file or unpacked. Pickles are opened by a
+reader that only builds arrays, numbers and strings.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _DIGITS_TEST = 50
 
 
 def digits(config: Any) -> Raw:
-    """scikit-learn's 1797 real 8x8 scans. 50 of each class, chosen by `config.seed`, are the test set."""
+    """scikit-learn's 1797 scans of 8x8 pixels; 50 of each class, chosen by `config.seed`, are the test split."""
     from sklearn import datasets
 
     scans = datasets.load_digits()
@@ -45,8 +45,8 @@ class _Archive:
     python_tar: str
     binary_files: tuple[tuple[str, ...], tuple[str, ...]]  # training, test
     python_files: tuple[tuple[str, ...], tuple[str, ...]]
-    records: tuple[int, int]  # images in one training file, in one test file
-    label_bytes: int  # before the pixels of a binary record; the last one is the label
+    records: tuple[int, int]  # images per training file and per test file
+    label_bytes: int  # bytes before the pixels of a binary record; the last one is the label
     label_key: bytes
     class_names: tuple[str, ...]
 
@@ -109,20 +109,20 @@ def _cifar(name: str, archive: _Archive, config: Any) -> Raw:
 
 
 def _data_folder(name: str, config: Any, archive: str) -> pathlib.Path:
-    given = config.dir or os.environ.get("LT_JAX_DATA", "")
-    if not given:
+    chosen_folder = config.dir or os.environ.get("LT_JAX_DATA", "")
+    if not chosen_folder:
         raise errors.BadInput(
-            f"{name}: no data folder. Get {archive} from the CIFAR page of the University of Toronto, put it into a "
-            "folder, and give that folder as --config.data.dir=DIR or in the environment variable LT_JAX_DATA"
+            f"{name}: no data folder. Download {archive} from the CIFAR page of the University of Toronto into a "
+            "folder, and set --config.data.dir=DIR or the environment variable LT_JAX_DATA to it"
         )
-    folder = pathlib.Path(given).expanduser()
+    folder = pathlib.Path(chosen_folder).expanduser()
     if not folder.is_dir():
         raise errors.BadInput(f"{name}: the data folder {folder} is not there (config.data.dir or LT_JAX_DATA)")
     return folder
 
 
 def _open(folder: pathlib.Path, archive: _Archive) -> tuple[Callable, tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """A reader and its (training, test) files, in the first form that is there."""
+    """A reader and its (training, test) files, of the first version of the archive that exists."""
     forms = (
         (archive.binary_folder, archive.binary_tar, archive.binary_files, _read_binary),
         (archive.python_folder, archive.python_tar, archive.python_files, _read_python),
@@ -133,7 +133,7 @@ def _open(folder: pathlib.Path, archive: _Archive) -> tuple[Callable, tuple[tupl
             return read, tuple(tuple((base / f, _file_bytes(base / f)) for f in split) for split in files)
         if (folder / tar).is_file():
             return read, _read_tar(folder / tar, subfolder, files)
-    tried = ", ".join(str(folder / place) for form in forms for place in form[:2])
+    tried = ", ".join(str(folder / name) for form in forms for name in form[:2])
     raise errors.BadInput(
         f"no CIFAR archive: looked for {tried}. Get one from the CIFAR page of the University of Toronto"
     )
@@ -191,7 +191,7 @@ def _read_python(file: tuple[pathlib.Path, bytes], archive: _Archive, records: i
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Opens a pickle that holds arrays, numbers and strings, and refuses every other name in it."""
+    """Unpickler for arrays, numbers and strings that refuses all other types."""
 
     _ALLOWED = {
         (module, name)

@@ -1,7 +1,7 @@
-"""Sets that tensorflow-datasets has prepared as ArrayRecord, read without TensorFlow.
+"""Data sets that tensorflow-datasets prepared as ArrayRecord, read without TensorFlow.
 
-It shuffles when it prepares; the `id` of a CIFAR image keeps its place in the official file, so the official order,
-and with it the canonical subset, is restored.
+tensorflow-datasets shuffles the images. The `id` of a CIFAR image holds its position in the official file, which
+restores the official order and so the canonical subset.
 """
 
 import dataclasses
@@ -22,28 +22,28 @@ _SPLITS = {"imagenet_lt": ("train", "test", "validation"), "inat2018": ("train",
 
 
 def in_memory(name: str, class_names: tuple[str, ...], config: Any) -> images.Raw:
-    """CIFAR in the official order.
+    """CIFAR in the official order, in memory.
 
     Raises:
-      BadInput: nothing is prepared below config.dir.
+      BadInput: config.dir holds no prepared data set.
     """
     return images.Raw(name, class_names, *(_in_order(open_source(name, split, config)) for split in ("train", "test")))
 
 
 def _in_order(source):
-    rows = [(_place(row["id"]), row["image"], int(row["label"])) for row in source]
+    rows = [(_official_position(row["id"]), row["image"], int(row["label"])) for row in source]
     rows.sort(key=lambda row: row[0])
     return images.Arrays(np.stack([row[1] for row in rows]), np.array([row[2] for row in rows], np.int64))
 
 
-def _place(name: Any) -> int:
-    """b"train_04030" -> 4030."""
+def _official_position(name: Any) -> int:
+    """Position in the official file, from the id: b"train_04030" -> 4030."""
     text = name.decode() if isinstance(name, bytes) else str(name)
     return int(text.rpartition("_")[2])
 
 
 def encoded(name: str, config: Any) -> images.Raw:
-    """ImageNet-LT or iNaturalist 2018, decoded when an image is asked for."""
+    """ImageNet-LT or iNaturalist 2018, decoded on demand."""
     sources = [open_source(name, split, config, raw=True) for split in _SPLITS.get(name, ("train",))]
     names = tuple(sources[0].dataset_info.features["label"].names)
     splits = _SPLITS.get(name, ("train",))
@@ -58,13 +58,13 @@ def _records(name, split, source):
 
 @dataclasses.dataclass(frozen=True)
 class Examples(images.Encoded):
-    """Rows of a prepared set."""
+    """Examples of a prepared data set."""
 
     source: Any
-    files: tuple[str, ...]  # that hold the rows
+    files: tuple[str, ...]  # the files of the examples
     positions: np.ndarray
     labels: np.ndarray
-    of: str
+    dataset_name: str
     size: int = 224
     workers: int = 0
     upright: bool = False
@@ -73,7 +73,7 @@ class Examples(images.Encoded):
         return bytes(self.source[int(self.positions[i])]["image"])
 
     def name(self, i: int) -> str:
-        return f"example {self.positions[i]} of {self.of}"
+        return f"example {self.positions[i]} of {self.dataset_name}"
 
     def select(self, positions: np.ndarray) -> "Examples":
         return dataclasses.replace(self, positions=self.positions[positions], labels=self.labels[positions])
@@ -96,7 +96,7 @@ def open_source(name: str, split: str, config: Any, raw: bool = False) -> Any:
     skip = {"image": tfds.decode.SkipDecoding()} if raw else None
     try:
         return tfds.data_source(NAMES[name], split=split, data_dir=config.dir or None, decoders=skip, download=False)
-    except Exception as error:  # it raises whatever its reader raises
+    except Exception as error:  # the readers raise many types
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise errors.BadInput(
             f"{name}: no {split} split of {NAMES[name]} prepared as ArrayRecord "

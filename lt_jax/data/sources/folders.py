@@ -1,10 +1,10 @@
-"""One's own images: one folder for each class.
+"""Your own images, in one folder for each class.
 
-DIR/cat/1.jpg DIR/dog/2.jpg                       a test split is drawn (config.data.test_share)
-DIR/train/cat/1.jpg DIR/test/cat/2.jpg            the split is yours; DIR/val (or validation) may be there too
+DIR/cat/1.jpg DIR/dog/2.jpg                       a random test split (config.data.test_share)
+DIR/train/cat/1.jpg DIR/test/cat/2.jpg            your own split; DIR/val (or validation) is optional
 
-Names of splits in any case: train, training; test, testing; val, valid, validation. `layout` says how they are told
-from classes, `walk` which files are images.
+Split names, in any case: train, training; test, testing; val, valid, validation. `layout` distinguishes splits from
+classes, `walk` finds the images.
 """
 
 import os
@@ -17,11 +17,11 @@ from lt_jax.data.sources import generated, layout
 
 
 def folder(config: Any) -> images.Raw:
-    """Classes are the folders' names, sorted.
+    """The data set below `config.dir`; classes are the sorted names of the folders.
 
     Raises:
-      BadInput: no folder, no image, one class alone, two that differ by case alone, one that only the test split has,
-        one whose files are no readable images, two folders for one split.
+      BadInput: there is no folder, no image or only one class; two classes differ only in case; a class is only in the
+        test split or has no readable image; two folders are the same split.
     """
     classes = config.generated
     root = os.fspath(generated.tree("folder", classes) if classes else data_folder("folder", config.dir))
@@ -41,10 +41,10 @@ def folder(config: Any) -> images.Raw:
 
 
 def data_folder(name: str, folder: str) -> pathlib.Path:
-    """The folder that config.data.dir or LT_JAX_DATA names.
+    """The folder named by config.data.dir or LT_JAX_DATA.
 
     Raises:
-      BadInput: neither, or it is not there.
+      BadInput: neither is set, or the folder does not exist.
     """
     chosen = folder or os.environ.get("LT_JAX_DATA", "")
     if not chosen:
@@ -58,19 +58,20 @@ def data_folder(name: str, folder: str) -> pathlib.Path:
 
 
 def _files_of_classes(folder, skipped):
-    """Class folder -> its image files, sorted; other files in them are added to `skipped`.
+    """Class name -> sorted image files; other files are appended to `skipped`.
 
-    A class whose files are no images is an error: it would vanish, and with it a column of every table.
+    A class folder with files but no readable image is an error, since the class would silently disappear.
     """
-    classes, empty = {}, []
+    classes = {}
+    empty = []
     for name in walk.folders_in(folder):
         path = os.path.join(folder, name)
         pictures, not_images = walk.images_and_skipped(walk.files_below(path))
         if not_images and not pictures:
             raise errors.BadInput(
                 f"{log.printable(path)}: no readable image in this class folder, but "
-                f"{walk.described(not_images, path)}; a folder that is no class may be moved elsewhere or given a name "
-                "that begins with a dot"
+                f"{walk.described(not_images, path)}; if the folder is not a class, move it elsewhere or rename it to "
+                "start with a dot"
             )
         skipped += not_images
         if pictures:
@@ -108,7 +109,7 @@ def _check_classes(folder, classes):
         raise errors.BadInput(f"{shown} holds no images: expected one folder for each class, images in it")
     if len(classes) == 1:
         (name,) = map(log.printable, classes)
-        hint = f"if the classes are inside of it, give {os.path.join(shown, name)}"
+        hint = f"if the classes are inside it, give {os.path.join(shown, name)}"
         raise errors.BadInput(f"{shown}: {name!r} is the only folder with images, of one class; {hint}")
 
 
@@ -124,7 +125,7 @@ def _check_known(folder, classes, train):
 
 
 def _as_images(root, classes, names):
-    prefix = os.path.join(root, "")  # paths were made from root: taking it off is ten times as fast as os.path.relpath
+    prefix = os.path.join(root, "")  # all paths start with root: removing it is ten times faster than os.path.relpath
     label_of = {name: label for label, name in enumerate(names)}
     entries = [(path.removeprefix(prefix), label_of[name], 0) for name, paths in classes.items() for path in paths]
     return images.files(root, entries, upright=True)

@@ -1,4 +1,4 @@
-"""A small JPEG tree in the true layout of a large benchmark, for its smoke form: the same files, lists and names."""
+"""Generates a small JPEG tree with the files, lists and names of a large benchmark, for smoke runs."""
 
 import json
 import os
@@ -12,11 +12,12 @@ from PIL import Image
 
 from lt_jax.data import longtail
 
-_LARGEST, _HELD_OUT = 24, 3  # training images of the largest class, images of each class in val and test
+_LARGEST = 24  # training images of the largest class
+_HELD_OUT = 3  # images of each class in val and in test
 
 
 def tree(name: str, num_classes: int) -> pathlib.Path:
-    """The folder of the tree; made where it is not there yet."""
+    """The folder of the tree, generated if it does not exist yet."""
     folder = pathlib.Path(tempfile.gettempdir()) / f"lt_jax-generated-{os.getuid()}" / f"{name}-{num_classes}"
     if not folder.is_dir():
         folder.parent.mkdir(exist_ok=True)
@@ -77,7 +78,7 @@ def _folder(root, num_classes):
 
 
 def _written(root, paths, num_classes):
-    """Writes the images of every split: split -> (path, label) of each."""
+    """Writes the images of every split and returns split -> (path, label) of each image."""
     counts = longtail.exponential_counts(_LARGEST, num_classes, _LARGEST / 2)
     entries = {
         split: [
@@ -85,13 +86,13 @@ def _written(root, paths, num_classes):
         ]
         for split, path in paths.items()
     }
-    for path, label in (entry for found in entries.values() for entry in found):
+    for path, label in (entry for split_entries in entries.values() for entry in split_entries):
         _write(root / path, label)
     return entries
 
 
 def _write(file, label):
-    """A colour and a stripe that tell the class, and noise that tells the image."""
+    """Writes an image whose colour and stripes depend on the class, with noise that depends on the file."""
     generator = np.random.default_rng(zlib.crc32(file.name.encode()) + label)
     h, w = generator.integers(48, 96, 2)
     pixels = generator.integers(0, 90, (h, w, 3))

@@ -1,4 +1,4 @@
-"""What the labels of a table mean: decided once for the whole column, never label by label."""
+"""Interprets the labels of a table: as names or as numbers, decided for the whole column."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from lt_jax.core import errors, log
 from lt_jax.data.sources import textfiles
 
-MOST_CLASSES = 1_000_000  # of labels that are numbers: larger ones are names of something else
+MOST_CLASSES = 1_000_000  # limit for numeric labels: larger numbers are identifiers, not class numbers
 _WHOLE = re.compile(r"([0-9]{1,18})(\.0+)?")
 _SHOWN = 3
 
@@ -14,13 +14,13 @@ Labels = list[tuple[int, str]]  # line and label
 
 
 def with_class_file(labels: Labels, file: str, table: str) -> tuple[tuple[str, ...], list[int]]:
-    """(class names, number of each label), of a table whose classes are the lines of a file.
+    """(class names, class number of each label) for a table whose classes are the lines of a file.
 
-    If every label is a class name, labels are names. Else, if every label is a whole number below the number of
-    classes, they are positions from 0.
+    If every label is a class name, labels are read as names; else, if every label is a whole number below the number
+    of classes, as positions from 0.
 
     Raises:
-      BadInput: a class twice, or the first line whose label is neither.
+      BadInput: a class is listed twice, or a label is neither a name nor a position.
     """
     names = _names_in(file)
     numbers = {name: c for c, name in enumerate(names)}
@@ -41,10 +41,10 @@ def with_class_file(labels: Labels, file: str, table: str) -> tuple[tuple[str, .
 
 
 def without_class_file(labels: Labels, table: str) -> tuple[tuple[str, ...], list[int]]:
-    """(class names, number of each label): the numbers 0..max if all labels are whole numbers, else the names, sorted.
+    """(class names, class number of each label): 0..max if all labels are whole numbers, else the sorted names.
 
     Raises:
-      BadInput: names that differ by case alone, numbers that count no classes.
+      BadInput: names differ only in case, or numbers are too large to be class numbers.
     """
     texts = _whole_texts([label for _, label in labels])
     if all(_WHOLE.fullmatch(text) for text in texts):
@@ -63,7 +63,7 @@ def without_class_file(labels: Labels, table: str) -> tuple[tuple[str, ...], lis
 
 
 def say_gaps(source: str, values: Iterable[int], where: str, or_else: str) -> None:
-    """One line if some of the numbers 0..max are no label: how many classes have no image, and why."""
+    """Logs one line if some of the numbers 0..max are not used: how many classes have no image, and the fix."""
     used = set(values)
     low, high = min(used), max(used)
     empty = high + 1 - len(used)
@@ -79,7 +79,7 @@ def say_gaps(source: str, values: Iterable[int], where: str, or_else: str) -> No
 
 
 def refuse_same_by_case(names: Iterable[str], where: str) -> None:
-    """Raises BadInput for two classes that are the same, or differ by case alone."""
+    """Raises BadInput for two classes that are equal or differ only in case."""
     seen: dict[str, str] = {}
     for name in names:
         if name.casefold() in seen:
@@ -101,13 +101,13 @@ def _names_in(file):
 
 
 def _whole_texts(texts):
-    """Without the `.0` that programs give to whole numbers, if the whole column consists of whole numbers."""
+    """The labels without a trailing `.0`, if the whole column consists of whole numbers."""
     matches = [_WHOLE.fullmatch(text) for text in texts]
     return [match[1] for match in matches] if all(matches) else texts
 
 
 def _first_bad(labels, texts, positions, numbers, file, table):
-    """The message for the first label that does not fit the reading that most labels fit."""
+    """Error message for the first label that does not fit the interpretation of most labels."""
     are_names = [text in numbers for text in texts]
     are_positions = [0 <= position < len(numbers) for position in positions]
     by_position = sum(are_positions) > sum(are_names)

@@ -1,4 +1,4 @@
-"""Which folders are splits and which are classes, decided by what they hold."""
+"""Decides from their content which folders are splits and which are classes."""
 
 import os
 
@@ -12,17 +12,17 @@ _TITLES = {"train": "training", "test": "test", "validation": "validation"}
 
 
 def split_folders(root: str, mode: str) -> dict[str, str | None]:
-    """Paths of the folders of "train", "test" and "validation"; None where there is none. One log line says which.
+    """Paths of the folders of "train", "test" and "validation", None if missing; logs the decision.
 
     A split folder has the name of a split, in any case, and holds class folders. A folder of such a name that holds
-    images is a class. So is a training folder that stands among other folders with images, without a test or
-    validation folder that has one of its classes. Without a test folder the validation folder is the test split.
+    images is a class. So is a training folder beside other folders with images, unless a test or validation folder
+    shares a class with it. Without a test folder the validation folder is the test split.
 
     Args:
-      mode: "auto" as above; "folders": there must be a training folder; "none": every folder is a class.
+      mode: "auto" as above; "folders": a training folder is required; "none": every folder is a class.
 
     Raises:
-      BadInput: an unknown mode, two folders for one split, no training folder where one must be.
+      BadInput: the mode is unknown, two folders are the same split, or a required training folder is missing.
     """
     if mode not in MODES:
         raise errors.BadInput(f"config.data.splits: expected one of {', '.join(MODES)}, found {mode!r}")
@@ -57,7 +57,7 @@ def _refuse_two(root, holding):
 def _as_splits(root, holding, named, beside):
     chosen = {split: names[0] if names else None for split, names in holding.items()}
     titles = dict(_TITLES)
-    if chosen["test"] is None and chosen["validation"] is not None:  # a person's `val` is what they test on
+    if chosen["test"] is None and chosen["validation"] is not None:  # a `val` folder alone is used for testing
         chosen["test"], chosen["validation"] = chosen["validation"], None
         titles["test"] = "test: there is no test folder"
     used = [f"{log.printable(name)} ({titles[split]})" for split, name in chosen.items() if name is not None]
@@ -72,7 +72,7 @@ def _as_splits(root, holding, named, beside):
 
 
 def _classes(root, name):
-    """The class folders of what may be a split folder: folders with any files in them, readable or not."""
+    """The class folders in a possible split folder: subfolders with any files, readable or not."""
     folder = os.path.join(root, name)
     return [
         inner

@@ -1,7 +1,7 @@
-"""The three large benchmarks by their official lists: which images, in which split, in which order.
+"""The three large benchmarks, read from their official lists of images.
 
-The lists are those of OLTR (Liu et al., CVPR 2019) for ImageNet-LT and Places-LT, and for iNaturalist 2018 the json
-files of the competition or the lists that later work made of them.
+The lists are from OLTR (Liu et al., CVPR 2019) for ImageNet-LT and Places-LT; for iNaturalist 2018 they are the json
+files of the competition or the text lists that later papers made of them.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from lt_jax.core import errors, log
 from lt_jax.data import images
 from lt_jax.data.sources import builders, folders, generated, textfiles
 
-# git blob ids of published lists that are not beside everybody's code: another file means other images.
+# git blob ids of published lists: a file with another id lists other images.
 PUBLISHED = {
     "ImageNet_LT_train.txt": "a063f095fcd475db4cf8b0658c4b73955535bbf9",
     "iNaturalist18_train.txt": "4accdb7584d2f0a5106c40a33ed6afa392189bcc",
@@ -23,7 +23,7 @@ CLASSES = {"imagenet_lt": 1000, "places_lt": 365, "inat2018": 8142}
 
 
 def imagenet_lt(config: Any) -> images.Raw:
-    """ImageNet_LT_{train,val,test}.txt; images below DIR/train and DIR/val. Its own val is the validation split."""
+    """ImageNet_LT_{train,val,test}.txt; images below DIR/train and DIR/val. Validation is the official val."""
     return _listed("imagenet_lt", "ImageNet_LT_{}.txt", ("train", "test", "val"), config)
 
 
@@ -35,31 +35,31 @@ def places_lt(config: Any) -> images.Raw:
 def inat2018(config: Any) -> images.Raw:
     """train2018.json and val2018.json, or iNaturalist18_{train,val}.txt; images below DIR/train_val2018.
 
-    The official val is the test split, as everywhere.
+    The official val is the test split, as in other papers.
     """
-    root, where = _places("inat2018", config)
+    root, where = _folders("inat2018", config)
     if config.tfds or not (where / "train2018.json").is_file():
         return _listed("inat2018", "iNaturalist18_{}.txt", ("train", "val"), config)
     train, names = read_json(where / "train2018.json")
     test, _ = read_json(where / "val2018.json")
-    parts = [images.files(root, found, f"{split}2018.json") for split, found in (("train", train), ("val", test))]
+    parts = [images.files(root, entries, f"{split}2018.json") for split, entries in (("train", train), ("val", test))]
     return images.Raw("inat2018", names, *parts)
 
 
 def _listed(name, pattern, splits, config):
     if config.tfds:
         return builders.encoded(name, config)
-    root, where = _places(name, config)
+    root, where = _folders(name, config)
     lists = [where / pattern.format(split) for split in splits]
-    found = [read_list(file, CLASSES[name]) for file in lists]
+    entries_by_file = [read_list(file, CLASSES[name]) for file in lists]
     for file in lists:
         if not config.generated and file.name in PUBLISHED and blob_id(file) != PUBLISHED[file.name]:
-            log.say(f"{file} is not the published list (git blob {PUBLISHED[file.name]}): its images are other ones")
-    parts = [images.files(root, entries, file.name) for entries, file in zip(found, lists, strict=True)]
-    return images.Raw(name, class_names([entry for entries in found for entry in entries]), *parts)
+            log.say(f"{file} is not the published list (git blob {PUBLISHED[file.name]}): it lists other images")
+    parts = [images.files(root, entries, file.name) for entries, file in zip(entries_by_file, lists, strict=True)]
+    return images.Raw(name, class_names([entry for entries in entries_by_file for entry in entries]), *parts)
 
 
-def _places(name, config):
+def _folders(name, config):
     """(image root, folder of the lists)."""
     root = generated.tree(name, config.generated) if config.generated else folders.data_folder(name, config.dir)
     where = pathlib.Path(config.list).expanduser() if config.list else root
@@ -69,10 +69,10 @@ def _places(name, config):
 
 
 def read_list(file: Any, num_classes: int) -> list[tuple[str, int, int]]:
-    """(path, label, line) of each line `path label`.
+    """(path, label, line number) of each line `path label`.
 
     Raises:
-      BadInput: no such file, a line that is something else, a label that is not below num_classes.
+      BadInput: the file is missing, a line has another form, or a label is not below num_classes.
     """
     entries = []
     for number, line in enumerate(_lines(file), start=1):
@@ -90,23 +90,23 @@ def read_list(file: Any, num_classes: int) -> list[tuple[str, int, int]]:
 
 
 def read_json(file: Any) -> tuple[list[tuple[str, int, int]], tuple[str, ...]]:
-    """((path, label, place) of each image, class names) of a json in the form of COCO; places count from 1."""
+    """((path, label, number) of each image, class names) of a json file in COCO format; numbers count from 1."""
     try:
         content = json.loads(_text(file))
-        label_of = {found["image_id"]: found["category_id"] for found in content["annotations"]}
-        pairs = [(found["file_name"], label_of[found["id"]]) for found in content["images"]]
-        categories = {found["id"]: str(found["name"]) for found in content["categories"]}
+        label_of = {annotation["image_id"]: annotation["category_id"] for annotation in content["annotations"]}
+        pairs = [(image["file_name"], label_of[image["id"]]) for image in content["images"]]
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise errors.BadInput(f"{file}: not the json of iNaturalist ({type(error).__name__}: {error})") from error
-    for place, (_, label) in enumerate(pairs, start=1):
+    for number, (_, label) in enumerate(pairs, start=1):
         if label not in categories:
-            raise errors.BadInput(f"image {place} of {file}: label {label} is not among the categories")
+            raise errors.BadInput(f"image {number} of {file}: label {label} is not among the categories")
     names = tuple(categories.get(c, str(c)) for c in range(max(categories) + 1))
-    return [(path, label, place) for place, (path, label) in enumerate(pairs, start=1)], names
+    return [(path, label, number) for number, (path, label) in enumerate(pairs, start=1)], names
 
 
 def class_names(entries: list[tuple[str, int, int]]) -> tuple[str, ...]:
-    """The folder that a class's images lie in; its number where there are several."""
+    """Name of each class: the folder of its images, or the class number if they are in several folders."""
     folders_of: dict[int, set[str]] = {}
     for path, label, _ in entries:
         folders_of.setdefault(label, set()).add(os.path.dirname(path).partition("/")[2])
@@ -115,13 +115,13 @@ def class_names(entries: list[tuple[str, int, int]]) -> tuple[str, ...]:
 
 
 def blob_id(file: Any) -> str:
-    """What git calls this content."""
+    """The git blob id of a file."""
     content = pathlib.Path(file).read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _lines(file):
-    """Lines of a list of paths, in the bytes that the file system has."""
+    """Lines of a list of paths; bytes that are not UTF-8 are kept."""
     _check_there(file)
     return textfiles.lines_of_names(file)
 

@@ -1,4 +1,4 @@
-"""Images in ArrayRecord shards, as `lt_jax.data.prepare` writes them: one index, a few large files."""
+"""Images in ArrayRecord shards with an index, written by `lt_jax.data.prepare`."""
 
 import dataclasses
 import functools
@@ -19,10 +19,10 @@ _AGAIN = "run python -m lt_jax.data.prepare again"
 
 
 def prepared(config: Any) -> images.Raw:
-    """What `python -m lt_jax.data.prepare` has left in config.dir, a folder or a bucket.
+    """The data set that `python -m lt_jax.data.prepare` wrote to config.dir, a folder or a bucket.
 
     Raises:
-      BadInput: no index, or shards that are not all there.
+      BadInput: the index or a shard is missing.
     """
     folder = epath.Path(config.dir or ".").expanduser()
     index = files.read_json(folder / "index.json")
@@ -58,10 +58,10 @@ def _split(folder, split, index):
 
 
 def _copied(folder, shards):
-    """The local folder of copies of these shards: ArrayRecord reads local files alone.
+    """Copies shards to a local folder and returns it: ArrayRecord reads only local files.
 
-    A copy is named by its content, so that one of other images is never used, and the bucket is only read for a shard
-    that has no copy yet.
+    A copy is named by its content digest, so that an outdated copy is never used; only shards without a copy are
+    read from the bucket.
     """
     key = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:16]
     copies = epath.Path(tempfile.gettempdir()) / f"lt_jax-shards-{os.getuid()}" / key
@@ -99,15 +99,15 @@ def _open(folder: str, shards: tuple[str, ...], shard_digests: tuple[str, ...]) 
 
 @dataclasses.dataclass(frozen=True)
 class Records(images.Encoded):
-    """Items of one prepared split; the shards are opened by each process that reads them."""
+    """Items of one prepared split; each process opens the shards itself."""
 
     folder: str
-    shards: tuple[str, ...]  # names of the files in it
-    shard_digests: tuple[str, ...]  # SHA-256 of each, as the index has it
+    shards: tuple[str, ...]  # names of the files in `folder`
+    shard_digests: tuple[str, ...]  # SHA-256 of each, from the index
     positions: np.ndarray
     labels: np.ndarray
-    names: np.ndarray  # what each item was called where it came from
-    digests: np.ndarray  # of its content, hexadecimal
+    names: np.ndarray  # name of each item in its source
+    digests: np.ndarray  # SHA-256 of each item, hexadecimal
     size: int = 224
     workers: int = 0
     upright: bool = False
@@ -115,7 +115,7 @@ class Records(images.Encoded):
     def content(self, i: int) -> bytes:
         try:
             return _open(self.folder, self.shards, self.shard_digests)[int(self.positions[i])]
-        except Exception as error:  # its reader raises what it likes
+        except Exception as error:  # the reader raises many types
             raise errors.BadInput(f"{self.name(i)}: the shard cannot be read ({error})") from error
 
     def name(self, i: int) -> str:

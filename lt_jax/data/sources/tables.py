@@ -1,4 +1,4 @@
-"""Images named by a table, and features that were computed elsewhere."""
+"""Images listed in a table, and precomputed features."""
 
 import csv
 import io
@@ -18,21 +18,21 @@ from lt_jax.data.sources import labels as labels_lib
 _COLUMNS = ("path", "label", "split")
 _DELIMITERS = ",;\t"
 
-Row = tuple[int, str, str, str]  # line, path with the blanks around it, label, split
+Row = tuple[int, str, str, str]  # line, path with surrounding blanks, label, split
 
 
 def table(config: Any) -> images.Raw:
-    """A CSV or Parquet file `config.list` with the columns path, label and, if you like, split (train, test, val).
+    """The images in the CSV or Parquet file `config.list` with columns path, label and optionally split.
 
-    CSV may be separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Latin-1; blanks around values do not count,
-    nor does the case of the header and of the splits. Paths are relative to config.dir (to the table's folder where
-    that is empty) or absolute; Windows separators are read as `/` where no file has the name as it stands.
+    Splits are train, test and val. CSV values are separated by commas, semicolons or tabs, in UTF-8, UTF-16 or Latin-1.
+    Blanks around values and the case of header and splits are ignored. Paths are absolute or relative to config.dir
+    (default: the folder of the table); `\\` is read as `/` if no file has the literal name.
 
-    Classes are the lines of the file `config.classes`, which labels name, all of them, or count from 0, all of them.
-    Without it they are the numbers 0..max if all labels are whole numbers, or else the names in the table, sorted.
+    Classes are the lines of the file `config.classes`; labels are either all class names or all positions from 0.
+    Without that file they are the numbers 0..max if all labels are whole numbers, else the sorted names.
 
     Raises:
-      BadInput: a missing column, an unknown label or split, with the line that holds it.
+      BadInput: a column is missing, or a label or split is unknown; the message names the line.
     """
     file = pathlib.Path(os.path.expanduser(config.list))
     if not config.list or not file.is_file():
@@ -66,7 +66,7 @@ def _parts(root, rows, numbers, encoding, file):
 
 
 def _resolved(root, path, encoding, listings):
-    """The path as it stands if there is such a file; else with `/` for `\\`, or in the bytes that the table holds."""
+    """The path, if there is such a file; else with `/` for `\\`, or with the original bytes of the table."""
     variants = [path.strip(), path]
     if encoding in ("cp1252", "latin-1"):
         variants.append(os.fsdecode(path.strip().encode(encoding)))
@@ -75,7 +75,7 @@ def _resolved(root, path, encoding, listings):
 
 
 def _is_there(path, listings):
-    """By one listing of each folder: asking for each file of a large table takes too long on a network drive."""
+    """Whether the file exists; lists each folder once, since checking every file is slow on network drives."""
     folder, name = os.path.split(path)
     if folder not in listings:
         try:
@@ -86,12 +86,14 @@ def _is_there(path, listings):
 
 
 def _csv(file, shown):
-    """(rows, encoding)."""
+    """(rows, encoding) of a CSV file."""
     text, encoding = textfiles.read(file)
     header = next((line for line in text.splitlines() if line.strip()), "")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(header), strict=True)
     columns: dict[str, int] = {}
-    rows, width, last = [], 0, 0
+    rows: list[Row] = []
+    width = 0
+    last = 0
     try:
         for fields in reader:
             line, last = last + 1, reader.line_num
@@ -117,7 +119,7 @@ def _csv(file, shown):
 
 
 def _delimiter(header):
-    """The one by which the header line has most of the columns that are looked for."""
+    """The delimiter with which the header line has the most known columns."""
 
     def matches(delimiter):
         fields = [field.strip().strip('"').strip().lower() for field in header.split(delimiter)]
@@ -127,7 +129,7 @@ def _delimiter(header):
 
 
 def _columns(names, shown):
-    """Position of each column in a header."""
+    """Position of each known column in a header."""
     lowered = [name.strip().lower() for name in names]
     for column in _COLUMNS:
         if lowered.count(column) > 1:
@@ -160,12 +162,12 @@ def _parquet(file, shown):
     rows = []
     for line, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), start=2):
         texts = (_text(path), _label_text(label, line, shown).strip(), _text(split).strip())
-        rows.append(_row(line, shown, *texts))  # counted as in a CSV file, whose line 1 is the header
+        rows.append(_row(line, shown, *texts))  # line 1 is the header, as in a CSV file
     return rows
 
 
 def _text(value):
-    """What a Parquet value is in a CSV file; empty where it is missing."""
+    """A Parquet value as text, as in a CSV file; empty if missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return os.fsdecode(value) if isinstance(value, bytes) else str(value)
@@ -185,13 +187,13 @@ def _label_text(value, line, shown):
 
 
 def features(config: Any) -> images.Raw:
-    """Vectors instead of images: a .npz or .h5 file `config.list` (or train.npz and test.npz below config.dir).
+    """Feature vectors from a .npz or .h5 file `config.list`, or from train.npz and test.npz below config.dir.
 
-    One file holds features (n, d) and labels (n,), and for a test split test_features and test_labels; or two files
-    named train and test hold features and labels each.
+    A single file holds features (n, d) and labels (n,), and optionally test_features and test_labels. Two files named
+    train and test each hold features and labels.
 
     Raises:
-      BadInput: a missing array, shapes that do not fit, a value that is not finite.
+      BadInput: an array is missing, shapes do not match, or a value is not finite.
     """
     if config.list:
         arrays = _arrays(file := pathlib.Path(os.path.expanduser(config.list)))
@@ -240,8 +242,8 @@ def _vectors(split, vectors, labels):
     if vectors.ndim != 2 or labels.shape != vectors.shape[:1] or not len(labels):
         raise errors.BadInput(f"{split} features: expected (n, d) and (n,), found {vectors.shape} and {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        found = labels.min() if np.issubdtype(labels.dtype, np.number) else labels[0]
-        raise errors.BadInput(f"{split} labels: expected whole numbers from 0 on, found {found} ({labels.dtype})")
+        value = labels.min() if np.issubdtype(labels.dtype, np.number) else labels[0]
+        raise errors.BadInput(f"{split} labels: expected whole numbers from 0 on, found {value} ({labels.dtype})")
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
         raise errors.BadInput(f"{split} features: row {row} holds a value that is not finite")

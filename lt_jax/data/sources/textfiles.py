@@ -1,4 +1,4 @@
-"""Text files in the encodings that people's programs write."""
+"""Reads text files in several encodings."""
 
 import pathlib
 from typing import Any
@@ -9,10 +9,10 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf
 
 
 def read(file: Any, key: str = "") -> tuple[str, str]:
-    """(content, encoding): UTF-8, by its byte-order mark UTF-16, else Windows-1252 or Latin-1, which a log line says.
+    """(content, encoding): UTF-16 by its byte-order mark, UTF-8, else Windows-1252 or Latin-1 with a log line.
 
     Args:
-      key: the setting that names the file, for the message where it cannot be read.
+      key: the setting that names the file, for the error message.
 
     Raises:
       BadInput: the file cannot be read.
@@ -29,12 +29,12 @@ def read(file: Any, key: str = "") -> tuple[str, str]:
     log.say(f"{log.printable(str(file))} is not UTF-8: read as Windows-1252 (Latin-1)")
     try:
         return content.decode("cp1252"), "cp1252"
-    except UnicodeDecodeError:  # five bytes mean nothing there
+    except UnicodeDecodeError:  # five bytes are undefined in Windows-1252
         return content.decode("latin-1"), "latin-1"
 
 
 def read_bytes(file: Any, key: str = "") -> bytes:
-    """The whole file. Raises BadInput."""
+    """The content of the file. Raises BadInput if it cannot be read."""
     try:
         return pathlib.Path(file).read_bytes()
     except OSError as error:
@@ -43,7 +43,7 @@ def read_bytes(file: Any, key: str = "") -> bytes:
 
 
 def lines_of_names(file: Any) -> list[str]:
-    """Lines of a list of file names. Bytes that are not UTF-8 are kept, as `os.fsdecode` keeps them.
+    """Lines of a list of file names; bytes that are not UTF-8 are escaped like in `os.fsdecode`.
 
     Raises:
       BadInput: the file cannot be read.
