@@ -14,7 +14,7 @@ from PIL import Image
 
 from lt_jax import data
 from lt_jax import models as encoder
-from lt_jax.core import errors, files, log
+from lt_jax.core import errors, extras, files, log
 from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
@@ -28,7 +28,7 @@ class Classifier:
     """The final network of a run, with what it must know of its images."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (h, w, c) of what the network sees
+    image_shape: tuple[int, ...]  # (h, w, c) of what the network sees
     view: str  # "centre": the middle of the shorter side, as evaluation crops image files; "whole": all of it
     upright: bool  # whether a photo is turned as its EXIF tag says
     network: nn.Module
@@ -150,6 +150,7 @@ def find_images(names: Iterable[str]) -> list[epath.Path]:
     paths: list[str] = []
     for named in names:
         path = _expanded(named)
+        extras.check_bucket(path, "--images")
         if not epath.Path(path).is_dir():
             if not epath.Path(path).exists():
                 raise errors.BadInput(f"--images: no such file or folder: {log.printable(named)}")

@@ -1,6 +1,5 @@
 """`--stage=export`: the classifier of a finished run as one file that JAX with flatbuffers calls, for any batch."""
 
-import importlib.util
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 from etils import epath
 from jax import export
 
-from lt_jax.core import errors, files, log
+from lt_jax.core import errors, extras, files, log
 from lt_jax.serve import classifier
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -23,8 +22,7 @@ def run(config: Any, workdir: epath.Path) -> None:
       BadInput: no finished run.
       RunFailed: the exported copy answers otherwise; it is removed.
     """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise errors.BadInput("--stage=export: the package flatbuffers is missing, which jax.export writes with")
+    extras.load("flatbuffers", "export", "--stage=export: writing the file")
     model = classifier.load(workdir)
     folder = workdir / "export"
     files.write_bytes(folder / "classifier.jax", serialised(model))
