@@ -4,6 +4,8 @@ import importlib
 import os
 from typing import Any
 
+from etils import epath
+
 from lt_jax.core import errors
 
 
@@ -37,10 +39,8 @@ def check_bucket(path: str | os.PathLike, key: str) -> None:
     """
     if not os.fspath(path).startswith(("gs://", "gcs://")):
         return
-    import fsspec  # here: a local run does not wait for it
-
     try:
-        fsspec.filesystem("gcs", finalize_on_close=True)  # the arguments of etils.epath, which then finds it cached
+        epath.Path(path).exists()  # etils chooses what reaches the bucket, at the first access
     except ImportError as error:
         raise errors.BadInput(_line("gcsfs", "bucket", f"{key}: {os.fspath(path)}")) from error
 
