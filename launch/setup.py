@@ -1,4 +1,4 @@
-"""Sets up a virtual environment and runs the demo or the tests in it; `USAGE` says how."""
+"""Sets up a virtual environment and runs the demo, the tests or the linters in it; `USAGE` says how."""
 
 import hashlib
 import os
@@ -8,30 +8,35 @@ import sys
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\
-Sets up a virtual environment of its own in `.venv` and runs the demo or the tests in it. Needs only Python and pip.
+Sets up a virtual environment of its own in `.venv` and runs a command in it. Needs only Python and pip.
 
     python3 launch/setup.py demo [flags of lt_jax.main]
     python3 launch/setup.py test [arguments of pytest]
+    python3 launch/setup.py lint     ruff check, ruff format --check and mypy; changes no file
 
 A second call installs nothing and starts at once. LT_JAX_VENV names another place for the environment.
 """
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+LINT = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 TESTED = sorted(path.stem.removeprefix("constraints-") for path in (ROOT / "launch").glob("constraints-*.txt"))
 
 
 def main(words):
-    if not words or words[0] not in ("demo", "test"):
+    if not words or words[0] not in ("demo", "test", "lint") or (words[0] == "lint" and words[1:]):
         sys.exit(USAGE)
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything has checked
         sys.exit(f"lt_jax needs Python 3.11 or newer; this is {MINOR}")
-    python = set_up(extras="dev" if words[0] == "test" else "")
+    python = set_up(extras="" if words[0] == "demo" else "dev")
     commands = {
-        "demo": [python, "-m", "lt_jax.main", *words[1:]],
-        "test": [python, "-m", "pytest", "-n", str(os.cpu_count() or 1), *words[1:]],
+        "demo": [["lt_jax.main", *words[1:]]],
+        "test": [["pytest", "-n", str(os.cpu_count() or 1), *words[1:]]],
+        "lint": LINT,
     }
-    return subprocess.run(commands[words[0]], check=False, cwd=ROOT).returncode
+    # All linters run, so that one call shows everything there is to mend.
+    statuses = [subprocess.run([python, "-m", *c], check=False, cwd=ROOT).returncode for c in commands[words[0]]]
+    return next((status for status in statuses if status), 0)
 
 
 def set_up(extras):

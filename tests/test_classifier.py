@@ -16,7 +16,7 @@ from lt_jax import data
 from lt_jax.core import errors
 from lt_jax.data import decode
 from lt_jax.data import images as images_lib
-from lt_jax.serve import classifier, export
+from lt_jax.serve import classifier
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +164,10 @@ def test_a_copy_that_answers_otherwise_fails_the_stage(copied, run_main, monkeyp
 
 
 def test_export_says_what_is_missing(copied, run_main, monkeypatch, capsys):
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
     assert run_main(f"--workdir={copied}", "--stage=export") == 2
-    assert "flatbuffers" in capsys.readouterr().err
+    line = "lt_jax: --stage=export: writing the file needs flatbuffers: pip install 'lt_jax[export]'"
+    assert line in capsys.readouterr().err
 
 
 def test_a_run_of_an_older_version_says_what_to_do(copied):

@@ -147,3 +147,28 @@ def test_the_environment_has_a_pip_of_its_own(tmp_path, monkeypatch):
     words = "source env/bin/activate && command -v pip"
     which = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert which.strip() == str(tmp_path / "env/bin/pip")
+
+
+def test_lint_runs_every_linter_and_fails_if_one_does(monkeypatch):
+    commands, statuses = [], iter([0, 1, 0])
+
+    def run(command, **_):
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, next(statuses))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(setup, "set_up", lambda extras: {"dev": "python"}[extras])
+    assert setup.main(["lint"]) == 1
+    assert commands == [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]]
+
+
+@pytest.mark.parametrize("words", [[], ["tests"], ["lint", "lt_jax"]])
+def test_set_up_says_how_it_is_called(words):
+    with pytest.raises(SystemExit, match=r"setup.py lint"):
+        setup.main(words)
+
+
+def test_ci_lints_before_it_tests():
+    commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("python3")]
+    words = ("lint", "test", "test -m slow")
+    assert commands == [f"python3 launch/setup.py {word}" for word in words]

@@ -34,13 +34,33 @@ def test_wheel_runs_the_demo_from_another_directory(tmp_path, tiny):
     assert (tmp_path / "elsewhere/runs/digits_lt/report.html").exists()
 
 
-def test_set_up_pins_versions_that_the_bounds_allow():
-    from packaging.requirements import Requirement
+def test_pins_are_versions_and_name_no_address():
+    for file in sorted((ROOT / "launch").glob("constraints-*.txt")):
+        assert all("/" not in line and "@" not in line for line in file.read_text().splitlines())
 
-    text = (ROOT / "pyproject.toml").read_text()
+
+def test_every_requirement_is_pinned_within_its_bounds():
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    (own,) = [Requirement(line) for line in extras["dev"] if line.startswith("lt_jax[")]
+    assert own.extras == set(extras) - {"dev", "cuda12", "cuda13", "tpu", "prepare"}
+    lines = [*project["dependencies"], *extras["dev"], *(line for name in own.extras for line in extras[name])]
+    requirements = [Requirement(line) for line in lines if not line.startswith("lt_jax[")]
     for file in sorted((ROOT / "launch").glob("constraints-*.txt")):
         pins = dict(line.split("==") for line in file.read_text().splitlines() if "==" in line)
-        for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy"):
-            (line,) = [x for x in text.splitlines() if x.strip().startswith(f'"{name}>')]
-            assert Requirement(line.split('"')[1]).specifier.contains(pins[name]), (file.name, name)
-        assert all("/" not in line and "@" not in line for line in file.read_text().splitlines())
+        for requirement in requirements:
+            name = canonicalize_name(requirement.name)
+            assert requirement.specifier.contains(pins[name]), (file.name, name)
+
+
+def test_lint_and_its_hook_use_one_ruff():
+    import yaml
+
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    for file in (ROOT / "launch").glob("constraints-*.txt"):
+        assert f"ruff=={hook['rev'].removeprefix('v')}" in file.read_text().splitlines()

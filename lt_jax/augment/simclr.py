@@ -47,7 +47,7 @@ def to_float(images: jax.Array) -> jax.Array:
 
 def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float) -> jax.Array:
     """Random crop of area U(smallest, 1), aspect ratio log-uniform in 3/4..4/3, resized back bilinearly."""
-    top, left, height, width = crop_boxes(key, images.shape[0], images.shape[1:3], smallest)
+    top, left, height, width = crop_boxes(key, images.shape[0], (images.shape[1], images.shape[2]), smallest)
     return crop_and_resize(images, top, left, height, width)
 
 

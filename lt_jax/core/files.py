@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax.core import distributed, errors
+from lt_jax.core import distributed, errors, extras
 
 
 @contextlib.contextmanager
@@ -108,8 +108,9 @@ def expand(path: epath.PathLike, key: str) -> epath.Path:
       key: the flag or config key that holds the path, for the error.
 
     Raises:
-      BadInput: the user does not exist.
+      BadInput: the user does not exist, or the package for a bucket is missing.
     """
+    extras.check_bucket(path, key)
     text = os.path.expanduser(os.fspath(path))
     if text.startswith("~"):
         raise errors.BadInput(f"{key}: there is no home folder {text.partition('/')[0]!r}, as in {os.fspath(path)!r}")

@@ -82,10 +82,11 @@ def of_dataset(dataset: Any, before: Manifest | None = None) -> tuple[dict[str, 
         stored = part.stored if part.stored is not None else part.images
         if isinstance(stored, np.ndarray):
             digest.update(str((stored.shape, stored.dtype.str)).encode())
-            digest.update(np.ascontiguousarray(stored))
+            digest.update(np.ascontiguousarray(stored).data)
         else:
-            files = scan(*stored.stored_in(), before)
-            digest.update(np.ascontiguousarray(stored.item_digests(files.digests)))
+            folder, file_names = stored.stored_in()
+            files = scan(folder, file_names, before)
+            digest.update(np.ascontiguousarray(stored.item_digests(files.digests)).data)
             manifest += files
         digests[split] = digest.hexdigest()
     return digests, manifest
@@ -118,7 +119,7 @@ def scan(
     unknown = np.flatnonzero(~is_known)
     if len(unknown) >= _MANY:
         log.say(f"reading {len(unknown)} files once to record their content digests")
-    paths = [os.path.join(folder, names[i]) for i in unknown]
+    paths = [os.path.join(folder, names[i]) for i in unknown.tolist()]
     for i, content in zip(unknown, _contents(paths), strict=True):
         if isinstance(content, errors.BadInput) and not skip_missing:
             raise content

@@ -150,7 +150,7 @@ class Files(Encoded):
         return dataclasses.replace(self, paths=self.paths[positions], labels=self.labels[positions], lines=lines)
 
     def stored_in(self) -> tuple[str, Sequence[str]]:
-        return self.root, self.paths
+        return self.root, self.paths.tolist()
 
     def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
         return file_digests

@@ -107,7 +107,7 @@ def run(options: Any) -> None:
     """
     config = argparse.Namespace(**CONFIG, dir=options.dir, list=options.list, name=options.name)
     raw = sources.SOURCES[options.name](config)
-    out = files.prepare_folder(options.out)
+    out = files.prepare_folder(options.out, "--out")
     shards = [shard for split in records.SPLITS for shard in _shards(split, getattr(raw, split), out, options)]
     log.say(f"{raw.name}: {sum(len(s.images) for s in shards)} images in {len(shards)} shards to {out}")
     done = list(_all(shards, options.workers))

@@ -98,6 +98,7 @@ def fit_and_choose(
             best_epochs = epochs
             best_score = score
     log.say(f"flow filter: epoch {best_epochs} of {config.epochs}, {best_score} pure clusters of {config.clusters}")
+    assert best is not None  # config.epochs is at least 1
     _, clusters = batches.over_all(score_all, best, features, np.arange(len(labels)))
     counts = jnp.asarray(_count(clusters, labels, config.clusters), jnp.float32)
     return dataclasses.replace(best, counts=counts), best_epochs

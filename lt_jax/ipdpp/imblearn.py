@@ -4,8 +4,14 @@ import numbers
 
 import jax
 import numpy as np
-from imblearn.under_sampling import RandomUnderSampler
-from imblearn.under_sampling.base import BaseUnderSampler
+
+try:
+    from imblearn.under_sampling import RandomUnderSampler
+    from imblearn.under_sampling.base import BaseUnderSampler
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "lt_jax.ipdpp.imblearn needs imbalanced-learn: pip install 'lt_jax[imblearn]'", name=error.name
+    ) from error
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax.core import errors, files
+from lt_jax.core import errors, extras, files
 
 _RESNET = (
     (r"stem/kernel", "conv1.weight"),
@@ -103,10 +103,11 @@ def _turned(tensor):
 def _read(path):
     if not path.is_file():
         raise errors.BadInput(f"config.encoder.weights: no file {path}")
+    is_safetensors = path.suffix == ".safetensors"
+    needed_by = f"config.encoder.weights: {path}"
+    safetensors = extras.load("safetensors.numpy", "weights", needed_by) if is_safetensors else None
     try:
-        if path.suffix == ".safetensors":
-            from safetensors import numpy as safetensors
-
+        if safetensors:
             return safetensors.load_file(path)
         if path.suffix == ".npz":
             return dict(np.load(path, allow_pickle=False))

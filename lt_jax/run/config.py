@@ -44,7 +44,7 @@ _PATHS = (
     "host.compile_cache",
     "dlsa.compare_with",
 )
-_ONLY_FOR = {("dlsa", "compare_with"): ("separability", "report")}
+_ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),

@@ -13,7 +13,7 @@ from flax import linen as nn
 from PIL import Image
 
 from lt_jax import models
-from lt_jax.core import errors, files, log
+from lt_jax.core import errors, extras, files, log
 from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
@@ -26,7 +26,7 @@ class Classifier:
     """The final network of a run, with the class names and the image format that it expects."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (h, w, c) of the network input
+    image_shape: tuple[int, ...]  # (h, w, c) of the network input
     view: str  # "centre": central crop, as evaluation takes it of image files; "whole": the whole image
     upright: bool  # photos are rotated by their EXIF tag
     network: nn.Module
@@ -153,6 +153,7 @@ def find_images(names: Iterable[str]) -> list[epath.Path]:
     paths: list[str] = []
     for named in names:
         path = _expanded(named)
+        extras.check_bucket(path, "--images")
         if not epath.Path(path).is_dir():
             if not epath.Path(path).exists():
                 raise errors.BadInput(f"--images: no such file or folder: {log.printable(named)}")

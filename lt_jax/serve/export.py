@@ -3,7 +3,6 @@
 Reading the file needs jax and flatbuffers.
 """
 
-import importlib.util
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from etils import epath
 from jax import export
 
-from lt_jax.core import errors, files, log
+from lt_jax.core import errors, extras, files, log
 from lt_jax.serve import classifier
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -26,8 +25,7 @@ def run(config: Any, workdir: epath.Path) -> None:
       BadInput: the run is not finished, or flatbuffers is not installed.
       RunFailed: the exported copy predicts other probabilities; it is removed.
     """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise errors.BadInput("--stage=export: the package flatbuffers is missing, which jax.export writes with")
+    extras.load("flatbuffers", "export", "--stage=export: writing the file")
     model = classifier.load(workdir)
     folder = workdir / "export"
     files.write_bytes(folder / "classifier.jax", serialised(model))

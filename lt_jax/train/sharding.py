@@ -102,7 +102,7 @@ def fetch(array: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def host() -> dict[str, int]:
+def host() -> dict[str, Any]:
     """Which of how many processes this is."""
     return {"host": jax.process_index(), "hosts": jax.process_count()}
 
@@ -112,4 +112,4 @@ def put_batch(tree: Any, mesh: jax.sharding.Mesh, is_local: bool = False) -> Any
     sharding = batched(mesh)
     if is_local:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda i, x=x: x[i]), tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), tree)

@@ -1,5 +1,6 @@
 """The stages of a DLSA run, from a finished pretraining and from a person's own file."""
 
+import importlib.util
 import json
 import shutil
 
@@ -48,7 +49,7 @@ def test_loaded_classifier_answers_as_the_run_did(divided, run_main):
     images = data.load(config.from_command_line(words)[0].data).test.images
     model, logits = lt_jax.load(divided), np.load(divided / "predictions.npz")["logits"]
     np.testing.assert_allclose(model.predict(images), jax.nn.softmax(logits, axis=-1), atol=1e-4)
-    if export.importlib.util.find_spec("flatbuffers"):
+    if importlib.util.find_spec("flatbuffers"):
         assert export.difference(model, export.serialised(model)) < 1e-4
 
 

@@ -121,7 +121,7 @@ def _data_folder(name: str, config: Any, archive: str) -> pathlib.Path:
     return folder
 
 
-def _open(folder: pathlib.Path, archive: _Archive) -> tuple[Callable, tuple[tuple[Any, ...], tuple[Any, ...]]]:
+def _open(folder: pathlib.Path, archive: _Archive) -> tuple[Callable, tuple[Any, ...]]:
     """A reader and its (training, test) files, of the first version of the archive that exists."""
     forms = (
         (archive.binary_folder, archive.binary_tar, archive.binary_files, _read_binary),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax.core import errors, files
+from lt_jax.core import errors, extras, files
 from lt_jax.data import images
 
 SPLITS = ("train", "test", "validation")
@@ -24,6 +24,7 @@ def prepared(config: Any) -> images.Raw:
     Raises:
       BadInput: the index or a shard is missing.
     """
+    extras.check_bucket(config.dir, "config.data.dir")
     folder = epath.Path(config.dir or ".").expanduser()
     index = files.read_json(folder / "index.json")
     if index is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax.core import errors, log
+from lt_jax.core import errors, extras, log
 from lt_jax.data import images
 from lt_jax.data.sources import folders, layout, textfiles
 from lt_jax.data.sources import labels as labels_lib
@@ -148,11 +148,10 @@ def _row(line, shown, path, label, split):
 
 
 def _parquet(file, shown):
-    import pyarrow
-    import pyarrow.parquet
-
+    pyarrow = extras.load("pyarrow", "tables", "config.data.list: reading Parquet")
+    parquet = extras.load("pyarrow.parquet", "tables", "config.data.list: reading Parquet")
     try:
-        content = pyarrow.parquet.read_table(file)
+        content = parquet.read_table(file)
         values = [column.to_pylist() for column in content.columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise errors.BadInput(f"{shown} is no Parquet file ({error})") from error
@@ -221,10 +220,10 @@ def features(config: Any) -> images.Raw:
 
 
 def _arrays(file):
+    is_hdf5 = file.suffix in (".h5", ".hdf5")
+    h5py = extras.load("h5py", "h5", f"config.data: reading {file}") if is_hdf5 else None
     try:
-        if file.suffix in (".h5", ".hdf5"):
-            import h5py
-
+        if h5py:
             with h5py.File(file) as content:
                 arrays = {name: np.asarray(content[name]) for name in content}
         else:

@@ -1,0 +1,91 @@
+"""Optional packages: one line says how to install a missing one, and start-up imports none of them."""
+
+import subprocess
+import sys
+
+import pytest
+
+OPTIONAL = {"pyarrow", "h5py", "safetensors", "flatbuffers", "gcsfs", "imblearn", "tensorflow"}
+
+
+@pytest.fixture
+def hide(monkeypatch):
+    """hide(package): importing it fails as if it were not installed."""
+
+    def hide(package):
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+
+    return hide
+
+
+def refused(run_main, capsys, *words):
+    """The line that a refused command prints."""
+    assert run_main(*words) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_parquet_names_its_extra(hide, run_main, capsys, tmp_path):
+    hide("pyarrow")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    words = ("--config=configs/folder.py:cpu", "--config.data.name=table", f"--config.data.list={tmp_path}/t.parquet")
+    line = refused(run_main, capsys, *words, f"--workdir={tmp_path / 'run'}")
+    assert line == "lt_jax: config.data.list: reading Parquet needs pyarrow: pip install 'lt_jax[tables]'"
+
+
+def test_hdf5_names_its_extra(hide, run_main, capsys, tmp_path):
+    hide("h5py")
+    file = tmp_path / "f.h5"
+    file.write_bytes(b"")
+    words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={file}", f"--workdir={tmp_path / 'run'}")
+    line = refused(run_main, capsys, *words)
+    assert line == f"lt_jax: config.data: reading {file} needs h5py: pip install 'lt_jax[h5]'"
+
+
+def test_weights_name_their_extra(hide, run_main, capsys, tmp_path, tiny):
+    hide("safetensors")
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"")
+    line = refused(run_main, capsys, *tiny, f"--config.encoder.weights={file}", f"--workdir={tmp_path / 'run'}")
+    assert line == f"lt_jax: config.encoder.weights: {file} needs safetensors: pip install 'lt_jax[weights]'"
+
+
+@pytest.mark.parametrize("stage", ["all", "predict", "export"])
+def test_a_bucket_names_its_extra(hide, run_main, capsys, tiny, stage):
+    hide("gcsfs")
+    line = refused(run_main, capsys, *tiny, "--workdir=gs://bucket/run", f"--stage={stage}")
+    assert line == "lt_jax: --workdir: gs://bucket/run needs gcsfs: pip install 'lt_jax[bucket]'"
+
+
+def test_the_under_sampler_names_its_extra(hide, monkeypatch):
+    hide("imblearn")
+    monkeypatch.delitem(sys.modules, "lt_jax.ipdpp.imblearn", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"needs imbalanced-learn: pip install 'lt_jax\[imblearn\]'"):
+        import lt_jax.ipdpp.imblearn  # noqa: F401
+
+
+def test_a_package_that_lacks_one_of_its_own_is_not_called_missing(monkeypatch, tmp_path):
+    from lt_jax.core import extras
+
+    (tmp_path / "halfthere.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+        extras.load("halfthere", "tables", "a test")
+
+
+def imported_by(code):
+    """Top-level packages in memory after `code`, in a process of its own."""
+    code = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_sampler_needs_jax_and_numpy_alone():
+    heavy = {"flax", "grain", "orbax", "optax", "sklearn", "matplotlib", "ml_collections", "tensorflow_datasets"}
+    assert not imported_by("import lt_jax.ipdpp") & (heavy | OPTIONAL - {"flatbuffers"})  # jax imports flatbuffers
+
+
+def test_the_package_and_its_help_do_not_wait_for_jax():
+    assert not imported_by("import lt_jax") & {"jax", "numpy", "flax"}
+    code = "from lt_jax import main; main.main(['lt_jax', '--help'])"
+    assert not imported_by(code) & {"jax", "flax", "grain", "orbax", "sklearn", "matplotlib", *OPTIONAL}
