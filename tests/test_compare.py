@@ -46,7 +46,7 @@ def test_the_same_run_twice_and_other_data_are_refused():
         compare.grouped([run(0, 0.5), run(0, 0.5)])
     other = run(1, 0.5)
     other[1]["dataset"] = {"name": "cifar10", "num_classes": 10}
-    with pytest.raises(errors.BadInput, match="other data"):
+    with pytest.raises(errors.BadInput, match="different data sets"):
         compare.grouped([run(0, 0.5), other])
 
 

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def holder(workdir):
     """A process that owns the directory until it is killed."""
     code = (
-        "import sys, time; from etils import epath; from lt_jax import lock\n"
+        "import sys, time; from etils import epath; from lt_jax.core import lock\n"
         f"with lock.owned(epath.Path({os.fspath(workdir)!r})):\n print('owned', flush=True); time.sleep(100)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
