@@ -28,7 +28,7 @@ def clear_errors(path):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise errors.RunFailed(f"no space left to write {path}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise errors.BadInput(f"cannot write {path}: {error.strerror.lower()}") from error
+            raise errors.BadInput(f"cannot write {path}: {errors.reason(error)}") from error
         raise errors.RunFailed(f"cannot write {path}: {error}") from error
 
 

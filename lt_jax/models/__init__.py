@@ -47,12 +47,12 @@ def build(config: Any, dtype: str) -> nn.Module:
     return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
 
 
-def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> nn.Module:
+def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> projectors.Network:
     """Network of encoder and projector: images -> l2-normalised embeddings (b, widths[-1])."""
     return _network(config, dtype, projectors.Projector(tuple(widths), DTYPES[dtype]))
 
 
-def classifier(config: Any, num_classes: int, dtype: str) -> nn.Module:
+def classifier(config: Any, num_classes: int, dtype: str) -> projectors.Network:
     """Network of encoder and linear head: images -> logits (b, num_classes)."""
     return _network(config, dtype, projectors.Linear(num_classes))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 from etils import epath
-from flax import linen as nn
 
 from lt_jax import data, models
+from lt_jax.models import projectors
 from lt_jax.train import checkpoint, extract, state
 from lt_jax.train import fit as fit_lib
 
@@ -27,12 +27,12 @@ class Experiment:
         return data.load(self.config.data)
 
     @functools.cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> projectors.Network:
         """The encoder under a linear head with the classes of the data set."""
         return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype)
 
     @functools.cached_property
-    def contrastive(self) -> nn.Module:
+    def contrastive(self) -> projectors.Network:
         """The encoder under the projector of pretraining."""
         return models.contrastive(self.config.encoder, self.config.pretrain.projector, self.config.dtype)
 
@@ -49,7 +49,7 @@ class Experiment:
         """A seed of the same stream, for libraries that want a number."""
         return state.number(self.config.seed, name)
 
-    def initial(self, network: nn.Module, stage: str, weights: str = "") -> dict[str, Any]:
+    def initial(self, network: projectors.Network, stage: str, weights: str = "") -> dict[str, Any]:
         """Fresh variables of a network; those of the encoder come from the file `weights` where one is given."""
         return models.initialise(network, self.stream(f"{stage}/init"), self.dataset.image_shape, weights)
 
