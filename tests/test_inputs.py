@@ -232,6 +232,7 @@ def test_weights_are_known_by_their_content(start, tmp_path):
     assert status == 2 and "that this encoder does not have" in err
 
 
+@pytest.mark.slow
 def test_a_subset_of_other_settings_is_never_used(start, tmp_path):
     """Killed after the draw and before the first save: only a subset of the same k, method and key goes on."""
     words = (*BNS, "--config.retrain.k=4")

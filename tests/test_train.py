@@ -357,7 +357,7 @@ def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
 def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
     """Of a network without BatchNorm, whose statistics would be those of a part."""
     tx = optax.sgd(1.0)
-    network = models.head.Network(models.vit.ViT(1, 1, 4, "small"), models.head.Linear(10))
+    network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
     current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
     held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     found = []
@@ -373,7 +373,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
 
 
 def test_balanced_softmax_adds_the_log_prior_to_the_logits(config, dataset):
-    network = models.head.Network(models.vit.ViT(1, 1, 4, "small"), models.head.Linear(10))
+    network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, optax.sgd(1.0))
     held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
