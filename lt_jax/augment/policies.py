@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from lt_jax.augment import simclr
 
-POLICIES = ("", "trivial")
-MIXES = ("", "mixup", "cutmix")
 _BINS = 30  # magnitudes 0..30 of TrivialAugment, as published
 
 
@@ -25,11 +23,12 @@ def apply(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = Fa
     Returns:
       (b, h, w, c) float32 in [0, 1].
     """
-    out = simclr.simclr(key, images, options, is_cropped)
+    k_simclr, k_trivial, k_cutout = jax.random.split(key, 3)
+    out = simclr.simclr(k_simclr, images, options, is_cropped)
     if options.policy == "trivial":
-        out = trivial(jax.random.fold_in(key, 1), out)
+        out = trivial(k_trivial, out)
     if options.cutout > 0.0:
-        out = cutout(jax.random.fold_in(key, 2), out, options.cutout)
+        out = cutout(k_cutout, out, options.cutout)
     return out
 
 

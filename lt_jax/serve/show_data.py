@@ -116,8 +116,9 @@ def augmented(config: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def _one_family(key, images, labels, *, options):
-    augmented_images = policies.apply(key, images, options)
-    return policies.mix(jax.random.fold_in(key, 3), augmented_images, labels, options.mix)[0]
+    k_augment, k_mix = jax.random.split(key)
+    augmented_images = policies.apply(k_augment, images, options)
+    return policies.mix(k_mix, augmented_images, labels, options.mix)[0]
 
 
 def _whole(split, position):

@@ -34,7 +34,7 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any) 
     loss_of = _bns_loss if config.loss == "paper" else functools.partial(_two_view_loss, TWO_VIEW_LOSSES[config.loss])
 
     def step(current, data, batch):
-        keys = _keys(data, current.step, 3)
+        keys = _keys(data, current.step, 2)
         return _update(current, tx, lambda params: loss_of(network, current, params, data, batch, keys, config))
 
     return step
@@ -102,10 +102,10 @@ def classify(
     prior = 0.0 if log_prior is None else log_prior[None, :]
 
     def step(current, data, batch):
-        (key,) = _keys(data, current.step, 1)
+        k_augment, k_mix = _keys(data, current.step, 2)
         images, labels, is_cropped = _take(data, batch)
-        images = policies.apply(key, images, options, is_cropped)
-        images, second_labels, weight = policies.mix(jax.random.fold_in(key, 3), images, labels, options.mix)
+        images = policies.apply(k_augment, images, options, is_cropped)
+        images, second_labels, weight = policies.mix(k_mix, images, labels, options.mix)
 
         def loss_of(params, batch_stats, part):
             images, labels, second_labels, weight = part

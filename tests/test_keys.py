@@ -1,0 +1,79 @@
+"""A random key is used once: JAX's own check walks every training step and every augmentation."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import common
+from lt_jax import models
+from lt_jax.augment import policies
+from lt_jax.train import state, steps
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+EVERYTHING = {"crop_scale": 0.5, "flip": 0.5, "strength": 1.0, "grey": 0.2, "blur": True}
+
+
+@pytest.fixture
+def checked():
+    """Inside the test a key that is used twice is an error."""
+    with jax.debug_key_reuse(True):
+        yield
+
+
+def options(**changes):
+    settings = common.augment(**EVERYTHING)
+    settings.update(policy="trivial", cutout=0.4, **changes)
+    return settings
+
+
+def test_the_check_sees_a_key_that_is_used_twice(checked):
+    def twice(key):
+        return jax.random.uniform(key) + jax.random.normal(key)
+
+    with pytest.raises(Exception, match="already consumed"):
+        jax.jit(twice)(jax.random.key(0))
+
+
+def test_every_augmentation_uses_its_own_key(checked):
+    jax.jit(lambda key, images: policies.apply(key, images, options()))(jax.random.key(0), IMAGES)
+
+
+@pytest.mark.parametrize("mix", ["", "mixup", "cutmix"])
+def test_a_supervised_step(checked, mix):
+    config = common.every_key()
+    config.encoder.update(name="resnet_small", width=4)
+    network = models.classifier(config.encoder, 3, "float32")
+    optimizer = optax.sgd(0.1)
+    current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), optimizer)
+    run(steps.classify(network, optimizer, options(mix=mix)), current, np.arange(8))
+
+
+@pytest.mark.parametrize("loss", ["paper", "official"])
+def test_a_contrastive_step(checked, loss):
+    config = common.every_key()
+    config.encoder.update(name="resnet_small", width=4)
+    config.pretrain.update(loss=loss, projector=(8,))
+    config.pretrain.augment = options()
+    network = models.contrastive(config.encoder, (8,), "float32")
+    optimizer = optax.sgd(0.1)
+    current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), optimizer)
+    partners = np.stack([np.arange(8), np.arange(8)], axis=1) if loss == "paper" else np.arange(8)[:, None]
+    run(steps.pretrain(network, optimizer, config.pretrain), current, partners)
+
+
+def run(step, current, batch):
+    data = {"images": jnp.asarray(IMAGES), "labels": jnp.asarray(LABELS)}
+    data["key"] = jax.random.key_data(jax.random.key(1))
+    _, metrics = jax.jit(step)(current, data, jnp.asarray(batch))
+    assert np.isfinite(metrics["loss"])
+
+
+def test_augmentations_split_their_keys():
+    """split(key, n)[i] equals fold_in(key, i): a part that did both would draw the same numbers twice."""
+    folder = pathlib.Path(policies.__file__).parent
+    assert not [file.name for file in folder.glob("*.py") if "fold_in" in file.read_text()]
