@@ -22,7 +22,8 @@ SETUP = """set -e
 rm -rf lt_jax && mkdir lt_jax && tar -xzf lt_jax.tar.gz -C lt_jax && cd lt_jax
 command -v python3.11 || (sudo apt-get update -qq && sudo apt-get install -y -qq python3.11 python3.11-venv)
 test -x .venv/bin/python || python3.11 -m venv .venv
-.venv/bin/python -m pip install --quiet --constraint launch/constraints-3.11.txt --editable '.[tpu,bucket,tables,h5,weights,export]'"""
+.venv/bin/python -m pip install --quiet --constraint launch/constraints-3.11.txt \\
+  --editable '.[tpu,bucket,tables,h5,weights,export]'"""
 
 
 def main(words):
