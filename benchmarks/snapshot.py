@@ -34,15 +34,15 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--only", default=",".join(RUNS))
     options = parser.parse_args()
-    found = {}
+    runs = {}
     for name in options.only.split(","):
         for devices in (1, 4):
             with tempfile.TemporaryDirectory() as folder:
                 start(RUNS[name], folder, devices).wait()
-                found[f"{name}, {devices} devices"] = read(pathlib.Path(folder))
+                runs[f"{name}, {devices} devices"] = read(pathlib.Path(folder))
     with tempfile.TemporaryDirectory() as folder:
-        found["digits, killed and resumed"] = killed(pathlib.Path(folder))
-    options.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        runs["digits, killed and resumed"] = killed(pathlib.Path(folder))
+    options.out.write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
 
 
 def start(words, folder, devices):

@@ -56,7 +56,7 @@ def test_a_killed_run_locks_nobody_out(living, tmp_path):
 def test_a_copy_of_a_living_runs_directory_is_free(living, tmp_path):
     copy = shutil.copytree(tmp_path, tmp_path / "copy")
     with lock.owned(epath.Path(copy)):
-        pass
+        assert json.loads((copy / "lock.json").read_text())["process"] == os.getpid()
 
 
 def test_of_many_that_start_at_once_one_wins(tmp_path):
@@ -130,4 +130,4 @@ def test_damaged_lock_files_lock_nobody_out(tmp_path, monkeypatch):
     for content in ("", "{", "[]", '{"token": 1}'):
         (tmp_path / "lock.json").write_text(content)
         with lock.owned(epath.Path(tmp_path)):
-            pass
+            assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()

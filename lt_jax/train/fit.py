@@ -62,6 +62,7 @@ def fit(
       options: the config; its blocks host, log and checkpoint are read.
       items: images of an epoch, where these are not all of the split.
       trainable: "all", or the part of the parameters that is trained.
+      drop_last: an epoch leaves out the last, incomplete batch.
       own_key: each anchor has a second crop of its own (the two views of pretraining).
       at_epoch: (state, epoch, progress, use) -> progress, before the first step of an epoch and of a resumed run;
         `use(positions)` trains on these images from now on, in `order` over them. Must be idempotent: after a resume it
@@ -77,28 +78,14 @@ def fit(
     sizes = schedule(settings, len(split.labels) if items is None else items, drop_last)
     optimizer = optim.adamw(settings, sizes.steps_per_epoch, sizes.items)
     positions_of = order(sizes.batch_size, state.number(seed, f"{stage}/order"))
-    feed = batches.feed(
-        split,
-        positions_of,
-        sizes.batch_size,
-        state.number(seed, f"{stage}/crops"),
-        settings.augment.crop_scale,
-        own_key=own_key,
-        **sharding.host(),
-    )
+    crop_seed = state.number(seed, f"{stage}/crops")
+    smallest = settings.augment.crop_scale
+    feed = batches.feed(split, positions_of, sizes.batch_size, crop_seed, smallest, own_key=own_key, **sharding.host())
 
-    def use(positions):
-        feed.use(orders.Subset(positions, positions_of))
+    def start_epoch(current, epoch, progress):
+        return at_epoch(current, epoch, progress, lambda subset: feed.use(orders.Subset(subset, positions_of)))
 
-    job = loop.Job(
-        stage=stage,
-        seed=seed,
-        step=step(optimizer),
-        feed=feed,
-        steps=sizes.steps,
-        steps_per_epoch=sizes.steps_per_epoch,
-        batch_size=sizes.batch_size,
-        learning_rate=optim.schedule(settings, sizes.steps_per_epoch, sizes.items),
-        at_epoch=(lambda *now: at_epoch(*now, use)) if at_epoch else None,
-    )
+    rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
+    times = (sizes.steps, sizes.steps_per_epoch, sizes.batch_size)
+    job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, start_epoch if at_epoch else None)
     return loop.train(job, state.create(variables, optimizer, trainable), directory, options)
