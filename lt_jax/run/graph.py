@@ -68,7 +68,7 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
         _refuse_stale_input(config, workdir, stage, current)
     files.write_json(workdir / "config.json", config_lib.resolved(config))
     _write_run(config, workdir)
-    if current is not None:
+    if current is not None and distributed.is_main():  # which alone can read what it has just written
         inputs.write(workdir, current)
         run = files.read_json(workdir / "run.json")
         files.write_json(workdir / "run.json", {**run, "digests": results.digests(config, workdir)})
