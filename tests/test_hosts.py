@@ -18,6 +18,8 @@ from launch import local
 from lt_jax import data, ipdpp
 from lt_jax.core import distributed, errors
 
+# Relative difference of a loss after 20 steps: sums in another order differ in the last bit, and training lets that grow.
+ROUNDING = 2e-4
 STAGES = ("--config.stages=('pretrain','retrain','evaluate','report')",)
 LONGER = ("--config.pretrain.epochs=4", "--config.checkpoint.every_steps=2", "--config.host.heartbeat_seconds=10")
 
@@ -83,7 +85,7 @@ def killed(tmp_path_factory, tiny):
 def test_two_processes_train_like_one(two, tmp_path, run_main, tiny):
     assert run_main(*tiny, *STAGES, *LONGER, "--stage=pretrain", f"--workdir={tmp_path}") == 0
     assert len(losses(two)) == 20
-    np.testing.assert_allclose(losses(two), losses(tmp_path), rtol=1e-4)
+    np.testing.assert_allclose(losses(two), losses(tmp_path), rtol=ROUNDING)
     assert json.loads((two / "run.json").read_text())["processes"] == 2
 
 
@@ -114,7 +116,7 @@ def test_killed_and_resumed_on_another_number(two, killed, tmp_path, tiny, count
     workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
     for status, said in finish(start(count, (*tiny, "--stage=pretrain"), workdir)):
         assert status == 0, said
-    np.testing.assert_allclose(losses(workdir), losses(two), rtol=1e-4)
+    np.testing.assert_allclose(losses(workdir), losses(two), rtol=ROUNDING)
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_four_processes_train_like_one_and_resume_on_as_many_and_on_two(tmp_path
     words, whole, killed = (*tiny, "--stage=pretrain"), tmp_path / "whole", tmp_path / "killed"
     assert run_main(*words, *LONGER, f"--workdir={tmp_path / 'one'}") == 0
     assert [status for status, _ in finish(start(4, words, whole))] == [0] * 4
-    np.testing.assert_allclose(losses(whole), losses(tmp_path / "one"), rtol=1e-4)
+    np.testing.assert_allclose(losses(whole), losses(tmp_path / "one"), rtol=ROUNDING)
 
     processes = start(4, words, killed)
     until_step(processes, killed, 4)
@@ -165,7 +167,7 @@ def test_split_over_two_processes_and_one_cannot_read_its_part(two, tmp_path, ti
     ended = finish(start(2, words, tmp_path))
     assert [status for status, _ in ended] == [0, 0], ended
     assert "each of 2 devices holds" in ended[0][1]
-    np.testing.assert_allclose(losses(tmp_path), losses(two), rtol=1e-4)
+    np.testing.assert_allclose(losses(tmp_path), losses(two), rtol=ROUNDING)
 
     whole = losses(tmp_path)
     last, before = newest(tmp_path)
