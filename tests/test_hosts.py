@@ -18,7 +18,7 @@ from launch import local
 from lt_jax import data, ipdpp
 from lt_jax.core import distributed, errors
 
-# Relative difference of a loss after 20 steps: sums in another order differ in the last bit, and training lets that grow.
+# Relative, after 20 steps: sums in another order differ in the last bit, and training lets that grow.
 ROUNDING = 2e-4
 STAGES = ("--config.stages=('pretrain','retrain','evaluate','report')",)
 LONGER = ("--config.pretrain.epochs=4", "--config.checkpoint.every_steps=2", "--config.host.heartbeat_seconds=10")
