@@ -3,7 +3,7 @@
     python benchmarks/start.py [--files=100000] [--rounds=5]
 
 Prints a table and writes benchmarks/results/start.json. The files are small PNGs in a temporary folder, 1,000 a class.
-`list` is `data.load`, which every start needs; `compare` adds the comparison of all files with the manifest of the run;
+`list` loads the data set, which every start needs; `compare` adds the comparison of all files with the manifest of the run;
 `read` is the first start, which reads every file. In a bucket the data are shards: the last row counts the requests of
 a start on 64 of them, with local copies there.
 """
@@ -23,11 +23,11 @@ from etils import epath
 from etils.epath import backend
 from PIL import Image
 
-from lt_jax import data
 from lt_jax.core import files
 from lt_jax.data import prepare
 from lt_jax.run import config as config_lib
 from lt_jax.run import inputs
+from lt_jax.stages import experiment as experiments
 
 
 def main():
@@ -71,14 +71,15 @@ def local(folder, options):
         file.write_bytes(contents[i % 100])
     config, workdir = settings("folder", folder / "images"), epath.Path(folder / "run")
     began = time.monotonic()
-    inputs.write(workdir, inputs.read(config, workdir))
+    inputs.write(workdir, inputs.read(experiments.Experiment(config, workdir)))
     first = time.monotonic() - began
     rounds = collections.defaultdict(list)
     for _ in range(options.rounds):
         began = time.monotonic()
-        data.load(config.data)
+        experiment = experiments.Experiment(config, workdir)
+        assert len(experiment.dataset.train.labels) > 0
         listed = time.monotonic()
-        current = inputs.read(config, workdir)
+        current = inputs.read(experiment)
         assert current.changes == ""
         rounds["list"].append(listed - began)
         rounds["compare"].append(time.monotonic() - listed)
@@ -115,9 +116,9 @@ def bucket(folder):
     words = ["x", "--name=folder", f"--dir={folder / 'few'}", f"--out={out}", "--shard_size=2", "--workers=1"]
     assert prepare.main(words) == 0
     config, workdir = settings("prepared", out), epath.Path(folder / "bucket_run")
-    inputs.write(workdir, inputs.read(config, workdir))
+    inputs.write(workdir, inputs.read(experiments.Experiment(config, workdir)))
     Counted.requests.clear()
-    assert inputs.read(config, workdir).changes == "" and files.read_json(workdir / "run.json")
+    assert inputs.read(experiments.Experiment(config, workdir)).changes == "" and files.read_json(workdir / "run.json")
     return {name: Counted.requests[name] for name in ("listings", "questions", "reads", "writes")}
 
 

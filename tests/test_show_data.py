@@ -84,3 +84,21 @@ def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run
     assert run_main(*words, "--config.data.on_bad_image=skip", f"--workdir={tmp_path / 'other'}") == 0
     skipped = json.loads((tmp_path / "other/run.json").read_text())["data"]["skipped"]
     assert skipped["count"] == 1 and skipped["images"] == [f"{root}/train/class0/3.jpg: the file is empty"]
+
+
+@pytest.mark.slow
+def test_a_work_directory_inside_the_image_folder_is_no_class(tmp_path, run_main, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 16, 16, 3), np.uint8)
+    for (c, i), image in ((index, pixels[index]) for index in np.ndindex(2, 6)):
+        (tmp_path / f"class{c}").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"class{c}/{i}.png")
+    words = (
+        "--stage=show_data", "--config=configs/folder.py:smoke", f"--config.data.dir={tmp_path}",
+        "--config.data.generated=0", "--config.data.workers=0", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert run_main(*words) == 0
+    assert (tmp_path / "run/figures/contact_sheet.png").exists() and (tmp_path / "run/run.json").exists()
+    (tmp_path / "run/lock.json").unlink(missing_ok=True)
+    capsys.readouterr()
+    assert run_main(*words) == 0
+    assert ": 2 classes," in capsys.readouterr().err

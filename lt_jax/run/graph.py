@@ -53,6 +53,8 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     experiment = Experiment(config, workdir)
     if stage != "all" and stage not in _LEAVES:  # one that only looks leaves nothing behind that could be stale
         functions[stage](experiment)
+        if not (workdir / "run.json").exists():
+            _write_run(config, workdir)  # marks the folder: below a folder of images it is no class
         return
     if "dlsa" in config:
         dlsa_settings.check(config.dlsa)
