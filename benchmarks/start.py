@@ -3,9 +3,9 @@
     python benchmarks/start.py [--files=100000] [--rounds=5]
 
 Prints a table and writes benchmarks/results/start.json. The files are small PNGs in a temporary folder, 1,000 a class.
-`list` loads the data set, which every start needs; `compare` adds the comparison of all files with the manifest of the run;
-`read` is the first start, which reads every file. In a bucket the data are shards: the last row counts the requests of
-a start on 64 of them, with local copies there.
+`list` loads the data set, which every start needs; `compare` adds the comparison of all files with the manifest of the
+run; `read` is the first start, which reads every file. In a bucket the data are shards: the last row counts the
+requests of a start on 64 of them, with local copies there.
 """
 
 import argparse

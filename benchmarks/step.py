@@ -121,7 +121,7 @@ def supervised(options, images, labels):
     network = encoder.classifier(config, CLASSES, options.dtype)
     training = common.training(100, options.batch, 1e-3, 5)
     variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
-    tx = optim.adamw(training, 100, len(images))
+    tx = optim.create(training, 100, len(images))
     current = state.create(variables, tx)
     augment = common.augment(strength=0.4, grey=0.0, blur=False)
     whole = step.classify(network, tx, augment)
@@ -162,7 +162,7 @@ def contrastive(options, images, labels):
     )
     pretrain.augment = common.augment(strength=1.0)
     variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
-    tx = optim.adamw(training, 100, len(images))
+    tx = optim.create(training, 100, len(images))
     current = state.create(variables, tx)
     data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels), "key": KEY}
     b = options.batch

@@ -124,7 +124,7 @@ def encoder(name, width, stem="small", stem_stride=1):
 
 
 def training(epochs, batch_size, base_learning_rate, warmup_epochs):
-    """One training run: AdamW with betas (.9, .95), linear warm-up, cosine to zero, per step."""
+    """One training run: by default AdamW with betas (.9, .95), linear warm-up and cosine decay to zero, per step."""
     config = ml_collections.ConfigDict()
     config.epochs = float(epochs)  # passes over the training set
     config.steps = 0  # durations in steps instead of epochs, where above 0
@@ -132,7 +132,27 @@ def training(epochs, batch_size, base_learning_rate, warmup_epochs):
     config.accumulate = 1  # parts of a batch that go through the network in turn: less memory; 1 in pretraining
     config.base_learning_rate = base_learning_rate  # for 256 images; the rate itself is this * batch_size / 256
     config.warmup_epochs = float(warmup_epochs)  # the rate rises linearly over them
-    config.weight_decay = 0.05  # on weights only: not on biases, not on norms
+    config.schedule = "cosine"  # after the warm-up; or "step": times decay_factor at decay_epochs, or "constant"
+    config.decay_epochs = ()  # of the "step" schedule
+    config.decay_factor = 0.1  # of the "step" schedule
+    config.optimizer = "adamw"  # or "sgd", whose weight decay is coupled (L2), as in PyTorch
+    config.momentum = 0.9  # of sgd
+    config.nesterov = False  # momentum of Nesterov's form, in sgd
+    config.weight_decay = 0.05  # by default on weights only
+    config.decay_norms = False  # weight decay on biases and norms too, as PyTorch's optimizers do by default
+    config.clip_norm = 0.0  # largest norm of the gradient; 0 = no limit
+    config.ema = 0.0  # decay of a moving average of weights and BatchNorm statistics, which is evaluated; 0 = none
+    return config
+
+
+def standard_cifar(epochs=200.0):
+    """The recipe of most published CIFAR-LT results (LDAM, NeurIPS 2019): SGD at .1 for a batch of 128.
+
+    The rate rises over 5 epochs and falls by 100 at 80 % and at 90 % of the epochs, 160 and 180 of 200.
+    """
+    config = training(epochs, batch_size=128, base_learning_rate=0.2, warmup_epochs=5 * min(1.0, epochs / 200))
+    config.update(optimizer="sgd", weight_decay=2e-4, decay_norms=True)
+    config.update(schedule="step", decay_epochs=(0.8 * epochs, 0.9 * epochs), decay_factor=0.01)
     return config
 
 
@@ -199,6 +219,7 @@ def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     """SimCLR augmentation; with strength=0, grey=0, blur=False it is crop and flip. Names as in lt_jax.augment."""
     config = ml_collections.ConfigDict()
     config.crop_scale = crop_scale  # smallest share of the area that a random resized crop keeps; 1.0 = no crop
+    config.pad = 0  # pixels of black around an image of which a random part of its own size is taken; 0 = none
     config.flip = flip  # probability of a horizontal flip
     config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
     config.grey = grey  # probability of a grey image

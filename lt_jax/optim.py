@@ -1,4 +1,4 @@
-"""Optimizer of all stages: AdamW with linear warm-up and cosine decay to zero, per step."""
+"""Optimizers and learning rates of all trainings: AdamW or SGD, with warm-up and a schedule, per step."""
 
 import math
 from typing import Any
@@ -18,27 +18,45 @@ def batch_size(config: Any, items: int) -> int:
 
 
 def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:
-    """Learning rate of each step: linear warm-up from 0 to base_learning_rate * batch / 256, then cosine decay to 0.
+    """Learning rate of each step: linear warm-up from 0 to base_learning_rate * batch / 256, then `config.schedule`.
 
-    `batch` is at most `items`.
+    `cosine` decays to 0 at the last step, `step` multiplies the rate by `decay_factor` at each of `decay_epochs`,
+    `constant` stays. `batch` is at most `items`.
     """
     total = total_steps(config, steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     peak = config.base_learning_rate * batch_size(config, items) / 256
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else peak,
-        peak_value=peak,
-        warmup_steps=warmup,
-        decay_steps=total,
-    )
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if warmup else peak,
+            peak_value=peak,
+            warmup_steps=warmup,
+            decay_steps=total,
+        )
+    epochs = config.decay_epochs if config.schedule == "step" else ()
+    boundaries = {round(epoch * steps_per_epoch) - warmup: config.decay_factor for epoch in epochs}
+    later = optax.piecewise_constant_schedule(peak, boundaries)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), later], [warmup])
 
 
-def adamw(config: Any, steps_per_epoch: int, items: int) -> optax.GradientTransformation:
-    """AdamW with betas (.9, .95) and weight decay only on weights, not on biases and norms."""
-    return optax.adamw(
-        schedule(config, steps_per_epoch, items),
-        b1=0.9,
-        b2=0.95,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+def create(config: Any, steps_per_epoch: int, items: int) -> optax.GradientTransformation:
+    """The optimizer that the settings of a training describe.
+
+    `adamw` has betas (.9, .95) and decoupled weight decay. `sgd` has momentum and adds weight_decay * parameter to the
+    gradient before it (L2 regularisation, as torch.optim.SGD does). Biases and norms decay only with `decay_norms`.
+
+    Args:
+      config: a block from `configs.common.training`.
+      steps_per_epoch: steps of one epoch.
+      items: training images, which bound the batch.
+    """
+    rate = schedule(config, steps_per_epoch, items)
+    decays = None if config.decay_norms else lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0.0 else []
+    if config.optimizer == "adamw":
+        return optax.chain(*clip, optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=config.weight_decay, mask=decays))
+    return optax.chain(
+        *clip,
+        optax.add_decayed_weights(config.weight_decay, mask=decays),
+        optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov),
     )

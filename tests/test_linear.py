@@ -1,17 +1,16 @@
 """The linear layer on fixed features, and the log-probabilities that come from it."""
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from configs import common
 from lt_jax.heads import linear
 from lt_jax.train import extract as features
 
-CONFIG = ml_collections.ConfigDict(
-    dict(epochs=1.0, steps=0, batch_size=32, base_learning_rate=0.8, warmup_epochs=0.0, weight_decay=0.0)
-)
+CONFIG = common.training(epochs=1.0, batch_size=32, base_learning_rate=0.8, warmup_epochs=0.0)
+CONFIG.weight_decay = 0.0
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def network(config):
 
 @pytest.fixture(scope="module")
 def tx(config):
-    return optim.adamw(config.pretrain, 383 // 32, 383)
+    return optim.create(config.pretrain, 383 // 32, 383)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_a_device_holds_its_part_of_a_split_state(config, dataset):
     options.width = 16
     network = models.classifier(options, 10, "float32")
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
-    whole = state.create(variables, optim.adamw(config.baseline, 10, 383))
+    whole = state.create(variables, optim.create(config.baseline, 10, 383))
     values = jax.device_get(whole)
     placed = sharding.put_state(whole, sharding.mesh(8), split=True)
     assert equal(placed, values)
@@ -326,7 +326,7 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint
 
 
 def test_step_marks_the_first_bad_step(config, dataset):
-    tx = optim.adamw(config.baseline, 10, 383)
+    tx = optim.create(config.baseline, 10, 383)
     network = models.classifier(config.encoder, 10, "float32")
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx)
@@ -341,7 +341,7 @@ def test_step_marks_the_first_bad_step(config, dataset):
 
 
 def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
-    tx = optim.adamw(config.probe, 10, 383)
+    tx = optim.create(config.probe, 10, 383)
     network = models.classifier(config.encoder, 10, "float32")
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx, trainable="head")

@@ -19,14 +19,16 @@ def simclr(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = F
 
     Args:
       images: (b, h, w, c) uint8.
-      options: crop_scale, flip, strength, grey, blur as in configs/common.py.
+      options: crop_scale, pad, flip, strength, grey, blur as in configs/common.py.
       is_cropped: the host already cropped the images during decoding.
 
     Returns:
       (b, h, w, c) float32 in [0, 1].
     """
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     images = to_float(images)
+    if options.pad:
+        images = random_shift(keys[5], images, options.pad)
     if options.crop_scale < 1.0 and not is_cropped:
         images = random_resized_crop(keys[0], images, options.crop_scale)
     if options.flip > 0.0:
@@ -49,6 +51,15 @@ def random_resized_crop(key: jax.Array, images: jax.Array, smallest: float) -> j
     """Random crop of area U(smallest, 1), aspect ratio log-uniform in 3/4..4/3, resized back bilinearly."""
     top, left, height, width = crop_boxes(key, images.shape[0], (images.shape[1], images.shape[2]), smallest)
     return crop_and_resize(images, top, left, height, width)
+
+
+def random_shift(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
+    """Random crop of the original size after padding with `pad` black pixels on each side (He et al., CVPR 2016)."""
+    b, h, w, c = images.shape
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    corners = jax.random.randint(key, (b, 2), 0, 2 * pad + 1)
+    crop = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (h, w, c)))
+    return crop(padded, corners)
 
 
 def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -> tuple[jax.Array, ...]:

@@ -15,7 +15,7 @@ def fit(
     key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float,
     class_aware: bool = False,
 ):  # fmt: skip
-    """Fits a linear layer by cross-entropy with AdamW (`lt_jax.optim`); incomplete batches are used.
+    """Fits a linear layer by cross-entropy with the optimizer of `config`; incomplete batches are used.
 
     Features are standardised by their mean and deviation, so that one learning rate suits every encoder; the returned
     layer takes the original features.
@@ -44,7 +44,7 @@ def _fit(key, features, labels, *, config, num_classes, class_aware):
     n, d = features.shape
     size = optim.batch_size(config, n)
     per_epoch = math.ceil(n / size)
-    tx = optim.adamw(config, per_epoch, n)
+    tx = optim.create(config, per_epoch, n)
     params = {"kernel": jnp.zeros((d, num_classes)), "bias": jnp.zeros(num_classes)}
 
     def loss_of(params, positions):

@@ -61,6 +61,8 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
+    CHOICES[f"{_stage}.optimizer"] = ("adamw", "sgd")
+    CHOICES[f"{_stage}.schedule"] = ("cosine", "step", "constant")
     CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
     CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
 

@@ -60,7 +60,7 @@ def official(experiment: experiments.Experiment, encoder: dict[str, Any]) -> dic
         items=len(subset),
         trainable="head",
     )
-    _, test_logits = experiment.extract(final.variables(), dataset.test.images)
+    _, test_logits = experiment.extract(final.averaged(), dataset.test.images)
     return metrics.measures(dataset.test.labels, test_logits, dataset.groups, config.evaluate.ece_bins)
 
 

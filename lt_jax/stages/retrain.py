@@ -66,7 +66,7 @@ class Rounds:
         number = epoch // self._settings.redraw_every
         seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:
-            log_p = self._first_log_p() if number == 0 else self._log_p(current.variables())
+            log_p = self._first_log_p() if number == 0 else self._log_p(current.averaged())
             if distributed.is_main():
                 seconds += self._draw(number, log_p)
             distributed.wait(f"subset {number}")

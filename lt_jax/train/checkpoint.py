@@ -1,7 +1,7 @@
 """Checkpoints. A save is one unit of three items:
 
 variables   parameters and batch statistics: all that using the network needs, on any number of devices
-optimizer   step, optimizer state, first bad step: what training continues with
+optimizer   step, optimizer state, first bad step, and where `variables` are a moving average the values being trained
 progress    what belongs to that step: round of the subset, seconds
 
 This is the only module that imports orbax.
@@ -76,7 +76,7 @@ class Saver:
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(
-            variables=ocp.args.StandardSave(current.variables()),
+            variables=ocp.args.StandardSave(current.averaged()),
             optimizer=ocp.args.StandardSave(_optimizer(current)),
             progress=ocp.args.JsonSave(progress),
         )
@@ -224,17 +224,15 @@ def _twice(read):
 def _read(folder, like):
     """(state, progress). Each process reads for itself: the manager's own restore ends at a barrier, and a process that
     fails before it leaves the others there, or meets them with another step."""
-    variables = _restore(folder / "variables", like.variables())
+    variables = _restore(folder / "variables", like.averaged())
     optimizer = _restore(folder / "optimizer", _optimizer(like))
     progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
     params = variables["params"]
-    restored = like.replace(
-        params={name: params[name] for name in like.params},
-        frozen={name: params[name] for name in like.frozen},
-        batch_stats=variables["batch_stats"],
-        **optimizer,
-    )
-    return restored, dict(progress)
+    trained = {"params": {name: params[name] for name in like.params}, "batch_stats": variables["batch_stats"]}
+    frozen = {name: params[name] for name in like.frozen}
+    if like.average is None:
+        return like.replace(**trained, frozen=frozen, **optimizer), dict(progress)
+    return like.replace(**{**optimizer, "average": trained, "frozen": frozen}), dict(progress)
 
 
 def _read_variables(folder):
@@ -249,7 +247,10 @@ def _restore(folder, like):
 
 
 def _optimizer(current):
-    return {name: getattr(current, name) for name in ("step", "opt_state", "bad_step")}
+    names = ("step", "opt_state", "bad_step")
+    if current.average is not None:  # then the item `variables` has the average
+        names += ("params", "batch_stats")
+    return {name: getattr(current, name) for name in names}
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ def fit(
       Stopped: SIGTERM, after a save.
     """
     sizes = schedule(settings, len(split.labels) if items is None else items, drop_last)
-    optimizer = optim.adamw(settings, sizes.steps_per_epoch, sizes.items)
+    optimizer = optim.create(settings, sizes.steps_per_epoch, sizes.items)
     positions_of = order(sizes.batch_size, state.number(seed, f"{stage}/order"))
     crop_seed = state.number(seed, f"{stage}/crops")
     smallest = settings.augment.crop_scale
@@ -88,4 +88,4 @@ def fit(
     rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
     times = (sizes.steps, sizes.steps_per_epoch, sizes.batch_size)
     job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, start_epoch if at_epoch else None)
-    return loop.train(job, state.create(variables, optimizer, trainable), directory, options)
+    return loop.train(job, state.create(variables, optimizer, trainable, settings.ema), directory, options)

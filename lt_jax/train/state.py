@@ -18,13 +18,23 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     bad_step: jax.Array  # () int32, the first step whose loss or gradient was not finite; -1 = none
+    average: Any = None  # moving average {"params", "batch_stats"}, where ema_decay > 0
+    ema_decay: float = flax.struct.field(pytree_node=False, default=0.0)
 
     def variables(self) -> dict[str, Any]:
-        """What flax wants."""
+        """The variables being trained, as `network.apply` takes them."""
         return {"params": {**self.frozen, **self.params}, "batch_stats": self.batch_stats}
 
+    def averaged(self) -> dict[str, Any]:
+        """The variables to evaluate and save: the moving average where there is one, else those being trained."""
+        if self.average is None:
+            return self.variables()
+        return {"params": {**self.frozen, **self.average["params"]}, "batch_stats": self.average["batch_stats"]}
 
-def create(variables: dict[str, Any], tx: optax.GradientTransformation, trainable: str = "all") -> TrainState:
+
+def create(
+    variables: dict[str, Any], tx: optax.GradientTransformation, trainable: str = "all", ema_decay: float = 0.0
+) -> TrainState:
     """A fresh state of `variables`; with trainable="head" all other parameters are frozen."""
     params = dict(variables["params"])
     trained = {name: value for name, value in params.items() if trainable == "all" or name == trainable}
@@ -36,7 +46,27 @@ def create(variables: dict[str, Any], tx: optax.GradientTransformation, trainabl
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(trained),
         bad_step=jnp.full((), -1, jnp.int32),
+        average=_copy({"params": trained, "batch_stats": variables.get("batch_stats", {})}) if ema_decay else None,
+        ema_decay=ema_decay,
     )
+
+
+def _copy(tree):
+    """Arrays of their own: a step donates its state, and a donated buffer must not occur twice."""
+    return jax.tree.map(jnp.array, tree)
+
+
+def moved_average(current: TrainState, params: Any, batch_stats: Any) -> Any:
+    """The moving average after a step that has led to these values; None where there is none.
+
+    The decay is min(ema_decay, (1 + step) / (10 + step)), so that the first steps do not weigh too much.
+    """
+    if current.average is None:
+        return None
+    step = current.step.astype(jnp.float32)
+    decay = jnp.minimum(current.ema_decay, (1.0 + step) / (10.0 + step))
+    new = {"params": params, "batch_stats": batch_stats}
+    return optax.incremental_update(new, current.average, 1.0 - decay)
 
 
 def stream(seed: int, name: str) -> jax.Array:

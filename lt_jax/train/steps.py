@@ -185,11 +185,13 @@ def _apply(current, tx, value, gradients):
     updates, opt_state = tx.update(gradients, current.opt_state, current.params)
     norm = optax.global_norm(gradients)
     is_bad = (current.bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(norm))
+    params = optax.apply_updates(current.params, updates)
     new = current.replace(
         step=current.step + 1,
-        params=optax.apply_updates(current.params, updates),
+        params=params,
         batch_stats=stats,
         opt_state=opt_state,
+        average=state.moved_average(current, params, stats),
         bad_step=jnp.where(is_bad, current.step, current.bad_step),
     )
     return new, {"loss": loss, "gradient_norm": norm, **metrics}
