@@ -42,9 +42,8 @@ from etils import epath
 from scipy import stats
 
 from configs import common
-from lt_jax import losses, optim
+from lt_jax import augment, losses, optim
 from lt_jax import models as encoder
-from lt_jax.augment import policies
 from lt_jax.data import batches
 from lt_jax.losses import negatives
 from lt_jax.sampling import orders, partners
@@ -138,7 +137,7 @@ def supervised(options, images, labels):
         return jax.value_and_grad(loss_of, has_aux=True)(params)
 
     def of_augmentation(key, x):
-        return policies.apply(key, x, augment)
+        return augment.apply(key, x, augment)
 
     def of_optimiser(gradients, current):
         updates, opt_state = tx.update(gradients, current.opt_state, current.params)
@@ -188,7 +187,7 @@ def contrastive(options, images, labels):
         return jax.value_and_grad(loss_of)(embeddings)
 
     def of_augmentation(key, x):
-        return policies.apply(key, x, pretrain.augment)
+        return augment.apply(key, x, pretrain.augment)
 
     pixels = jnp.asarray(images[: 3 * b])
     return {
@@ -248,7 +247,7 @@ def on_host(options):
     """Seconds a step of the training loop around a step that computes nothing, lines of the log included."""
     labels = np.arange(CIFAR10_LT) % CLASSES
     order_of = {
-        "supervised step, whole": orders.Order(len(labels), options.batch, 0),
+        "supervised step, whole": orders.Order(labels, options.batch, 0),
         "BNS step, whole": partners.PartnerOrder(labels, options.batch, 1, 0),
     }
     split = types.SimpleNamespace(images=np.zeros(0), labels=labels)

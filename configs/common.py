@@ -45,15 +45,17 @@ def _cast(key, text, default):
 def base():
     """What every experiment has."""
     config = ml_collections.ConfigDict()
-    config.method = "bns_ipdpp"  # the name in result.json
+    config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one
     config.stages = (  # what --stage=all runs
         "pretrain",
         "probe",
         "baseline",
+        "heads",
         "retrain",
         "evaluate",
         "report",
     )
+    config.heads = ("logit_adjustment", "crt", "nearest_class_mean")  # on the frozen features of the baseline
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used
@@ -75,6 +77,7 @@ def base():
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.batch_size = 500  # images in one forward pass; also where features are extracted
+    evaluate.every_epochs = 0  # validation images are evaluated after each so many epochs of training; 0 = at the end
     evaluate.ece_bins = 15  # confidence bins of the expected calibration error
 
     config.report = report = ml_collections.ConfigDict()
@@ -159,7 +162,7 @@ def standard_cifar(epochs=200.0):
 def pretrain(training, augment, projector, temperature=0.5, n=16):
     """Contrastive pretraining."""
     config = training
-    config.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
+    config.loss = "bns"  # the paper's, Eq. 12; an entry of lt_jax.methods.CONTRASTIVE
     config.temperature = temperature  # of the similarities
     config.m = 1  # same-class partners of each anchor, in the query view
     config.n = n  # balanced negatives of each anchor
@@ -173,8 +176,8 @@ def pretrain(training, augment, projector, temperature=0.5, n=16):
 def baseline(training, augment):
     """A classifier trained on all images."""
     config = training
-    config.loss = "cross_entropy"  # or "balanced_softmax"
-    config.sampling = "instance"  # or "class_aware": every class as often
+    config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
+    config.sampling = "instance"  # an entry of lt_jax.methods.ORDERS, as "class_balanced": every class as often
     config.augment = augment
     return config
 
@@ -190,7 +193,7 @@ def probe(training, augment, per_class):
 def retrain(training, augment, k, redraw_every, head_epochs=5.0, method="rank_one"):
     """The second stage: a classifier on balanced subsets."""
     config = training
-    config.method = method  # rank_one and eigen are exact; paper and uniform are there to compare
+    config.method = method  # an entry of lt_jax.methods.SELECTORS: rank_one and eigen are exact
     config.k = k  # images kept of a class that has more
     config.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
     config.redraw_every = redraw_every  # R: epochs between two draws of the subset
@@ -226,7 +229,7 @@ def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     config.blur = blur  # Gaussian blur, sigma U(.1, 2), of a tenth of the side, at least 3x3
     config.policy = ""  # or "trivial": TrivialAugment after the rest
     config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
-    config.mix = ""  # or "mixup" or "cutmix", where a classifier is trained
+    config.mix = ""  # or an entry of lt_jax.methods.MIXES, as "mixup", where a classifier is trained
     return config
 
 

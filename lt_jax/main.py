@@ -17,7 +17,7 @@ Long-tailed image recognition: one command from images to a balanced classifier 
   --config   experiment, with tokens behind a colon: a number is the imbalance factor, `smoke` the short form.
              Without it: the embedded demo on handwritten digits.
   --workdir  where the run lives; default runs/NAME.
-  --stage    all (default), pretrain, baseline, probe, retrain, evaluate, report or show_data;
+  --stage    all (default), pretrain, baseline, heads, probe, retrain, evaluate, report or show_data;
              features, dlsa or separability with a DLSA config; of a finished run also export, and
              predict --images=DIR|FILE... [--format=table|csv|json] [--out=FILE].
 
@@ -70,10 +70,11 @@ def _functions(options):
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
     from lt_jax import report
     from lt_jax.serve import export, predict, show_data
-    from lt_jax.stages import baseline, dlsa, evaluate, pretrain, probe, retrain
+    from lt_jax.stages import baseline, dlsa, evaluate, heads, pretrain, probe, retrain
 
     return {
-        "pretrain": pretrain.run, "baseline": baseline.run, "probe": probe.run, "retrain": retrain.run,
+        "pretrain": pretrain.run, "baseline": baseline.run, "heads": heads.run, "probe": probe.run,
+        "retrain": retrain.run,
         "features": dlsa.run_features, "dlsa": dlsa.run, "separability": dlsa.run_separability,
         "evaluate": evaluate.run,
         "report": lambda experiment: report.run(experiment.config, experiment.workdir),
