@@ -190,10 +190,10 @@ def probe(training, augment, per_class):
     return config
 
 
-def retrain(training, augment, k, redraw_every, head_epochs=5.0, method="rank_one"):
+def retrain(training, augment, k, redraw_every, head_epochs=5.0):
     """The second stage: a classifier on balanced subsets."""
     config = training
-    config.method = method  # an entry of lt_jax.methods.SELECTORS: rank_one and eigen are exact
+    config.method = "rank_one"  # an entry of lt_jax.methods.SELECTORS: rank_one and eigen are exact
     config.k = k  # images kept of a class that has more
     config.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
     config.redraw_every = redraw_every  # R: epochs between two draws of the subset

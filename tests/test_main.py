@@ -19,11 +19,11 @@ def read(path):
 
 def test_result_has_every_measure(finished):
     result = read(finished / "result.json")
-    assert (
-        result["status"] == "complete"
-        and result["method"] == "bns_ipdpp"
-        and result["protocol"]["epoch_rule"] == "last"
-    )
+    assert result["status"] == "complete" and result["method"] == "bns_ipdpp"
+    assert result["protocol"]["epoch_rule"] == "last" and not result["protocol"]["test_time_augmentation"]
+    assert result["protocol"]["network"] == "resnet_small" and result["protocol"]["parameters"] > 1000
+    assert result["protocol"]["subset_digest"] == result["dataset"]["index_digest"]
+    assert result["final"] == result["selected"] == "bns_ipdpp"
     assert result["dataset"]["train_size"] == 383 and result["dataset"]["counts"][0] == 120
     assert {name: len(c) for name, c in result["dataset"]["groups"].items()} == {"many": 2, "medium": 4, "few": 4}
     for found in (result["test"], result["baseline"]["cross_entropy"], *result["probe"].values()):

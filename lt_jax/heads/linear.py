@@ -22,7 +22,7 @@ class Linear:
     bias: Any
 
     def __call__(self, features: Any) -> Any:
-        return features @ self.kernel + self.bias
+        return features @ self.kernel + self.bias[None, :]
 
     def params(self) -> dict[str, Any]:
         """Parameters in the layout of `lt_jax.models.projectors.Linear`."""

@@ -84,6 +84,8 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
     entries, name = globals()[table], name_of(table, text)
     if name not in entries:
         raise errors.BadInput(f"{key}: {_unknown(text, entries)}")
+    if table == "RECIPES":
+        return entries[name]
     options, known = _options(text, key), options_of(table, name)
     for option in options:
         if option not in known:

@@ -124,14 +124,41 @@ def split_tokens(text: str) -> tuple[str, str]:
 
 def _load(file, tokens):
     _make_importable()
+    recipe, tokens = _split_recipe(tokens)
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     try:
         spec.loader.exec_module(module)  # type: ignore[union-attr]
-        return module.get_config(tokens).lock()
+        config = module.get_config(tokens).lock()
     except Exception as error:  # the file is the user's own program: it may raise anything
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise errors.BadInput(f"{file.name}: {kind}{error}") from error
+    if recipe is not None:
+        apply_recipe(config, recipe)
+    return config
+
+
+def _split_recipe(tokens):
+    """(name of the recipe in the token `method=NAME` or None, the other tokens)."""
+    words = tokens.split(",")
+    names = [word.partition("=")[2] for word in words if word.startswith("method=")]
+    return (names[-1] if names else None), ",".join(word for word in words if not word.startswith("method="))
+
+
+def apply_recipe(config: ml_collections.ConfigDict, name: str) -> None:
+    """Changes the config to what a recipe of `lt_jax.methods.RECIPES` trains.
+
+    Raises:
+      BadInput: an unknown name, or a config without a block that the recipe needs.
+    """
+    from lt_jax import methods  # here, so that configs without a recipe do not wait for JAX
+
+    recipe = methods.entry("RECIPES", name, "config argument method")
+    needed = [stage for stage in ("pretrain", "probe", "baseline", "retrain", "dlsa") if stage in recipe.stages]
+    missing = next((block for block in needed if block not in config), None)
+    if missing is not None:
+        raise errors.BadInput(f"config argument method={name}: this config has no block config.{missing}")
+    config.update_from_flattened_dict({"method": name, "stages": recipe.stages, **recipe.overrides})
 
 
 def _check_key(config, dotted):
