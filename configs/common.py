@@ -63,6 +63,9 @@ def base():
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 50  # a line of metrics.jsonl each so many steps
 
+    config.profile = profile = ml_collections.ConfigDict()
+    profile.steps = ""  # "10:15" traces steps 10 to 14 of every training into profile/STAGE, for xprof or Perfetto
+
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_seconds = 300.0  # the most work that a kill can lose
     checkpoint.every_steps = 0  # save at each multiple of it as well; 0 = by time alone

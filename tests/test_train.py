@@ -397,6 +397,23 @@ def test_a_step_minimises_the_loss_that_it_is_given(config, dataset, held):
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
 
 
+def test_a_profile_holds_the_steps_that_are_asked_for(parts, config, tmp_path, capsys):
+    job, fresh = parts
+    profiled = config.copy_and_resolve_references()
+    profiled.profile.steps = "1:3"
+    train.train(dataclasses.replace(job, steps=4), fresh(), epath.Path(tmp_path), profiled)
+    assert f"the profile is in {tmp_path}/profile/pretrain" in capsys.readouterr().err
+    assert list((tmp_path / "profile/pretrain").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("text", ["10", "5:5", "a:b"])
+def test_wrong_steps_of_a_profile_are_one_line(text):
+    config = digits_lt.get_config("smoke")
+    config.profile.steps = text
+    with pytest.raises(errors.BadInput, match="config.profile.steps: expected FIRST:END such as 10:15"):
+        config_lib.validate(config)
+
+
 def test_accumulation_is_refused_in_pretraining():
     config = digits_lt.get_config("smoke")
     config.pretrain.accumulate = 2

@@ -202,6 +202,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         for value in _listed(get(config, key)):
             if os.path.expanduser(value).startswith("~"):
                 raise errors.BadInput(f"config.{key}: there is no home folder as in {value!r}")
+    _check_profile(config.profile.steps)
     _check_stages(config)
     _check_data(config.data)
     _check_pretraining(config)
@@ -240,6 +241,12 @@ def _check_methods(config):
 
 def _listed(value):
     return [value] if isinstance(value, str) else value or []
+
+
+def _check_profile(text):
+    steps = re.fullmatch(r"(\d+):(\d+)", text)
+    if text and (steps is None or int(steps[1]) >= int(steps[2])):
+        raise errors.BadInput(f"config.profile.steps: expected FIRST:END such as 10:15, found {text!r}")
 
 
 def _check_stages(config):

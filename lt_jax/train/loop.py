@@ -12,7 +12,7 @@ from etils import epath
 
 from lt_jax import losses
 from lt_jax.core import distributed, errors, interrupt, log
-from lt_jax.train import checkpoint, sharding, state, steps
+from lt_jax.train import checkpoint, profile, sharding, state, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,7 @@ def train(
         checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep) as saver,
         interrupt.deferred(),
         contextlib.closing(job.feed),
+        contextlib.closing(profile.Profiler(config.profile.steps, workdir / "profile" / job.stage)) as profiler,
     ):
         current, progress = _resume(job, saver, current)
         start = int(current.step)
@@ -80,6 +81,7 @@ def train(
                 _stop(job, saver, writer, number)
             # Dispatch returns before the step is done: the host decodes and puts the next batch while devices compute.
             batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
+            profiler.before(number, current)
             with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
                 current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
