@@ -1,6 +1,5 @@
 """The command line: `python -m lt_jax.main`; `USAGE` says how."""
 
-import os
 import sys
 
 from absl import logging
@@ -44,26 +43,19 @@ def main(argv: list[str]) -> int:
 
 def _run(config, options):
     from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
+    from lt_jax.run import host
 
     is_after = options.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
     workdir = files.expand(options.workdir, "--workdir") if is_after else files.prepare_folder(options.workdir)
     functions = _functions(options)
     logging.set_verbosity(logging.FATAL)  # orbax logs a traceback for each thread of a save; we say it in one line
-    _keep_compiled_programs(config.host.compile_cache)
+    host.prepare(config.host)
     if is_after:
         return functions[options.stage](config, workdir)
     with lock.owned(workdir):
         log.say(f"work directory {workdir}")
         stages.run(config, workdir, options.stage, functions)
     return None
-
-
-def _keep_compiled_programs(folder):
-    import jax
-
-    if folder and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _functions(options):
