@@ -1,4 +1,4 @@
-"""Augmentation families against Pillow and plain NumPy, on real images where there are some (scans of digits)."""
+"""Augmentation families compared with Pillow and NumPy on photographs."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from lt_jax.augment import simclr as augment
 
 @pytest.fixture(scope="module")
 def images():
-    """Photographs that scikit-learn brings along, cut into uint8 (8, 32, 32, 3)."""
+    """Returns parts of the photographs that scikit-learn contains, uint8 (8, 32, 32, 3)."""
     china, flower = datasets.load_sample_images().images
     return np.stack([x[i : i + 128 : 4, i : i + 128 : 4] for x in (china, flower) for i in (0, 90, 180, 270)])
 
@@ -76,15 +76,15 @@ def test_geometry(images, name, signed):
     theirs = [np.asarray(Image.fromarray(x).transform((32, 32), Image.Transform.AFFINE, row)) for x in images]
     ours = np.asarray(policies.affine(scaled(images), matrices)) * 255
     differ = np.abs(ours - np.stack(theirs)).max(-1) > 0.5
-    assert differ.mean() < 0.03  # a point on the edge of two pixels may fall to either side
+    assert differ.mean() < 0.03  # a point on the edge between two pixels may be rounded to either
 
 
-def test_trivial_applies_one_operation_an_image(images):
+def test_trivial_applies_one_operation_per_image(images):
     many = scaled(np.tile(images[:1], (1400, 1, 1, 1)))
     out = np.asarray(jax.jit(policies.trivial)(jax.random.key(0), many))
     assert out.min() >= 0 and out.max() <= 1
     same = np.abs(out - np.asarray(many)).max((1, 2, 3)) < 1e-6
-    assert 1 / 14 < same.mean() < 3 / 14  # identity, and every operation at its weakest
+    assert 1 / 14 < same.mean() < 3 / 14  # identity, and operations at their lowest magnitude
     assert len({x.tobytes() for x in out}) > 250  # 14 operations with up to 61 magnitudes
 
 
@@ -102,9 +102,9 @@ def test_cutout_by_hand(images):
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixing_by_hand(images, kind):
     labels = jnp.arange(8)
-    mixed, others, weight = policies.mix(jax.random.key(1), scaled(images), labels, kind)
-    weight, first, second = np.asarray(weight), images / 255.0, images[np.asarray(others)] / 255.0
-    assert sorted(np.asarray(others)) == list(range(8)) and weight.min() >= 0 and weight.max() <= 1
+    mixed, partners, weight = policies.mix(jax.random.key(1), scaled(images), labels, kind)
+    weight, first, second = np.asarray(weight), images / 255.0, images[np.asarray(partners)] / 255.0
+    assert sorted(np.asarray(partners)) == list(range(8)) and weight.min() >= 0 and weight.max() <= 1
     if kind == "mixup":
         expected = weight[:, None, None, None] * first + (1 - weight[:, None, None, None]) * second
         np.testing.assert_allclose(np.asarray(mixed), expected, atol=1e-5)
@@ -112,16 +112,16 @@ def test_mixing_by_hand(images, kind):
         is_first = np.abs(np.asarray(mixed) - first).max(-1) < 1e-6
         is_second = np.abs(np.asarray(mixed) - second).max(-1) < 1e-6
         assert (is_first | is_second).all()
-        tells = np.abs(first - second).max(-1) > 1e-3
+        differs = np.abs(first - second).max(-1) > 1e-3
         for i in range(8):
-            if others[i] != i:
-                assert abs(is_first[i][tells[i]].mean() - weight[i]) < 0.15
+            if partners[i] != i:
+                assert abs(is_first[i][differs[i]].mean() - weight[i]) < 0.15
 
 
-def test_no_mixing_changes_nothing(images):
-    mixed, others, weight = policies.mix(jax.random.key(1), scaled(images), jnp.arange(8), "")
+def test_without_mixing_images_stay_unchanged(images):
+    mixed, partners, weight = policies.mix(jax.random.key(1), scaled(images), jnp.arange(8), "")
     np.testing.assert_array_equal(mixed, scaled(images))
-    assert np.asarray(others).tolist() == list(range(8)) and np.asarray(weight).tolist() == [1.0] * 8
+    assert np.asarray(partners).tolist() == list(range(8)) and np.asarray(weight).tolist() == [1.0] * 8
 
 
 def test_crop_and_flip_is_simclr_without_colours(images):
