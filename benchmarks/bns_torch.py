@@ -1,11 +1,12 @@
-"""The BNS step of the CIFAR recipe in PyTorch: as fast as we can make it, and the way the released code trains.
+"""The BNS step of the CIFAR recipe in PyTorch, in two forms: optimized for speed, and as the released code trains.
 
-Used by benchmarks/step_torch.py; needs nothing of ours, and torchvision for the released way alone.
+benchmarks/step_torch.py uses it. It does not import lt_jax; only the released form needs torchvision.
 
-Fast: images stay on the device and the views of a whole batch are made there, compiled together with network and loss;
-channels_last on a GPU, bfloat16 by autocast where asked, AdamW fused. Two things flatter it: the colour operations have
-one order, and the learning rate is constant. Released: two views of an image by torchvision, in worker processes on the
-host; one pass a view through the network, the loss through a (2B, 2B, d) tensor, float16 by autocast on a GPU, eager.
+Fast: images stay on the device. The views of a whole batch are made there, compiled together with network and loss.
+channels_last on a GPU, bfloat16 autocast if requested, fused AdamW. Two simplifications make it a little faster than
+training would be: the colour operations have a fixed order, and the learning rate is constant.
+Released: torchvision makes two views of an image in worker processes on the host. The network runs once per view, the
+loss goes through a (2B, 2B, d) tensor, float16 autocast on a GPU, eager.
 """
 
 import math
@@ -41,7 +42,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """With the small stem; `head` is what stands on top of the features."""
+    """A ResNet with the small stem; `head(width)` returns the module that is applied to the pooled features."""
 
     def __init__(self, name, width, head):
         super().__init__()
@@ -62,7 +63,7 @@ def projector(before):
 
 
 class Fast:
-    """A step of pretraining, m = 1, on a batch that stays the same."""
+    """A pretraining step with m = 1. Every call uses the same batch."""
 
     def __init__(self, options, device, is_compiled):
         rng = np.random.default_rng(0)
@@ -97,19 +98,19 @@ class Fast:
 
 
 def layout(device):
-    """The faster one: on two CPU cores channels_last is the slower, compiled."""
+    """Returns the faster memory format: channels_last is slower in compiled programs on two CPU cores."""
     return torch.channels_last if device == "cuda" else torch.contiguous_format
 
 
 def adamw(network, **options):
     weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), **options)
 
 
 def bns(queries, keys, drawn):
-    """Eq. 12: queries (B, 1 + m, d), keys (B, d), rows of keys (B, n)."""
+    """Returns the mean loss of Eq. 12: queries (B, 1 + m, d), keys (B, d), rows of keys (B, n)."""
     b, columns, _ = queries.shape
     positive = (queries * keys[:, None]).sum(2) / TEMPERATURE
     similarities = (queries.flatten(0, 1) @ keys.T / TEMPERATURE).view(b, columns, b)
@@ -118,19 +119,22 @@ def bns(queries, keys, drawn):
 
 
 def negatives(labels, n):
-    """(B, n): a class uniformly among the others present, of which there must be one, then a key uniformly in it."""
+    """Returns (B, n) key rows: first a uniform draw among the other classes of the batch, then one within that class.
+
+    The batch must contain at least two classes.
+    """
     b, device = len(labels), labels.device
     counts = F.one_hot(labels, CLASSES).sum(0)
     first, is_there = counts.cumsum(0) - counts, counts > 0
     by_rank, own = torch.argsort((~is_there).int(), stable=True), (is_there.cumsum(0) - 1)[labels]
     rank = (torch.rand(b, n, device=device) * (is_there.sum() - 1)).long()
     drawn = by_rank[rank + (rank >= own[:, None])]
-    place = first[drawn] + (torch.rand(b, n, device=device) * counts[drawn]).long()
-    return torch.argsort(labels)[torch.minimum(place, first[drawn] + counts[drawn] - 1)]
+    row = first[drawn] + (torch.rand(b, n, device=device) * counts[drawn]).long()
+    return torch.argsort(labels)[torch.minimum(row, first[drawn] + counts[drawn] - 1)]
 
 
 def simclr(x, strength=1.0):
-    """(b, 3, h, w) in 0..1: crop, flip, jitter, grey, blur, with random numbers of its own for each image."""
+    """Crops, flips, jitters, greys and blurs images (b, 3, h, w) in 0..1, each with its own random numbers."""
 
     def uniform(low, high):
         return low + (high - low) * torch.rand(len(x), 1, 1, 1, device=x.device)
@@ -148,7 +152,7 @@ def simclr(x, strength=1.0):
 
 
 def crop(x, smallest=0.08, tries=10):
-    """Random resized crop: two small matrix products an image."""
+    """Random resized crop, computed as two small matrix products per image."""
     b, _, h, w = x.shape
     area = h * w * (smallest + (1 - smallest) * torch.rand(b, tries, device=x.device))
     ratio = torch.exp((2 * torch.rand(b, tries, device=x.device) - 1) * math.log(4 / 3))
@@ -211,14 +215,14 @@ def official_broadcast(z, labels):
     """The official loss: cosines through a (2B, 2B, d) tensor, as released."""
     scores = torch.exp(F.cosine_similarity(z[:, None], z[None], dim=2) / TEMPERATURE)
     same = labels[:, None] == labels[None]
-    others = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-    positive = torch.where(others, scores, 0).sum(1) / others.sum(1)
+    is_positive = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positive = torch.where(is_positive, scores, 0).sum(1) / is_positive.sum(1)
     negative = torch.where(same, 0, scores).sum(1) / len(z)
     return -(F.logsigmoid(positive) + F.logsigmoid(-negative)).mean()
 
 
 class TwoViews(torch.utils.data.Dataset):
-    """Images in memory, each seen twice through torchvision."""
+    """Images in memory; an item is two torchvision views of an image, and its label."""
 
     def __init__(self, images, labels, transform):
         self.images, self.labels, self.transform = images, labels, transform
@@ -234,7 +238,7 @@ class TwoViews(torch.utils.data.Dataset):
 
 
 def released(options, device, steps):
-    """Yields after each of `steps` steps."""
+    """Trains in the released form and yields the loss of each of `steps` steps."""
     from torchvision import transforms
 
     side = options["side"]

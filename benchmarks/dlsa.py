@@ -1,14 +1,14 @@
-"""DLSA beside plain classifiers, and its fit beside PyTorch.
+"""Compares DLSA with plain classifiers, and the speed of its fit with PyTorch.
 
     python benchmarks/dlsa.py synthetic [--seeds=5]     # long tails with a known Bayes classifier
     python benchmarks/dlsa.py features [--config=CONFIG] [--workdir=DIR]    # features of a BNS encoder, depth 1 to 3
     python benchmarks/dlsa.py time [--torch-python=PY]  # images/s of the fit; PY is a Python that has PyTorch
 
-Each prints a table and writes benchmarks/results/dlsa_WHAT.json. `synthetic` and `features` have further rows for the
-options against a flow that memorises the tail, and print which share of the few-shot training items, and of the
-few-shot test items, each depth takes: a gap between the two is what such a flow leaves behind. Every classifier sees
-the same items and the same number of passes; the test items choose nothing. `features` pretrains by CONFIG in DIR
-first, or goes on where that was stopped; the images are those of LT_JAX_DATA.
+Each prints a table and writes benchmarks/results/dlsa_WHAT.json. `synthetic` and `features` have additional rows for
+the options against a flow that memorises the tail. They also print the share of the few-shot training items and of the
+few-shot test items that each depth takes: a gap between the two shares is the sign of such a flow. Every classifier is
+trained on the same items with the same number of passes; no choice depends on the test items. `features` first runs
+the pretraining of CONFIG in DIR, or resumes it; the images are read from LT_JAX_DATA.
 """
 
 import argparse
@@ -42,15 +42,15 @@ def settings(clusters, depth):
 
     config = dlsa_digits.settings(clusters, depth)
     config.filter.update(batch_size=256, learning_rate=0.05, epochs=30, min_size=5)
-    config.classifier.epochs = 300  # until more changes nothing, on draws of seeds 100 to 104
+    config.classifier.epochs = 300  # more epochs changed nothing on draws of seeds 100 to 104
     config.min_items, config.rest_counts = 100, "left"
     return config
 
 
 def variants(base, width, depths):
-    """Row -> settings: as released in kind at each depth, each option by itself at depth 1, all of them together."""
-    # Rows of unit length have coordinates of width^-1/2. The classifier's rate and decay are those that make it learn
-    # as it does on rows of length width^1/2, which is what standardised rows have.
+    """Returns row -> settings: the released kind at each depth, each option alone at depth 1, all options together."""
+    # Coordinates of unit-length rows are of size width^-1/2. The classifier's learning rate and weight decay are scaled
+    # so that it learns as on standardised rows, whose length is width^1/2.
     head = base.classifier
     unit = {
         "filter.standardise": "unit", "classifier.standardise": "unit",
@@ -77,7 +77,7 @@ def variants(base, width, depths):
 
 
 def divided(seed, train, labels, test, test_labels, groups, config):
-    """Test logits, and of the few-shot items of either split the share that each depth takes."""
+    """Returns the test logits, and the share of the few-shot items of each split that each depth takes."""
     model, train_depth = divide.fit_and_divide(jax.random.key(seed), train, labels, config)
     logits, test_depth, _ = divide.scores(model, test)
     few_train, few_test = train_depth[groups["few"][labels]], test_depth[groups["few"][test_labels]]
@@ -98,7 +98,7 @@ def print_taken(taken):
 
 
 def over_seeds(draws):
-    """Mean share of each depth over the draws that have it."""
+    """Returns the mean share of each depth over the draws that have that depth."""
     rows = []
     for number in range(max(map(len, draws))):
         cells = [draw[number] for draw in draws if len(draw) > number and None not in draw[number].values()]
@@ -127,7 +127,7 @@ def synthetic(options):
 
 
 def one_tail(modes, seed):
-    """Method -> measures, and DLSA method -> shares of its depths, on one draw of the means and the items."""
+    """Returns method -> measures and DLSA method -> shares of its depths, for one draw of the means and the items."""
     rng = np.random.default_rng(seed)
     spread = 1.4 if modes > 1 else 0.9
     means = spread * rng.normal(size=(CLASSES, modes, WIDTH))
@@ -149,7 +149,7 @@ def draw(rng, means, labels):
 
 
 def bayes(means, test):
-    """Log-likelihood of each class under equal priors: the best that a balanced test set allows."""
+    """Returns the log-likelihood of each class under equal priors: the optimal classifier of a balanced test set."""
     squares = ((test[:, None, None, :] - means[None]) ** 2).sum(axis=-1)
     return np.logaddexp.reduce(-0.5 * squares, axis=2)
 
@@ -157,12 +157,15 @@ def bayes(means, test):
 def plain(train, labels, test, seed):
     config = ml_collections.ConfigDict({"seed": seed, "dlsa": settings(60, 1)})
     names = {"balanced_softmax": "balanced softmax, linear", "nearest_class_mean": "nearest class mean"}
-    found = stages.baselines(config, train, labels, test, CLASSES)
-    return {names[name]: found[name] for name in names}
+    baseline_logits = stages.baselines(config, train, labels, test, CLASSES)
+    return {names[name]: baseline_logits[name] for name in names}
 
 
 def mlp(seed, train, labels, test, hidden=64):
-    """Two layers, about as many weights as a depth of DLSA has; balanced softmax, same optimiser and passes."""
+    """Returns test logits of a two-layer network with about as many weights as a depth of DLSA.
+
+    Balanced softmax; the optimiser and the number of passes are those of DLSA.
+    """
     options = settings(60, 1).classifier
     mean, deviation = batches.moments(train, np.arange(len(train)))
     train, test = (train - np.asarray(mean)) / np.asarray(deviation), (test - np.asarray(mean)) / np.asarray(deviation)
@@ -232,7 +235,7 @@ def features(options):
 
 
 def speed(options):
-    """Medians of three; every form runs the same number of pairs at the same sizes in this one run."""
+    """Prints medians of three measurements; every form runs the same number of pairs of the same sizes."""
     items, width, clusters, batch, steps = options.items, 512, 500, 1024, options.steps
     rng = np.random.default_rng(0)
     x = rng.normal(size=(items, width)).astype(np.float32)
@@ -241,8 +244,8 @@ def speed(options):
     rates = {"lt_jax": ours(x, labels, config, batch, steps)}
     if options.torch_python:
         words = [options.torch_python, str(HERE / "dlsa_torch.py"), *map(str, (items, width, clusters, batch, steps))]
-        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        rates |= json.loads(said.strip().splitlines()[-1])
+        stdout = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        rates |= json.loads(stdout.strip().splitlines()[-1])
     print(f"K = {clusters}, {items} x {width}, batches of {batch} pairs: images/s of the fit, ratio to ours")
     for name, rate in rates.items():
         print(f"{name:42}{rate:>10.0f}{rates['lt_jax'] / rate:>8.1f}")
@@ -266,7 +269,7 @@ def ours(x, labels, config, batch, steps):
         carry = batches.run(scan, carry, constants, rows, pairs)
         jax.block_until_ready(carry)
         seconds.append(time.monotonic() - began)
-    return steps * batch / float(np.median(seconds[1:]))  # the first one compiles
+    return steps * batch / float(np.median(seconds[1:]))  # the first call compiles
 
 
 def main():

@@ -1,9 +1,9 @@
-"""The fit of benchmarks/dlsa.py in PyTorch, re-stated from the published description; needs PyTorch and NumPy alone.
+"""The fit of benchmarks/dlsa.py in PyTorch, written from the published description. Needs only PyTorch and NumPy.
 
     python benchmarks/dlsa_torch.py ITEMS WIDTH CLUSTERS BATCH STEPS
 
 Two forms: distances to the centres as differences of shape (batch, clusters, width), and by one matrix product. Prints
-one JSON line: form -> images/s, the median of three after one run to warm up.
+one JSON line: form -> images/s, the median of three measurements after a warm-up run.
 """
 
 import json
@@ -70,21 +70,21 @@ def fit(logits_of, x, weights, labels, clusters, batch, steps):
         pairs = torch.from_numpy(generator.integers(0, len(x), (steps, 2, batch)))
         began = time.monotonic()
         for positive, negative in pairs:
-            found = []
+            outputs = []
             for chosen in (positive, negative):
                 z, log_det = x[chosen], torch.zeros(batch)
                 for block in blocks:
                     z, gained = block(z)
                     log_det = log_det + gained
-                found.append((logits_of(z, centres), log_det))
-            (logits, log_det), (others, _) = found
+                outputs.append((logits_of(z, centres), log_det))
+            (logits, log_det), (negative_logits, _) = outputs
             count += 1
             constant = math.log(clusters) + 0.5 * width * math.log(2 * math.pi)
             log_p = torch.logsumexp(logits, 1) - constant + log_det
             running = 0.7 * running.detach() + 0.3 * logits.softmax(1).mean(0)
             mean = running / (1 - 0.7**count)
             balance = math.log(clusters) + (mean * torch.log(mean.clamp_min(1e-30))).sum()
-            purity = (logits.detach().softmax(1) * others.log_softmax(1)).sum(1).mean()
+            purity = (logits.detach().softmax(1) * negative_logits.log_softmax(1)).sum(1).mean()
             loss = -2.0 * (weights[labels[positive]] * log_p).mean() + balance + 0.02 * purity
             optimiser.zero_grad()
             loss.backward()

@@ -1,16 +1,16 @@
-"""One thing changed at a time, over many seeds, each variant paired with the first one of its table or factor.
+"""Changes one setting at a time over many seeds; each variant is paired with the first one of its table or factor.
 
     python benchmarks/evidence.py [TABLE...] [--seeds=N] [--config=configs/digits_lt.py] [--set=KEY=VALUE...]
                                   [--workdir=runs/evidence]
 
-Tables, all of them without a name: `demo` (against cross-entropy and what can be made of that network), `baselines`
-(other networks trained in one stage), `roads` (how the subset is drawn), `scale` (of the kernel), `redraw` (R), `k`,
-`trainable`, for which one pretraining a seed is enough; and with a pretraining for each variant `m`, `n`, `negatives`,
-`loss` (by the plain linear probe), `start` (the same runs after retraining), `imbalance`. What stands in several tables
-runs once. --set changes a knob of every run, such as retrain.epochs. Runs are kept in the work directory, and the same
-command again continues; other settings want another one. Each table goes to benchmarks/results/evidence_TABLE.json,
-whatever it shows; with another config, or --set, its name stands before that of the table. --factors=10,100,200 are
-those of `imbalance`.
+TABLE names the tables to run; the default is all of them. These need one pretraining per seed: `demo` (against
+cross-entropy and the post-hoc methods on its network), `baselines` (other networks trained in one stage), `roads` (how
+the subset is drawn), `scale` (of the kernel), `redraw` (R), `k`, `trainable`. These need a pretraining for each
+variant: `m`, `n`, `negatives`, `loss` (by the plain linear probe), `start` (the same runs after retraining),
+`imbalance`. A run that several tables share runs once. --set changes a knob of every run, such as retrain.epochs. Runs
+stay in the work directory, and the same command continues them; use another work directory for other settings. Each
+table is written to benchmarks/results/evidence_TABLE.json, whatever it shows; with another config, or --set, the name
+of the config is put before that of the table. --factors=10,100,200 sets the imbalance factors of `imbalance`.
 """
 
 import argparse
@@ -34,10 +34,10 @@ sys.path.insert(0, str(ROOT))
 
 
 class Run(NamedTuple):
-    """One run of the command line, and the measures of its result.json that are looked at."""
+    """One run of the command line, and the path of its measures in result.json."""
 
     stages: tuple[str, ...]
-    flags: tuple[str, ...]  # that the row is about; what the config says already is left out when it runs
+    flags: tuple[str, ...]  # changes of the row; those equal to the config are left out of the run
     path: str = "test"
 
 
@@ -54,13 +54,13 @@ def trained(path, *flags):
 
 
 def pretraining(run):
-    """The run whose encoder `run` starts from, None for one that trains its own."""
+    """Returns the run whose encoder `run` starts from, or None if `run` trains its own."""
     if run.stages[0] in ("pretrain", "baseline"):
         return None
     return Run(("pretrain",), tuple(flag for flag in run.flags if flag.startswith(("pretrain.", "data."))))
 
 
-DEFAULT = probed("test")  # the config as it stands, a row of most tables
+DEFAULT = probed("test")  # the unchanged config, a row of most tables
 METHODS = {
     "uniform": retrained("retrain.method=uniform"),
     "rank_one": retrained("retrain.method=rank_one"),
@@ -114,30 +114,30 @@ TABLES = {
     "start": {name: probed("test", *flags) for name, flags in LOSSES.items()},
     "imbalance": imbalance(FACTORS),
 }
-SEEDS = {"demo": 10, "roads": 10}  # of the others 3
-TOGETHER = {"imbalance": 2}  # so many rows are compared with the first of them; in the other tables all
+SEEDS = {"demo": 10, "roads": 10}  # number of seeds; 3 for the other tables
+TOGETHER = {"imbalance": 2}  # rows per group, compared with the first row of the group; other tables are one group
 
 
 def main():
     options = parse()
     began, tables = time.monotonic(), tables_of(options)
     seeds = {name: range(options.seeds or SEEDS.get(name, 3)) for name in options.tables}
-    wanted = [(run, seed) for name in options.tables for run in tables[name].values() for seed in seeds[name]]
-    wanted.sort(key=lambda pair: pair[1])  # seed by seed: at once two programs are compiled, not one of them twice
-    encoders = [(before, seed) for run, seed in wanted if (before := pretraining(run))]
+    runs = [(run, seed) for name in options.tables for run in tables[name].values() for seed in seeds[name]]
+    runs.sort(key=lambda pair: pair[1])  # seed by seed, so that two jobs at a time do not compile the same program
+    encoders = [(before, seed) for run, seed in runs if (before := pretraining(run))]
     count = sum(
-        finish({folder(options, run, seed): told(options, run, seed) for run, seed in several}, options)
-        for several in (encoders, wanted)
+        finish({folder(options, run, seed): command_words(options, run, seed) for run, seed in several}, options)
+        for several in (encoders, runs)
     )
     for name in options.tables:
-        found = {row: [result(options, run, seed) for seed in seeds[name]] for row, run in tables[name].items()}
+        results = {row: [result(options, run, seed) for seed in seeds[name]] for row, run in tables[name].items()}
         commits = {commit(options, run, seed) for run in tables[name].values() for seed in seeds[name]}
-        report(name, found, ", ".join(sorted(commits)), options)
+        report(name, results, ", ".join(sorted(commits)), options)
     print(f"\n{count} runs, those of pretraining among them, in {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 def tables_of(options):
-    """TABLES, of runs whose flags all change the config."""
+    """Returns TABLES with runs whose flags all change the config."""
     from lt_jax.run import command
 
     config = command.parse(["lt_jax", f"--config={options.config}", *(f"--config.{flag}" for flag in options.set)])[0]
@@ -146,7 +146,7 @@ def tables_of(options):
 
 
 def changing(config, run):
-    """The run with only those flags that change the config; DEFAULT where none is left of a retraining."""
+    """Returns the run with only the flags that change the config, or DEFAULT for a retraining without such a flag."""
     flags = tuple(flag for flag in run.flags if not holds(config, *flag.split("=")))
     return DEFAULT if run == retrained(*run.flags) and not flags else run._replace(flags=flags)
 
@@ -172,40 +172,43 @@ def parse():
 
 
 def folder(options, run, seed):
-    """Where a run lives: by what is trained and changed, not by the table that asks for it."""
+    """Returns the folder of a run. It depends on the stages and flags, not on the table."""
     changed = ",".join(run.flags).replace("=", "_") or "default"
     return options.workdir / options.stem / "-".join(run.stages) / changed / f"seed{seed}"
 
 
-def told(options, run, seed):
-    """The words of the command line."""
-    said = [f"--config={options.config}", f"--config.seed={seed}", f"--config.stages={run.stages}"]
-    said += [f"--config.{flag}" for flag in (*options.set, *run.flags)]
+def command_words(options, run, seed):
+    """Returns the words of the command line."""
+    words = [f"--config={options.config}", f"--config.seed={seed}", f"--config.stages={run.stages}"]
+    words += [f"--config.{flag}" for flag in (*options.set, *run.flags)]
     if before := pretraining(run):
-        said.append(f"--config.init_from={folder(options, before, seed)}")
-    return said
+        words.append(f"--config.init_from={folder(options, before, seed)}")
+    return words
 
 
 def result(options, run, seed):
-    found = json.loads((folder(options, run, seed) / "result.json").read_text())
+    value = json.loads((folder(options, run, seed) / "result.json").read_text())
     for part in run.path.split("."):
-        found = found[part]
-    return found
+        value = value[part]
+    return value
 
 
 def commit(options, run, seed):
-    """That the run was made at, which may be before this call."""
+    """Returns the commit of the run, which may be older than this call."""
     return json.loads((folder(options, run, seed) / "run.json").read_text())["commit"][:7]
 
 
 def finish(jobs, options):
-    """Runs what is not done, `jobs` at a time: folder -> words of the command line. How many that were."""
-    left = {at: said for at, said in jobs.items() if not (at / "done").exists()}
-    # One thread each: networks this small gain less from a second core than a second run does.
+    """Runs the unfinished jobs, `options.jobs` at a time, and returns how many they were.
+
+    `jobs`: folder -> words of the command line.
+    """
+    left = {at: words for at, words in jobs.items() if not (at / "done").exists()}
+    # One thread for each run: a second run uses the second core better than a network this small does.
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     spawn = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(options.jobs, spawn, initializer=end_with_parent) as pool:
-        running = [pool.submit(one, at, said) for at, said in left.items()]
+        running = [pool.submit(one, at, words) for at, words in left.items()]
         for number, done in enumerate(futures.as_completed(running), 1):
             at, status = done.result()
             if status:
@@ -216,7 +219,10 @@ def finish(jobs, options):
 
 
 def end_with_parent():
-    """A worker obeys SIGTERM by saving, and would then wait for work from a benchmark that is gone."""
+    """Ends this worker when the benchmark ends.
+
+    A worker handles SIGTERM by saving, and would then wait forever for work from a process that no longer exists.
+    """
 
     def watch():
         multiprocessing.parent_process().join()
@@ -225,37 +231,38 @@ def end_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
-def one(workdir, said):
+def one(workdir, words):
     from lt_jax import main
 
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        status = main.main(["lt_jax", f"--workdir={workdir}", *said])
+        status = main.main(["lt_jax", f"--workdir={workdir}", *words])
     if status == 0:
         (workdir / "done").touch()
     return workdir, status
 
 
-def report(name, found, commits, options):
-    rows, table, gains = list(found), {}, {}
-    for number, (row, results) in enumerate(found.items()):
+def report(name, results_by_row, commits, options):
+    """Prints and writes one table, with the paired gains over the first row of its group."""
+    rows, table, gains = list(results_by_row), {}, {}
+    for number, (row, results) in enumerate(results_by_row.items()):
         table[row] = {g: keep.summary([r[g] for r in results]) for g in keep.GROUPS}
         behind = number % TOGETHER.get(name, len(rows))
         if behind:
-            pairs = list(zip(results, found[rows[number - behind]], strict=True))
+            pairs = list(zip(results, results_by_row[rows[number - behind]], strict=True))
             gains[row] = {g: keep.interval([r[g] - f[g] for r, f in pairs]) for g in keep.GROUPS}
-    count = len(next(iter(found.values())))
+    count = len(next(iter(results_by_row.values())))
     show(name, table, gains, count)
     own = options.config == "configs/digits_lt.py" and not options.set
     words = [f"--seeds={count}", *([] if own else [f"--config={options.config}"]), *(f"--set={x}" for x in options.set)]
     if name == "imbalance" and options.factors != FACTORS:
         words.append("--factors=" + ",".join(map(str, options.factors)))
     command = f"python benchmarks/evidence.py {name} " + " ".join(words)
-    kept = {"commit": commits, "seeds": count, "config": options.config}
-    kept |= {"accuracy": table, "gain over the first": gains}
+    content = {"commit": commits, "seeds": count, "config": options.config}
+    content |= {"accuracy": table, "gain over the first": gains}
     if not options.no_write:
         prefix = "" if own else f"{options.stem}_"
-        keep.write(kept, f"evidence_{prefix}{name}.json", command)
+        keep.write(content, f"evidence_{prefix}{name}.json", command)
 
 
 def show(name, table, gains, seeds):

@@ -1,13 +1,14 @@
-"""Images per second of the input: decode and crop at 224 against Pillow and the raw decoder, workers, SimCLR views.
+"""Measures images per second of the input: decode and crop at 224 pixels, worker processes, SimCLR views.
 
     python benchmarks/input.py [--seconds 1.0] [--rounds 7] [--no-write]
 
-The photographs are the two that scikit-learn brings along, cut into 64 JPEG files of 500 x 375 pixels, the usual
-size in ImageNet, at quality 90. `pillow` is open, convert, crop and bilinear resize, as torchvision does with Pillow.
-The rows of one comparison are measured in turn, round by round, so that a busy machine is busy for all of them; the
-figure is the median over the rounds. The SimCLR pipeline of the released code (torchvision on Pillow images in loader
-processes) is restated in Pillow and NumPy with the same operations and probabilities, and runs in one process for each
-core. Writes benchmarks/results/input.json; with --no-write it only prints.
+Decoding is compared with Pillow and with the raw decoder. The photographs are the two that scikit-learn contains, cut
+into 64 JPEG files of 500 x 375 pixels, the usual size in ImageNet, at quality 90. `pillow` is open, convert, crop and
+bilinear resize, as torchvision does with Pillow. The rows of one comparison are measured in turn, round by round, so
+that other work on the machine affects all of them equally; the figure is the median over the rounds. The SimCLR
+pipeline of the released code (torchvision on Pillow images in loader processes) is reimplemented in Pillow and NumPy
+with the same operations and probabilities, and runs in one process per core. Writes benchmarks/results/input.json;
+with --no-write it only prints.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def photographs():
 
 
 def rate(function, items, seconds):
-    """Items per second of processor time: what one core does, whoever else is there."""
+    """Returns items per second of processor time, which other programs on the machine do not change."""
     function(items[0])
     began, count = time.process_time(), 0
     while time.process_time() - began < seconds:
@@ -80,15 +81,15 @@ def decode_rows(contents, seconds, rounds):
         "ours, centre crop": lambda x: decode.crops(x, "", decode.centre_box, SIZE),
         "pillow, decode + random crop": pillow_crop,
     }
-    found = {name: [] for name in rows}
+    rates = {name: [] for name in rows}
     for _ in range(rounds):
         for name, function in rows.items():
-            found[name].append(rate(function, contents, seconds / 4))
-    return {name: statistics.median(values) for name, values in found.items()}
+            rates[name].append(rate(function, contents, seconds / 4))
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def worker_rows(contents, folder, seconds, rounds):
-    """Workers -> images per second of the whole pipeline, from files, by the clock."""
+    """Returns workers -> images per second of the whole pipeline, from files, in wall-clock time."""
     from lt_jax.data import Split, batches, images
     from lt_jax.sampling import orders
 
@@ -96,25 +97,25 @@ def worker_rows(contents, folder, seconds, rounds):
     for i, content in enumerate(contents):
         pathlib.Path(folder, f"{i}.jpg").write_bytes(content)
         entries.append((f"{i}.jpg", i % 8, 0))
-    found = {1: [], 2: []}
+    rates = {1: [], 2: []}
     for _ in range(max(1, rounds // 2)):
-        for workers in found:
+        for workers in rates:
             part = images.dataclasses.replace(images.files(folder, entries), size=SIZE, workers=workers)
             order = orders.Order(np.zeros(len(entries), int), 32, 0)
             fed = batches.feed(Split(part, part.labels.astype(np.int32)), order, 32, 0, 0.08)
-            for step in range(8):  # the workers start, and fill what they keep ready
+            for step in range(8):  # warm-up: the workers start and fill their buffers
                 fed(step)
             began, step = time.monotonic(), 8
             while time.monotonic() - began < seconds * 3:
                 fed(step)
                 step += 1
-            found[workers].append((step - 8) * 32 / (time.monotonic() - began))
+            rates[workers].append((step - 8) * 32 / (time.monotonic() - began))
             fed.close()
-    return {str(workers): statistics.median(values) for workers, values in found.items()}
+    return {str(workers): statistics.median(values) for workers, values in rates.items()}
 
 
 def plain_view(pixels, generator):
-    """One SimCLR view of a (32, 32, 3) image as the released code makes it: Pillow, then a float array."""
+    """Returns one SimCLR view of a (32, 32, 3) image as the released code makes it: Pillow, then a float array."""
     from lt_jax.data import decode
 
     (box,) = decode.random_boxes(generator, 1, 0.08)(pixels.shape[:2])
@@ -155,7 +156,7 @@ def _plain_worker(pixels, seconds, seed, gate, results):
 
 
 def plain_rate(pixels, seconds, processes):
-    """Views per second of `processes` loader processes together: by the clock, and by processor time of all."""
+    """Returns views per second of `processes` loader processes together: in wall-clock time and in processor time."""
     context = multiprocessing.get_context("spawn")
     gate, results = context.Barrier(processes), context.Queue()
     workers = [
@@ -170,9 +171,9 @@ def plain_rate(pixels, seconds, processes):
 
 
 def device_rate(pixels, seconds):
-    """Views per second of the jitted pipeline, with fresh random numbers each step: by the clock, by processor time.
+    """Returns views per second of the jitted pipeline: in wall-clock time and in processor time.
 
-    The second is that of all cores together, of no meaning with an accelerator.
+    Each step uses new random numbers. Processor time is that of all cores; it has no meaning with an accelerator.
     """
     import jax
 
@@ -208,8 +209,8 @@ def environment():
     }  # fmt: skip
 
 
-def table(found):
-    decoded, workers, views = found["decode_per_core"], found["workers"], found["simclr_32"]
+def table(result):
+    decoded, workers, views = result["decode_per_core"], result["workers"], result["simclr_32"]
     raw, ours = decoded["raw decoder (simplejpeg)"], decoded["ours, decode + random crop"]
     lines = [f"{name:<32}{value:>10.0f} images/s a core {value / raw:>8.2f} of raw" for name, value in decoded.items()]
     lines += [f"ours over pillow, decode + crop  {ours / decoded['pillow, decode + random crop']:>9.2f} times"]
@@ -217,7 +218,7 @@ def table(found):
     lines += [f"scaling from 1 to 2 workers      {workers['2'] / workers['1']:>9.2f} times"]
     lines += [f"SimCLR at 32, {name:<32}{value:>8.0f} views/s" for name, value in views.items()]
     lines += [
-        f"on the device over pillow, by {by:<15}{times:>6.2f} times" for by, times in found["simclr_ratio"].items()
+        f"on the device over pillow, by {by:<15}{times:>6.2f} times" for by, times in result["simclr_ratio"].items()
     ]
     return "\n".join(lines)
 
@@ -231,25 +232,25 @@ def main():
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     contents = photographs()
-    found = {"bytes_per_file": round(statistics.mean(map(len, contents)))}
-    found["decode_per_core"] = decode_rows(contents, arguments.seconds, arguments.rounds)
+    result = {"bytes_per_file": round(statistics.mean(map(len, contents)))}
+    result["decode_per_core"] = decode_rows(contents, arguments.seconds, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        found["workers"] = worker_rows(contents, folder, arguments.seconds, arguments.rounds)
+        result["workers"] = worker_rows(contents, folder, arguments.seconds, arguments.rounds)
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(x)).resize((SMALL, SMALL))) for x in contents])
     cores, rows = os.cpu_count() or 1, []
     for _ in range(max(1, arguments.rounds // 2)):
         rows.append(plain_rate(pixels, arguments.seconds * 2, cores) + device_rate(pixels, arguments.seconds * 2))
     plain, plain_busy, device, device_busy = (statistics.median(column) for column in zip(*rows, strict=True))
-    found["simclr_32"] = {
+    result["simclr_32"] = {
         f"pillow, {cores} processes": plain, "on the device": device,
         f"pillow, {cores} cores' processor time": plain_busy, f"device, {cores} cores' processor time": device_busy,
     }  # fmt: skip
-    found["simclr_ratio"] = {"clock": device / plain, "processor time": device_busy / plain_busy}
-    print(table(found))
+    result["simclr_ratio"] = {"clock": device / plain, "processor time": device_busy / plain_busy}
+    print(table(result))
     if not arguments.no_write:
         results = ROOT / "benchmarks" / "results"
         results.mkdir(exist_ok=True)
-        (results / "input.json").write_text(json.dumps({"environment": environment(), **found}, indent=1) + "\n")
+        (results / "input.json").write_text(json.dumps({"environment": environment(), **result}, indent=1) + "\n")
 
 
 sys.path.insert(0, str(ROOT))

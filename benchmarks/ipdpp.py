@@ -1,12 +1,11 @@
-"""Draws of IP-DPP side by side: rank_one, eigen, DPPy's exact k-DPP, and a NumPy one. One table, one figure.
+"""Compares draws of IP-DPP: rank_one, eigen, the exact k-DPP of DPPy, and one in NumPy. One table, one figure.
 
-    python benchmarks/ipdpp.py [--sizes 500,1000,...] [--methods rank_one,eigen,numpy,dppy] [--dppy-python
-    PATH]
+    python benchmarks/ipdpp.py [--sizes 500,1000,...] [--methods rank_one,eigen,numpy,dppy] [--dppy-python PATH]
 
-Every measurement runs in a process of its own, so that cold means cold and peak memory is its own. DPPy needs
-numpy and scipy but not this project: --dppy-python names an interpreter that has DPPy 0.3.3. Writes
-benchmarks/results/ipdpp.json, docs/ipdpp_time.svg and the table of docs/ipdpp.md; with --no-write it only prints,
-and --write-docs writes figure and table again from the last results.
+Every measurement runs in a separate process, so that its first draw is cold and its peak memory is not shared. DPPy
+needs numpy and scipy but not this project: --dppy-python names an interpreter that has DPPy 0.3.3. Writes
+benchmarks/results/ipdpp.json, docs/ipdpp_time.svg and the table of docs/ipdpp.md. With --no-write it only prints;
+--write-docs writes the figure and the table again from the last results.
 """
 
 import argparse
@@ -29,7 +28,7 @@ CLASSES, IMAGES, LARGEST_CLASS = 8142, 437_513, 1000
 
 
 def chosen(n):
-    """A tenth, and a hundredth for classes no matrix could hold."""
+    """Returns k: n / 10, or n / 100 for classes too large for a kernel matrix."""
     return n // 10 if n <= 10_000 else n // 100
 
 
@@ -39,7 +38,7 @@ def difficulties(n, order="shuffled"):
 
 
 def numpy_draw(rng, p, k):
-    """Kulesza & Taskar (2011) in NumPy float64, elementary symmetric polynomials scaled row by row."""
+    """Draws by Kulesza & Taskar (2011) in NumPy float64, with elementary symmetric polynomials scaled row by row."""
     n = len(p)
     s = np.outer(p, p) / n
     np.fill_diagonal(s, 0)
@@ -52,12 +51,12 @@ def numpy_draw(rng, p, k):
     for i, coin in enumerate(coins):
         table[i + 1] = (1 - coin) * table[i]
         table[i + 1, 1:] += coin * table[i, :-1]
-    kept, left = [], k
+    selected, left = [], k
     for i in range(n, 0, -1):
         if left and rng.random() * table[i, left] < coins[i - 1] * table[i - 1, left - 1]:
-            kept.append(i - 1)
+            selected.append(i - 1)
             left -= 1
-    rows = vectors[:, kept]
+    rows = vectors[:, selected]
     norms, directions, items = (rows**2).sum(axis=1), np.zeros((n, k)), []
     for j in range(k):
         item = rng.choice(n, p=np.maximum(norms, 0) / np.maximum(norms, 0).sum())
@@ -78,7 +77,7 @@ def seconds(function, repeats):
 
 
 def peak_mib():
-    """Of this process. VmHWM, because ru_maxrss survives the exec and would count the parent's."""
+    """Returns the peak memory of this process: VmHWM, since ru_maxrss survives exec and would include the parent."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -114,7 +113,7 @@ def measure_numpy(n, k, repeats):
 
 
 def measure_dppy(n, k, repeats):
-    """Each draw with its eigendecomposition, as every new p needs one."""
+    """Measures draws together with their eigendecomposition, which every new p needs."""
     from dppy.finite_dpps import FiniteDPP
 
     p = difficulties(n)
@@ -130,7 +129,7 @@ def measure_dppy(n, k, repeats):
 
 
 def class_sizes():
-    """8142 classes of 2 .. 1000 images, 437,513 in all: a power law, its exponent found by bisection."""
+    """Returns the sizes of 8142 classes of 2 to 1000 images, 437,513 in total: a power law fitted by bisection."""
     low, high = 0.0, 3.0
     ranks = np.arange(1, CLASSES + 1)
     for _ in range(60):
@@ -163,7 +162,7 @@ def measure_classes(k, repeats):
 
 
 def run_one(task):
-    """In the process of one measurement: prints one JSON line."""
+    """Measures one task in this process and prints one JSON line."""
     method, n, k, repeats = task["method"], task["n"], task["k"], task["repeats"]
     if method == "classes":
         result = measure_classes(k, repeats)
@@ -175,7 +174,7 @@ def run_one(task):
 
 
 def spawn(task, python):
-    """Measures in a process of its own: the result, or {"skipped": why}."""
+    """Measures in a new process; returns the result, or {"skipped": reason}."""
     command = [python, str(pathlib.Path(__file__).resolve()), "--task", json.dumps(task)]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -245,15 +244,15 @@ def markdown_line(row, dppy):
     return f"{head} {times} | {row['draw_mib']:,.0f} | {ratio} |"
 
 
-def markdown(found):
-    """The table of docs/ipdpp.md, from what benchmarks/results/ipdpp.json holds."""
-    of, rows = found["environment"], found["rows"]
+def markdown(results):
+    """Returns the table of docs/ipdpp.md from the content of benchmarks/results/ipdpp.json."""
+    run, rows = results["environment"], results["rows"]
     dppy = {r["n"]: r["median_s"] for r in rows if r["method"] == "dppy" and "median_s" in r}
     intro = (
-        f"One run of `{of['command']}` on {of['cores']} cores of {of['cpu']}, commit {of['commit'][:12]}; load average "
-        f"at its end {of['load_average']:.1f}. Where that is well above the number of cores, other programs were\n"
-        "running: read the ratios. Cold is the first draw of a process, compilation included; memory is the growth of\n"
-        "the process's peak, compiler included.\n"
+        f"One run of `{run['command']}` on {run['cores']} cores of {run['cpu']}, commit {run['commit'][:12]}; load "
+        f"average at its end {run['load_average']:.1f}. Where that is well above the number of cores, other programs "
+        "were\nrunning: read the ratios. Cold is the first draw of a process, compilation included; memory is the "
+        "growth of\nthe process's peak, compiler included.\n"
     )
     header = (
         "| method | N | k | median | worst | cold | memory MiB | times DPPy |\n|---|---:|---:|---:|---:|---:|---:|---:|"
@@ -263,10 +262,10 @@ def markdown(found):
 
 def write_docs():
     path = ROOT / "docs" / "ipdpp.md"
-    before, rest = path.read_text().split(START)
-    found = json.loads((ROOT / "benchmarks" / "results" / "ipdpp.json").read_text())
-    path.write_text(before + START + "\n" + markdown(found) + "\n" + END + rest.split(END)[1])
-    figure(found["rows"], ROOT / "docs" / "ipdpp_time.svg")
+    before, after = path.read_text().split(START)
+    results = json.loads((ROOT / "benchmarks" / "results" / "ipdpp.json").read_text())
+    path.write_text(before + START + "\n" + markdown(results) + "\n" + END + after.split(END)[1])
+    figure(results["rows"], ROOT / "docs" / "ipdpp_time.svg")
 
 
 def figure(rows, path):
@@ -316,7 +315,7 @@ def environment():
 
 
 def as_text(environment, rows):
-    """JSON, a line for each row: most of it are the times of single draws."""
+    """Returns JSON text with one line per row, since a row holds the times of many single draws."""
     lines = ",\n".join(json.dumps(row) for row in rows)
     return f'{{"environment": {json.dumps(environment)},\n"rows": [\n{lines}\n]}}\n'
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: numbers over seeds as text, and the file that keeps a table."""
+"""Functions that the benchmarks share: statistics over seeds, numbers as text, result files."""
 
 import json
 import pathlib
@@ -13,12 +13,12 @@ GROUPS = ("overall", "many", "medium", "few")
 
 
 def summary(values):
-    """Mean and standard deviation over seeds."""
+    """Returns the mean and the standard deviation over seeds."""
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
 def interval(differences):
-    """Mean paired difference with its 95 % interval (Student)."""
+    """Returns the mean paired difference with its 95 % interval (Student's t)."""
     mean, n = float(np.mean(differences)), len(differences)
     half = float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n)) if n > 1 else None
     return {"mean": mean, "half_width_95": half}
@@ -34,15 +34,15 @@ def percent(value):
 
 
 def write(result, name, command):
-    """benchmarks/results/NAME: the result with the command, commit and device that it came from."""
-    said = subprocess.run(
+    """Writes benchmarks/results/NAME: the result with its command, commit and device."""
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     path = ROOT / "benchmarks" / "results" / name
     path.parent.mkdir(exist_ok=True)
     about = {
         "command": command,
-        "commit": said.stdout.strip() or None,
+        "commit": described.stdout.strip() or None,
         "device": platform.machine() + " CPU",
     }
     path.write_text(json.dumps({**about, **result}, indent=1) + "\n")

@@ -1,11 +1,11 @@
-"""Kills a tiny run of the demo at random points of every stage and compares what comes out with the unbroken run.
+"""Kills a tiny run of the demo at random points of every stage and compares its results with an uninterrupted run.
 
     python benchmarks/kill.py [--points=30] [--workdir=runs/benchmark_kill] [--seconds=450]
 
-A point is a stage, a signal and a moment: when a checkpoint of a certain step is there, or while one is being written,
-or a random time after the stage began. After it the same command runs again; if it ends well, its result, subsets and
-losses must be those of the unbroken run, to the last digit. Points that are done are kept: the same command goes on,
-and stops by itself after --seconds. The table is written to benchmarks/results/kill.json when all points are done.
+A point is a stage, a signal and a moment: when the checkpoint of a certain step exists, while one is being written, or
+a random time after the stage began. Then the same command runs again. If it succeeds, its result, subsets and losses
+must equal those of the uninterrupted run to the last digit. Finished points are saved: the same command continues with
+the next ones, and stops after --seconds. The table is written to benchmarks/results/kill.json after the last point.
 """
 
 import argparse
@@ -58,12 +58,12 @@ def main():
         print(line(rows[-1]), flush=True)
     show(rows)
     if len(rows) >= options.points:
-        kept = {"points": len(rows), "identical": sum(row["identical"] for row in rows), "rows": rows}
-        keep.write(kept, "kill.json", "python benchmarks/kill.py")
+        table = {"points": len(rows), "identical": sum(row["identical"] for row in rows), "rows": rows}
+        keep.write(table, "kill.json", "python benchmarks/kill.py")
 
 
 def plan(number):
-    """Point `number`: every stage and every moment in turn, the rest at random; one of three is a SIGTERM."""
+    """Returns point `number`: stages and moments in turn, step and delay at random; one signal of three is SIGTERM."""
     generator = np.random.default_rng(number)
     stage = STAGES[number % len(STAGES)]
     return {
@@ -76,19 +76,19 @@ def plan(number):
 
 
 def one_point(workdir, unbroken, point):
-    """Starts, kills, starts again; the stages before the point's own are those of the unbroken run."""
+    """Starts a run, kills it and starts it again; the stages before the point's stage are copied from `unbroken`."""
     prepare(workdir, unbroken, point["stage"])
     process = start(workdir)
     hit = kill_at(process, workdir, point)
     first, _ = finish(process)
-    second, said = finish(start(workdir))
-    resumed = [text.partition("] ")[2] for text in said.splitlines() if "resuming from step" in text]
+    second, log = finish(start(workdir))
+    resumed = [text.partition("] ")[2] for text in log.splitlines() if "resuming from step" in text]
     ok = second == 0 and differences(workdir, unbroken) == []
     return {**point, "hit": hit, "status": first, "resumed": resumed, "second_status": second, "identical": ok}
 
 
 def prepare(workdir, unbroken, stage):
-    """A copy of the unbroken run as it was before `stage`."""
+    """Copies the uninterrupted run as it was before `stage`."""
     shutil.rmtree(workdir, ignore_errors=True)
     shutil.copytree(unbroken, workdir)
     for later in STAGES[STAGES.index(stage) :]:
@@ -102,19 +102,19 @@ def prepare(workdir, unbroken, stage):
 
 def start(workdir, words=WORDS):
     command = [sys.executable, "-m", "lt_jax.main", *words, f"--workdir={workdir}"]
-    # Compiling fast is what counts: the programs run for milliseconds.
+    # Compile time dominates here: the programs run for milliseconds.
     flags = os.environ.get("XLA_FLAGS", "") or "--xla_backend_optimization_level=0"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
 
 
 def finish(process):
-    said = process.communicate(timeout=400)[1]
-    return process.returncode, said
+    log = process.communicate(timeout=400)[1]
+    return process.returncode, log
 
 
 def kill_at(process, workdir, point):
-    """Sends the signal at the point's moment; False where the run was over before."""
+    """Sends the signal at the point's moment; returns False if the run ended before it."""
     folder = workdir / "checkpoints" / point["stage"]
     began = None
     while process.poll() is None:
@@ -138,14 +138,14 @@ def is_there(folder, began, point):
 
 
 def differences(workdir, unbroken):
-    """What of the two runs is not the same, to the last digit."""
-    found = [] if without_time(workdir) == without_time(unbroken) else ["result.json"]
-    found += [] if losses(workdir) == losses(unbroken) else ["metrics.jsonl"]
+    """Returns the names of the files whose numbers differ between the two runs."""
+    different = [] if without_time(workdir) == without_time(unbroken) else ["result.json"]
+    different += [] if losses(workdir) == losses(unbroken) else ["metrics.jsonl"]
     for path in sorted((unbroken / "subsets").iterdir()):
         ours = workdir / "subsets" / path.name
         if not ours.exists() or (np.load(ours)["indices"] != np.load(path)["indices"]).any():
-            found.append(f"subsets/{path.name}")
-    return found
+            different.append(f"subsets/{path.name}")
+    return different
 
 
 def without_time(workdir):
@@ -155,9 +155,9 @@ def without_time(workdir):
 
 
 def losses(workdir):
-    """(stage, step) -> loss, of the stages that were not copied too."""
+    """Returns (stage, step) -> loss of all stages, copied ones included."""
     lines = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {(found["stage"], found["step"]): found["loss"] for found in lines}
+    return {(row["stage"], row["step"]): row["loss"] for row in lines}
 
 
 def line(row):

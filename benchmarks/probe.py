@@ -1,9 +1,9 @@
-"""Linear probes side by side: the pretrained encoder, the same encoder at random initialisation, and raw pixels.
+"""Compares linear probes on the pretrained encoder, on the same encoder at random initialisation, and on raw pixels.
 
     python benchmarks/probe.py --workdir=DIR
 
 DIR is a work directory whose pretraining is finished. All three are trained by the plain protocol (every training
-image, clean, the encoder at rest) with the same settings. Writes benchmarks/results/probe_NAME.json.
+image, no augmentation, frozen encoder) with the same settings. Writes benchmarks/results/probe_NAME.json.
 """
 
 import argparse
@@ -39,14 +39,17 @@ def main():
         "BNS encoder": probe.plain(experiment, experiment.encoder(), write=False),
     }
     print(f"{dataset.name}: plain linear probe, test accuracy in per cent")
-    for name, found in rows.items():
+    for name, measures in rows.items():
         print(
-            f"{name:16}" + "".join(f"{100 * found[g]:>10.1f}" if found[g] is not None else "       n/a" for g in GROUPS)
+            f"{name:16}"
+            + "".join(f"{100 * measures[g]:>10.1f}" if measures[g] is not None else "       n/a" for g in GROUPS)
         )
-    kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
+    accuracy = {name: {group: measures[group] for group in GROUPS} for name, measures in rows.items()}
     stage = json.loads((options.workdir / "stages" / "pretrain.json").read_text())
     about = {"config": config.pretrain.to_dict(), "encoder": config.encoder.to_dict(), "pretrain_s": stage["seconds"]}
-    keep.write({**about, "accuracy": kept}, f"probe_{dataset.name}.json", "python benchmarks/probe.py --workdir=DIR")
+    keep.write(
+        {**about, "accuracy": accuracy}, f"probe_{dataset.name}.json", "python benchmarks/probe.py --workdir=DIR"
+    )
 
 
 def pixels(config, dataset):

@@ -2,8 +2,8 @@
 
     python benchmarks/readme.py
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; nothing else of the file is touched. A test fails when a
-page says anything but the results.
+A table stands between `<!-- NAME -->` and `<!-- end -->`; the other text of the file does not change. A test fails if
+a page differs from the results.
 """
 
 import json
@@ -22,12 +22,12 @@ def main():
 
 
 def filled(text):
-    """The page with every table that has its results; one without stays as it is."""
+    """Returns the page with every table filled in whose results exist; other tables stay unchanged."""
     for name, table in TABLES.items():
         if (RESULTS / SOURCES[name]).exists():
-            found = table(json.loads((RESULTS / SOURCES[name]).read_text()))
+            filled_table = table(json.loads((RESULTS / SOURCES[name]).read_text()))
             text = re.sub(
-                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=found: m[1] + t + m[2], text, flags=re.S
+                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=filled_table: m[1] + t + m[2], text, flags=re.S
             )
     return text
 
@@ -40,8 +40,8 @@ def cifar(result):
     rows += [(f"linear probe, plain, of {n}", _cells(r)) for n, r in probe["accuracy"].items() if n != "BNS encoder"]
     seconds = {"pretrain": probe["pretrain_s"], **result["seconds"]}
     minutes = ", ".join(f"{stage} {spent / 60:.0f} min" for stage, spent in seconds.items())
-    said = f"One seed, commit {result['commit'][:7]}, two CPU cores busy with other work: {minutes}."
-    return _table(GROUPS, rows) + f"\n{said} `{result['command']}`, `{probe['command']}`\n"
+    conditions = f"One seed, commit {result['commit'][:7]}, two CPU cores busy with other work: {minutes}."
+    return _table(GROUPS, rows) + f"\n{conditions} `{result['command']}`, `{probe['command']}`\n"
 
 
 def dlsa(result):
@@ -54,8 +54,10 @@ def synthetic(result):
     for name, methods in result["accuracy"].items():
         rows = [(method, [_spread(cells[g], "std") for g in GROUPS]) for method, cells in methods.items()]
         tables.append(_table(GROUPS, rows, corner=name))
-    said = f"Mean and standard deviation over {result['seeds']} seeds, commit {result['commit']}, {result['device']}."
-    return "\n".join(tables) + f"\n{said} `{result['command']}`\n"
+    conditions = (
+        f"Mean and standard deviation over {result['seeds']} seeds, commit {result['commit']}, {result['device']}."
+    )
+    return "\n".join(tables) + f"\n{conditions} `{result['command']}`\n"
 
 
 def step(result):
@@ -76,14 +78,14 @@ def step(result):
 
 
 def added(result):
-    """What the whole step adds to the network alone, and how it was measured."""
+    """Returns one line: what the whole step adds to the network alone, and how it was measured."""
     shares = "; ".join(
         f"{name} " + ", ".join(f"{share_of(share)} by the {by}" for by, share in shares.items())
         for name, shares in result["added"].items()
     )
     about = f"{result['encoder']}, batch {result['batch']}, {result['side']} x {result['side']} pixels, medians."
-    said = f"{about} Step and loop over the network alone, with 95 % intervals: {shares}."
-    return f"{said} Commit {result['commit']}, {result['device']}. `{result['command']}`\n"
+    conditions = f"{about} Step and loop over the network alone, with 95 % intervals: {shares}."
+    return f"{conditions} Commit {result['commit']}, {result['device']}. `{result['command']}`\n"
 
 
 def share_of(share):
@@ -96,16 +98,16 @@ def kill(result):
     for row in result["rows"]:
         rows.setdefault(row["stage"], []).append(row)
     cells = [
-        (stage, [str(len(of)), str(sum(r["hit"] for r in of)), str(sum(r["identical"] for r in of))])
-        for stage, of in rows.items()
+        (stage, [str(len(points)), str(sum(r["hit"] for r in points)), str(sum(r["identical"] for r in points))])
+        for stage, points in rows.items()
     ]
     table = _table(("points", "killed in time", "ended with identical numbers"), cells, corner="stage")
-    said = f"Of {result['points']} points {result['identical']} ended with the numbers of the unbroken run."
-    return table + f"\n{said} Commit {result['commit']}. `{result['command']}`\n"
+    conditions = f"Of {result['points']} points {result['identical']} ended with the numbers of the unbroken run."
+    return table + f"\n{conditions} Commit {result['commit']}. `{result['command']}`\n"
 
 
 def evidence(result):
-    """Of each variant: accuracy overall and few-shot, then what it gains over the first, paired over the seeds."""
+    """Returns overall and few-shot accuracy of each variant, and its paired gain over the first variant."""
     rows = []
     for name, cells in result["accuracy"].items():
         gain = result["gain over the first"].get(name)

@@ -1,9 +1,9 @@
-"""Keeps the measured table of a finished run, with what it was run on.
+"""Records the measures of a finished run, with its commit, versions and devices.
 
     python -m lt_jax.main --config=... --workdir=DIR
     python benchmarks/record.py --workdir=DIR --name=NAME --command="python -m lt_jax.main --config=..."
 
-Writes benchmarks/results/NAME.json: accuracies, seconds of each stage, and the commit, versions and devices of the run.
+Writes benchmarks/results/NAME.json, which also holds the seconds of each stage.
 """
 
 import argparse
@@ -24,15 +24,15 @@ def main():
     result, run = (json.loads((options.workdir / name).read_text()) for name in ("result.json", "run.json"))
     stages = {p.stem: json.loads(p.read_text()) for p in sorted((options.workdir / "stages").glob("*.json"))}
     rows = {**(result["baseline"] or {}), **(result["yardsticks"] or {}), result["method"]: result["test"]}
-    rows |= {f"probe, {name}": found for name, found in (result["probe"] or {}).items() if found}
-    kept = {name: {group: found[group] for group in GROUPS} for name, found in rows.items()}
-    for name, found in kept.items():
-        print(f"{name:24}" + "".join(f"{keep.percent(found[g]):>12}" for g in GROUPS))
+    rows |= {f"probe, {name}": measures for name, measures in (result["probe"] or {}).items() if measures}
+    accuracy = {name: {group: measures[group] for group in GROUPS} for name, measures in rows.items()}
+    for name, measures in accuracy.items():
+        print(f"{name:24}" + "".join(f"{keep.percent(measures[g]):>12}" for g in GROUPS))
     about = {key: run[key] for key in ("versions", "devices", "seed")}
     seconds = {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage}
     digest = result["dataset"]["index_digest"]
     keep.write(
-        {"commit": run["commit"], **about, "index_digest": digest, "seconds": seconds, "accuracy": kept},
+        {"commit": run["commit"], **about, "index_digest": digest, "seconds": seconds, "accuracy": accuracy},
         f"{options.name}.json",
         options.command,
     )

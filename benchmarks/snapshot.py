@@ -1,9 +1,9 @@
-"""What a run computes, in numbers, so that a change of the code's shape can be seen to change nothing.
+"""Writes the numbers that runs compute, to check that a refactoring does not change them.
 
     python benchmarks/snapshot.py --out=FILE [--only=NAME,...]
 
-Runs short forms of the configs on 1 and on 4 CPU devices, and one run that is killed and resumed. FILE holds for each
-the losses of metrics.jsonl, the positions of every subset, and the test measures. Two files are compared with `cmp`.
+Runs short forms of the configs on 1 and on 4 CPU devices, and one run that is killed and resumed. For each run, FILE
+holds the losses of metrics.jsonl, the positions of every subset, and the test measures. Compare two files with `cmp`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RUNS = {
     "cifar10_lt": ("--config=configs/cifar10_lt.py:smoke,encoder=resnet_small",),
     "folder": ("--config=configs/folder.py:smoke", "--config.encoder.name=resnet18"),
 }
-KILLED_AT = 8  # the step of pretraining whose checkpoint has to be there
+KILLED_AT = 8  # the run is killed when the checkpoint of this pretraining step exists
 
 
 def main():

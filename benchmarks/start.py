@@ -1,11 +1,11 @@
-"""What it costs to notice changed images: the start of a run on many unchanged files, beside reading all of them.
+"""Measures the time to detect changed images: the start of a run on many unchanged files, and reading all of them.
 
     python benchmarks/start.py [--files=100000] [--rounds=5]
 
 Prints a table and writes benchmarks/results/start.json. The files are small PNGs in a temporary folder, 1,000 a class.
 `list` loads the data set, which every start needs; `compare` adds the comparison of all files with the manifest of the
 run; `read` is the first start, which reads every file. In a bucket the data are shards: the last row counts the
-requests of a start on 64 of them, with local copies there.
+requests of a start on 64 shards that have local copies.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def local(folder, options):
 
 
 class Counted(fsspec.get_filesystem_class("memory")):
-    """A store in memory that counts what is asked of it."""
+    """A file system in memory that counts its requests."""
 
     requests = collections.Counter()
 
@@ -105,7 +105,7 @@ class Counted(fsspec.get_filesystem_class("memory")):
 
 
 def bucket(folder):
-    """Requests of one start, after a first one that has copied the shards."""
+    """Returns the number of requests of one start, after a first start that has copied the shards."""
     for i in range(128):
         file = folder / "few" / f"class{i % 2}" / f"{i:03d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

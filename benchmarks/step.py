@@ -1,24 +1,26 @@
-"""One training step, taken apart: what is the network's own work and what we add; beside PyTorch in the same run.
+"""Measures the parts of a training step: the network alone, what the library adds, and the same step in PyTorch.
 
     python benchmarks/step.py [--encoder=resnet32] [--batch=128] [--repeats=30] [--cores=N] [--torch-python=PY]
     python benchmarks/step.py --encoder=resnet18 --width=64 --batch=1024 --dtype=bfloat16 --torch-python=PY  # on a GPU
 
-`network` is forward and backward of the encoder and a linear head on images that are ready; each row below it adds one
-part of ours. A whole step runs as in training, its state given to the next one in the same buffers. The supervised step
-is that of `baseline` and `retrain`, the BNS step that of `pretrain` with m = 1 (three views an anchor: its rows are
-compared with a network of three times the batch, in half of the rounds). Every round has its rows in a new random
-order: at another place of a fixed one the same program was six per cent slower. Medians are over the rounds. What a
-step adds is the median of its share round by round, with the 95 % interval of a median (order statistics): by the
-clock, and of the processor time of all threads, which other work on the machine moves less. By the clock a program may
-also be slower for spreading less over the cores; with --cores=1 it cannot. The loop on the host is that of training
-around a step that computes nothing: order, partners, transfer, dispatch and log. `official loss` is bns_official,
-compiled, against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in PyTorch with its
-gradient where there is one, and in NumPy without. The process starts itself anew with glibc told to keep freed memory
-(MALLOC): else a step gives back its temporaries and the kernel clears them again for the next, a tenth of the time and
-not the same in every program. --torch-python names a Python that has PyTorch: it goes first, with the same network and
-BNS step, eager and compiled, and, where it has torchvision, the way the released code trains (bns_torch.py says what
-each is). MFU is the floating-point operations of the program over the best rate that a matrix product of the same type
-reached here in the same run. Writes benchmarks/results/step.json.
+Rows. `network` is the forward and backward pass of the encoder and a linear head on images that are ready; each row
+below it is one part that the library adds. A whole step runs as in training: its state stays in the same buffers. The
+supervised step is that of `baseline` and `retrain`. The BNS step is that of `pretrain` with m = 1: it has three views
+per anchor, so it is compared with a network on three times the batch, in half of the rounds. The loop on the host is
+the training loop around a step that computes nothing: order, partners, transfer, dispatch and log. `official loss` is
+the compiled bns_official against the form of the released code, whose cosines go through a (2B, 2B, d) tensor: in
+PyTorch, if available, with its gradient, and in NumPy without.
+
+Method. Every round measures its rows in a new random order: with a fixed order, the position of a program changed its
+time by up to six per cent. Medians are over the rounds. What a step adds is the median of its share per round, with the
+95 % interval of a median (order statistics): in wall-clock time, and in processor time of all threads, which other work
+on the machine affects less. In wall-clock time a program may also be slower because it uses the cores less evenly;
+with --cores=1 it cannot. The process restarts itself with glibc set to keep freed memory (MALLOC). Otherwise a step
+returns its temporaries and the kernel clears them again for the next step, which takes a tenth of the time and varies
+between programs. MFU is the floating-point operations of the program over the best rate that a matrix product of the
+same type reached in the same run. --torch-python names a Python that has PyTorch. It runs first, with the same network
+and BNS step, eager and compiled, and, if it has torchvision, as the released code trains (see bns_torch.py). Writes
+benchmarks/results/step.json.
 """
 
 import argparse
@@ -58,7 +60,7 @@ CIFAR10_LT = 12406  # images, at an imbalance factor of 100
 KEY = np.zeros(2, np.uint32)
 CLOCKS = ("clock", "processor")
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": f"{2**33}", "MALLOC_TRIM_THRESHOLD_": f"{2**33}"}
-WHOLE = {  # and the network alone that it is compared with
+WHOLE = {  # whole step -> the network alone that it is compared with
     "supervised step, whole": "network, forward and backward",
     "BNS step, whole": "network and projector, 3 views",
 }
@@ -66,7 +68,7 @@ WHOLE = {  # and the network alone that it is compared with
 
 def main():
     options = parse()
-    if not MALLOC.items() <= os.environ.items():  # it is read when a process starts
+    if not MALLOC.items() <= os.environ.items():  # glibc reads them when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
     if options.cores:  # before JAX starts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
@@ -115,7 +117,7 @@ def parse():
 
 
 def supervised(options, images, labels):
-    """Name -> (compiled, arguments without the state, state): the whole step, then the network alone."""
+    """Returns name -> (function, arguments): the network alone, the whole step, then its parts."""
     config = common.encoder(options.encoder, options.width)
     network = encoder.classifier(config, CLASSES, options.dtype)
     training = common.training(100, options.batch, 1e-3, 5)
@@ -199,7 +201,7 @@ def contrastive(options, images, labels):
 
 
 class Jitted:
-    """A jitted function; its operations as written, since once compiled some are hidden in calls of a library."""
+    """A jitted function. Counts the operations before compilation, which hides some of them in library calls."""
 
     def __init__(self, function, arguments, **options):
         self.run = jax.jit(function, **options)
@@ -211,40 +213,40 @@ class Jitted:
 
 
 class AsTrained(Jitted):
-    """A step as training runs it: every state is given to the next step, in the same buffers."""
+    """A step as training runs it: the state is donated, so that the next state uses the same buffers."""
 
     def __init__(self, function, current, data, batch):
         mesh = sharding.mesh(1)
         self.state = sharding.put_replicated(jax.tree.map(jnp.copy, current), mesh)
-        self.rest = sharding.put_replicated((data, batch), mesh)
-        places = jax.tree.map(lambda x: x.sharding, self.state)
-        super().__init__(function, (self.state, *self.rest), donate_argnums=0, out_shardings=(places, None))
+        self.inputs = sharding.put_replicated((data, batch), mesh)
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        super().__init__(function, (self.state, *self.inputs), donate_argnums=0, out_shardings=(shardings, None))
 
     def __call__(self):
-        self.state, metrics = self.run(self.state, *self.rest)
+        self.state, metrics = self.run(self.state, *self.inputs)
         return self.state, metrics
 
 
 def compiled(function, *arguments):
-    """(what runs it, arguments on the mesh)."""
+    """Returns (jitted function, arguments on the mesh)."""
     arguments = sharding.put_replicated(arguments, sharding.mesh(1))
     return Jitted(function, arguments), arguments
 
 
 def timed(rows, repeats):
-    """Seconds of each row, round by round by either clock; the rows take turns in a random order."""
-    found, rng = {name: [] for name in rows}, np.random.default_rng(0)
+    """Returns the seconds of each row in each round, by both clocks; each round has a new random order of the rows."""
+    rounds, rng = {name: [] for name in rows}, np.random.default_rng(0)
     for _ in range(repeats + 1):
         for name in rng.permutation(list(rows)):
             run, arguments = rows[name]
             began = time.perf_counter(), time.process_time()
             jax.block_until_ready(run(*arguments))
-            found[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
-    return {name: dict(zip(CLOCKS, np.array(values[1:]).T, strict=True)) for name, values in found.items()}
+            rounds[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return {name: dict(zip(CLOCKS, np.array(values[1:]).T, strict=True)) for name, values in rounds.items()}
 
 
 def on_host(options):
-    """Seconds a step of the training loop around a step that computes nothing, lines of the log included."""
+    """Returns seconds per step of the training loop around a step that computes nothing, lines of the log included."""
     labels = np.arange(CIFAR10_LT) % CLASSES
     order_of = {
         "supervised step, whole": orders.Order(labels, options.batch, 0),
@@ -262,12 +264,12 @@ def on_host(options):
             _, progress = train.train(job, fresh, epath.Path(folder), common.base())
         return progress["seconds"]
 
-    # What is there once, at the start and the end, goes out in the difference.
+    # The difference removes the constant cost of start and end.
     return {name: (spent(order, HOST_STEPS + 100) - spent(order, 100)) / HOST_STEPS for name, order in order_of.items()}
 
 
 def about(run, seconds, peak):
-    """Floating-point operations as a share of the peak, and the memory that the compiler plans for what is between."""
+    """Returns the floating-point operations as a share of the peak, and the memory of the program's temporaries."""
     analysis = run.cost_analysis() or {}
     memory = run.memory_analysis()
     flops = analysis.get("flops") if isinstance(analysis, dict) else None
@@ -279,7 +281,7 @@ def about(run, seconds, peak):
 
 
 def matmul_peak(dtype):
-    """Operations per second of a matrix product: what this machine can do."""
+    """Returns operations per second of a matrix product, the peak of this machine."""
     size = 2048 if is_cpu() else 8192
     x = jax.random.normal(jax.random.key(0), (size, size), dtype)
     run = jax.jit(jnp.dot)
@@ -289,11 +291,11 @@ def matmul_peak(dtype):
 
 
 def peak_memory():
-    """MiB that the process has held at most, and the device where it counts."""
-    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    """Returns the peak memory of the process in MiB, and that of the device where it reports one."""
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
     if counted := jax.devices()[0].memory_stats():
-        found["device"] = counted["peak_bytes_in_use"] / 2**20
-    return found
+        peak["device"] = counted["peak_bytes_in_use"] / 2**20
+    return peak
 
 
 def is_cpu():
@@ -307,7 +309,7 @@ def _once(run, x):
 
 
 def added(rounds, host):
-    """What the whole step and the loop around it add to the network's own work, as a share of it, by either clock."""
+    """Returns what the whole step and its loop add to the network alone, as a share of it, by both clocks."""
     return {
         whole.partition(" ")[0]: {
             by: median_of((rounds[whole][by] + host[whole]) / rounds[alone][by] - 1) for by in CLOCKS
@@ -317,14 +319,14 @@ def added(rounds, host):
 
 
 def median_of(values):
-    """With its 95 % interval: of two ranks, as far from both ends."""
+    """Returns the median and its 95 % interval: two order statistics at equal distance from both ends."""
     values, number = np.sort(values), len(values)
     rank = max(int(stats.binom.ppf(0.025, number, 0.5)), 1)
     return {"median": float(np.median(values)), "interval_95": [float(values[rank - 1]), float(values[number - rank])]}
 
 
 def official(options):
-    """Loss and gradient of the official form: ours, compiled, and through the tensor that the released code makes."""
+    """Times loss and gradient of the official form: bns_official, compiled, and through the released code's tensor."""
     b = options.loss_batch
     labels = jax.random.randint(jax.random.key(0), (b,), 0, CLASSES)
     labels = jnp.concatenate([labels, labels])
@@ -340,16 +342,16 @@ def official(options):
 
 
 def broadcast(z, labels, temperature):
-    """The same value through (2B, 2B, d) products; in NumPy and without a gradient, which flatters it."""
+    """Returns the same value through (2B, 2B, d) products in NumPy, without the gradient, which makes it faster."""
     scores = np.exp((z[:, None] * z[None]).sum(2) / temperature)
     same = labels[:, None] == labels[None]
-    others = same & ~np.eye(len(z), dtype=bool)
-    positive, negative = (scores * others).sum(1) / others.sum(1), (scores * ~same).sum(1) / len(z)
+    is_positive = same & ~np.eye(len(z), dtype=bool)
+    positive, negative = (scores * is_positive).sum(1) / is_positive.sum(1), (scores * ~same).sum(1) / len(z)
     return (np.log1p(np.exp(-positive)) + np.log1p(np.exp(negative))).mean()
 
 
 def of_torch(options):
-    """Milliseconds of each row in PyTorch, and what to compare with ours."""
+    """Returns the milliseconds of each row in PyTorch, and numbers that must agree with those of JAX."""
     names = ("encoder", "width", "batch", "side", "repeats", "dtype", "loss_batch", "workers")
     words = json.dumps({name: getattr(options, name) for name in names})
     command = [options.torch_python, str(HERE / "step_torch.py"), words]
@@ -357,7 +359,7 @@ def of_torch(options):
 
 
 def agree(check, current):
-    """Both sides compute the same loss, of networks of the same size."""
+    """Checks that both sides compute the same loss, with networks of the same size."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(32, 3, 8)).astype(np.float32)
     z, drawn = z / np.linalg.norm(z, axis=2, keepdims=True), rng.integers(0, 32, (32, 5))

@@ -1,10 +1,10 @@
-"""What benchmarks/step.py measures, in PyTorch, eager and compiled; needs nothing of ours.
+"""Measures the rows of benchmarks/step.py in PyTorch, eager and compiled. Does not import lt_jax.
 
     python benchmarks/step_torch.py '{"encoder": "resnet32", "width": 16, "batch": 128, "side": 32, "repeats": 30, \
 "dtype": "float32", "loss_batch": 512, "workers": 2}'
 
-Prints one JSON line: milliseconds (medians), and numbers that step.py compares with its own: the BNS loss of arrays
-that both draw with the same seed, and how many parameters the network has.
+Prints one JSON line: milliseconds (medians), and two numbers that step.py compares with its own: the BNS loss of arrays
+that both draw with the same seed, and the number of parameters of the network.
 """
 
 import json
@@ -27,21 +27,21 @@ def main(options):
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in JAX
     torch.backends.cudnn.benchmark = True
-    found = {}
+    ms = {}
     for how in ("eager", "compiled"):
         try:
-            found[f"{options['encoder']} forward and backward, {how}"] = supervised(options, device, how == "compiled")
+            ms[f"{options['encoder']} forward and backward, {how}"] = supervised(options, device, how == "compiled")
             step = bns_torch.Fast(options, device, how == "compiled")
-            found[f"BNS step, {how}"] = median_ms(step, -(-options["repeats"] // 2))
+            ms[f"BNS step, {how}"] = median_ms(step, -(-options["repeats"] // 2))
         except Exception as error:
             if how == "eager":
                 raise
-            print(f"torch.compile: {error}", file=sys.stderr)  # no compiler on this machine, say
-    found["official loss, as released"] = official(options, device)
-    found |= released(options, device)
+            print(f"torch.compile: {error}", file=sys.stderr)  # for instance, no compiler on this machine
+    ms["official loss, as released"] = official(options, device)
+    ms |= released(options, device)
     network = bns_torch.ResNet(options["encoder"], options["width"], bns_torch.projector)
     parameters = sum(p.numel() for p in network.parameters())
-    print(json.dumps({"ms": found, "check": {"bns": check(), "parameters": parameters}}))
+    print(json.dumps({"ms": ms, "check": {"bns": check(), "parameters": parameters}}))
 
 
 def median_ms(function, repeats):
@@ -73,7 +73,7 @@ def supervised(options, device, is_compiled):
 
 
 def official(options, device):
-    """With its gradient."""
+    """Returns the milliseconds of the official loss with its gradient."""
     labels = torch.randint(0, bns_torch.CLASSES, (options["loss_batch"],), device=device).repeat(2)
     z = F.normalize(torch.randn(2 * options["loss_batch"], 128, device=device), dim=1)
     return median_ms(lambda: bns_torch.official_broadcast(z.detach().requires_grad_(), labels).backward(), 3)
@@ -92,7 +92,7 @@ def released(options, device):
 
 
 def check():
-    """The loss of seeded arrays; negatives must be of other classes."""
+    """Returns the BNS loss of seeded arrays, and checks that negatives are of other classes."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(32, 3, 8)).astype(np.float32)
     z, drawn = torch.from_numpy(z / np.linalg.norm(z, axis=2, keepdims=True)), rng.integers(0, 32, (32, 5))

@@ -47,7 +47,7 @@ def standard(config, tokens):
 
 
 def recipe(name, tokens, largest, many=100, few=20):
-    """What CIFAR-10-LT and CIFAR-100-LT share."""
+    """The settings that CIFAR-10-LT and CIFAR-100-LT share."""
     config = common.base()
     config.data = common.data(name, largest, tokens.imbalance_factor, many, few)
 
@@ -74,9 +74,9 @@ def recipe(name, tokens, largest, many=100, few=20):
 
 
 def for_cpu(config):
-    """Ours, not the paper's: what a tiny network learns from in tens of epochs instead of a thousand.
+    """Settings for a tiny network and tens of epochs instead of a thousand. They are ours, not the paper's.
 
-    More and smaller steps, a higher rate, a sharper loss, and an augmentation that leaves more of the image.
+    More and smaller steps, a higher learning rate, a lower temperature, and a weaker augmentation.
     """
     config.pretrain.update(batch_size=128, base_learning_rate=4e-3, temperature=0.2)
     config.pretrain.augment.update(strength=0.5, crop_scale=0.25, blur=False)
@@ -90,7 +90,7 @@ def ten_times_smallest(data):
 
 def shrink(config):
     """The smoke form of the CIFAR experiments: few images, a narrow network of the same kind."""
-    # No class is left without an image.
+    # Every class keeps at least one image.
     config.data.largest = max(config.data.largest // 50, math.ceil(config.data.imbalance_factor))
     config.encoder.width = 8
     config.pretrain.batch_size = config.baseline.batch_size = 64

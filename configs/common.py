@@ -14,7 +14,7 @@ def parse(arg, **known):
     A number is the imbalance factor and a bare word is a switch; `key=value` takes the type of the default.
 
     Raises:
-      ValueError: a token that means nothing here; the line names what does.
+      ValueError: an unknown token; the message names the known ones.
     """
     values = {"smoke": False, **known}
     for token in filter(None, (arg or "").split(",")):
@@ -43,7 +43,7 @@ def _cast(key, text, default):
 
 
 def base():
-    """What every experiment has."""
+    """The settings that every experiment has."""
     config = ml_collections.ConfigDict()
     config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one
     config.stages = (  # what --stage=all runs
@@ -116,7 +116,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
 
 
 def encoder(name, width, stem="small", stem_stride=1):
-    """The network that images go through."""
+    """The network that computes features of images."""
     config = ml_collections.ConfigDict()
     config.name = name  # a key of lt_jax.models.ENCODERS
     config.width = width  # channels of the first stage; of a head, in a transformer
@@ -208,7 +208,7 @@ def retrain(training, augment, k, redraw_every, head_epochs=5.0):
 
 
 def every_key():
-    """A config with every key that there is, to check others against; its values show types alone."""
+    """A config with every key there is, to check other configs against; only the types of its values matter."""
     from configs import dlsa_digits
 
     config = base()

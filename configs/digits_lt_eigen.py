@@ -1,4 +1,4 @@
-"""The demo with the k-DPP drawn by a jitted eigendecomposition of each class's kernel instead of the rank-one road.
+"""The demo with the k-DPP drawn by an eigendecomposition of each class's kernel instead of the rank-one method.
 
     python -m lt_jax.main --config=configs/digits_lt_eigen.py
 

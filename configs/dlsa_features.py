@@ -1,4 +1,4 @@
-"""DLSA on features that you bring.
+"""DLSA on your own features.
 
     python -m lt_jax.main --config=configs/dlsa_features.py --config.data.list=features.npz --workdir=runs/mine
     python -m lt_jax.main --config=configs/dlsa_features.py:preset=places_lt --config.data.list=... --workdir=...
@@ -7,8 +7,8 @@ The file (.npz or .h5) holds `features` (n, d), `labels` (n,), `test_features`, 
 with train.npz and test.npz. Hardware: any; the features may be larger than the device. With fewer than some ten
 thousand items lower `dlsa.filter.clusters` and its batch size (`smoke` does so).
 
-`preset=imagenet_lt`, `preset=inat2018` and `preset=places_lt` are the released settings of these sets, with everything
-else as released, too. Without a preset, clusters and loss weights are those of ImageNet-LT and the rest is ours.
+`preset=imagenet_lt`, `preset=inat2018` and `preset=places_lt` are the released settings of these sets; all other
+settings are as released too. Without a preset, clusters and loss weights are those of ImageNet-LT; the others are ours.
 """
 
 import difflib

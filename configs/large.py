@@ -1,4 +1,4 @@
-"""The one place for our recipe of the large sets: ImageNet-LT, Places-LT, iNaturalist 2018, and one's own folder.
+"""Our recipe for the large sets: ImageNet-LT, Places-LT, iNaturalist 2018, and your own folder.
 
 No recipe was released for them. This one is OURS, not the authors':
 - encoder: a ResNet with the stem that ImageNet networks have, since every comparable number uses one; another
@@ -10,7 +10,7 @@ No recipe was released for them. This one is OURS, not the authors':
 - k = 10 * N_min, the paper's rule: 50 on ImageNet-LT and Places-LT (N_min = 5), 20 on iNaturalist (N_min = 2).
 - R = 20 epochs between two draws, the value that the released code has for its set of many classes.
 - augmentation: SimCLR at 224 pixels with s = 1, the strength it was published with; the crop is made on the host, the
-  rest on the device.
+  other operations run on the device.
 - groups: many > 100, few < 20 training images, as everybody reports for these sets.
 """
 
@@ -21,7 +21,7 @@ SIZES = {"imagenet_lt": (200.0, 1024), "places_lt": (200.0, 1024), "inat2018": (
 
 
 def recipe(name, arg, title, **switches):
-    """The whole config of one large set, from the tokens behind its name; `switches` are tokens of its own."""
+    """The whole config of one large set, from its tokens; `switches` are tokens that only this set has."""
     epochs, batch_size = SIZES[name]
     tokens = common.parse(arg, encoder="resnet34", epochs=epochs, k=K.get(name, 50), batch_size=batch_size, **switches)
     config = common.base()
@@ -55,9 +55,9 @@ def recipe(name, arg, title, **switches):
 def for_cpu(config):
     """A few hundred images on two CPU cores, in minutes: 32 pixels and a small ResNet.
 
-    So few images teach little by contrast (a linear probe stays near chance), so pretraining is short and retraining
-    long. Chosen on renderings of four things (320, 64, 16, 4), two seeds, with a test set of their own; cross-entropy
-    is given about as many images, and nothing else of it was chosen there.
+    Contrastive pretraining learns little from so few images (a linear probe stays near chance), so pretraining is short
+    and retraining long. Chosen on renderings of four objects (320, 64, 16, 4), two seeds, with a separate test set.
+    Cross-entropy is trained on about as many images; none of its other settings was chosen there.
     """
     config.dtype = "float32"
     config.data.update(image_size=32, hold=True)

@@ -1,10 +1,10 @@
-"""A run on Kubernetes: a JobSet of one pod a host, started again from its last save until it is complete.
+"""Runs on Kubernetes: a JobSet with one pod per host, restarted from its last checkpoint until it is complete.
 
     python launch/kubernetes.py NAME --image=IMAGE --pods=64 --tpu=v5e-256 --dry-run -- --config=... --workdir=gs://...
     python launch/kubernetes.py NAME --image=IMAGE --pods=4 --gpus=8 -- --config=... --workdir=gs://...
 
-`--dry-run` prints the manifest; without it `kubectl apply` gets it. The cluster needs the JobSet controller. The image
-is that of launch/Containerfile.
+`--dry-run` prints the manifest instead of passing it to `kubectl apply`. The cluster needs the JobSet controller. Build
+the image with launch/Containerfile.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(words):
 
 
 def manifest(options, arguments):
-    """One job of as many pods as there are hosts. Status 2 is a mistake in the flags: starting again cannot help."""
+    """Returns a JobSet of one job with one pod per host. Status 2 means invalid flags: a restart would fail again."""
     job = {
         "parallelism": options.pods,
         "completions": options.pods,
@@ -99,7 +99,7 @@ def pod(options, arguments):
 
 
 def environment(options):
-    """Who this process is, so that it needs no right to ask the cluster."""
+    """Returns the variables that identify this process, so that it does not have to query the cluster."""
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     return [
         {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{options.name}-workers-0-0.{options.name}:{PORT}"},

@@ -1,11 +1,11 @@
-"""Several processes of one run on this machine, each with its share of the devices.
+"""Starts several processes of one run on this machine, each with its share of the devices.
 
     python launch/local.py 2 -- --config=configs/digits_lt.py --workdir=runs/two
     python launch/local.py 2 --dry-run -- --config=configs/cifar10_lt.py
 
 On a machine without GPUs each process has `--devices` CPU devices. Lines of output begin with the number of their
-process. When one process fails the others are ended; the exit status is that of the first one that failed. SIGTERM and
-Ctrl-C are passed on as SIGTERM: the run saves and ends with status 75.
+process. When one process fails, the others are ended; the exit status is that of the first process that failed.
+SIGTERM and Ctrl-C are passed on as SIGTERM: the run saves and ends with status 75.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-GRACE = 40.0  # seconds that the others have to end by themselves once one has failed
+GRACE = 40.0  # seconds that the other processes have to end by themselves after one has failed
 
 
 def main(words):
@@ -50,36 +50,38 @@ def command(arguments):
 
 
 def environment(options, number, gpus):
-    """What process `number` has in its environment beside the common one."""
-    found = {
+    """Returns the environment variables of process `number` that differ from those of this process."""
+    variables = {
         "JAX_COORDINATOR_ADDRESS": f"localhost:{options.port or free_port()}",
         "JAX_NUM_PROCESSES": str(options.processes),
         "JAX_PROCESS_ID": str(number),
     }
-    options.port = int(found["JAX_COORDINATOR_ADDRESS"].rpartition(":")[2])
+    options.port = int(variables["JAX_COORDINATOR_ADDRESS"].rpartition(":")[2])
     if gpus:
         each = gpus // options.processes
-        return {**found, "JAX_LOCAL_DEVICE_IDS": ",".join(str(number * each + i) for i in range(each))}
-    kept = [x for x in os.environ.get("XLA_FLAGS", "").split() if "xla_force_host_platform_device_count" not in x]
-    flags = " ".join([*kept, f"--xla_force_host_platform_device_count={options.devices}"])
-    return {**found, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        return {**variables, "JAX_LOCAL_DEVICE_IDS": ",".join(str(number * each + i) for i in range(each))}
+    other_flags = [
+        x for x in os.environ.get("XLA_FLAGS", "").split() if "xla_force_host_platform_device_count" not in x
+    ]
+    flags = " ".join([*other_flags, f"--xla_force_host_platform_device_count={options.devices}"])
+    return {**variables, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
 def count_gpus():
     if not shutil.which("nvidia-smi"):
         return 0
-    said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return sum(line.startswith("GPU") for line in said.splitlines())
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return sum(line.startswith("GPU") for line in listed.splitlines())
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 def start(setting, words):
-    """One process; its output, both streams in one, is text."""
+    """Starts one process; standard output and error are one stream of text."""
     return subprocess.Popen(
         words,
         cwd=ROOT,
@@ -92,7 +94,7 @@ def start(setting, words):
 
 
 def run(settings, words):
-    """Starts all, waits for all; the status of the first one that failed, else 0."""
+    """Starts all processes and waits for them; returns the status of the first one that failed, else 0."""
     started = [start(setting, words) for setting in settings]
     for number, process in enumerate(started):
         threading.Thread(target=prefix, args=(number, process.stdout), daemon=True).start()
@@ -117,7 +119,7 @@ def watch(started):
             for process in started:
                 process.kill()
         time.sleep(0.05)
-    time.sleep(0.2)  # the last lines are on their way
+    time.sleep(0.2)  # time for the last lines of output
     first = first or next((process.returncode for process in started if process.returncode), 0)
     return 128 - first if first < 0 else first
 

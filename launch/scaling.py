@@ -1,4 +1,4 @@
-"""What one pretraining step costs on a slice of TPU v5e, on paper.
+"""Estimates the cost of one pretraining step on a slice of TPU v5e.
 
     python launch/scaling.py [--chips=256] [--batch=1024]
 
@@ -20,7 +20,7 @@ DECODES = 930.0  # images a second and core, each decoded once and cropped twice
 
 
 def forward_macs(side=IMAGE, blocks=BLOCKS):
-    """Multiply-adds of one image: 7x7 stem, pool, four stages of 3x3 pairs, the first of a stage halving the image."""
+    """Returns the multiply-adds of one image: 7x7 stem, pool, four stages of 3x3 pairs; a stage halves the image."""
     side //= 2
     total = side**2 * 64 * 3 * 49
     side, before = side // 2, 64
@@ -28,14 +28,14 @@ def forward_macs(side=IMAGE, blocks=BLOCKS):
         width = 64 << stage
         if stage:
             side //= 2
-            total += side**2 * width * before  # 1x1 on the way around
+            total += side**2 * width * before  # 1x1 convolution of the shortcut
         total += side**2 * width * before * 9 + (2 * count - 1) * side**2 * width**2 * 9
         before = width
     return total
 
 
 def step(chips, batch):
-    """Name -> (value, unit) of one step."""
+    """Returns name -> (value, unit) of one step."""
     views = batch * (1 + M + 1)  # the anchor and its partners, then the anchor's key
     operations = 2 * 3 * views * forward_macs()  # the backward pass is twice the forward pass
     compute = operations / chips / (PEAK * UTILISATION)
@@ -43,7 +43,7 @@ def step(chips, batch):
     gradient = 2 * share * PARAMETERS * 4  # reduce-scatter, then all-gather, float32
     keys = share * batch * DIMENSIONS * 4
     side = round(chips**0.5)
-    norms = 2 * NORMS * 2 * 2 * (side - 1) * HOP  # forward and backward; both axes, there and back
+    norms = 2 * NORMS * 2 * 2 * (side - 1) * HOP  # forward and backward; both axes, both directions
     exchange = gradient / LINKS + norms
     local = batch / chips
     return {
@@ -76,12 +76,12 @@ def main():
 
 
 def table(chips, batches):
-    """Markdown: one row a quantity, one column a global batch."""
-    found = [step(chips, batch) for batch in batches]
+    """Returns a Markdown table: one row per quantity, one column per global batch."""
+    columns = [step(chips, batch) for batch in batches]
     lines = ["| " + " | ".join([f"{chips} chips, global batch", *map(str, batches)]) + " |"]
     lines += ["|" + "---|" * (1 + len(batches))]
-    for name, (_, unit) in found[0].items():
-        lines.append("| " + " | ".join([name, *(f"{column[name][0]:.3g} {unit}" for column in found)]) + " |")
+    for name, (_, unit) in columns[0].items():
+        lines.append("| " + " | ".join([name, *(f"{column[name][0]:.3g} {unit}" for column in columns)]) + " |")
     return "\n".join(lines)
 
 

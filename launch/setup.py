@@ -26,7 +26,7 @@ TESTED = sorted(path.stem.removeprefix("constraints-") for path in (ROOT / "laun
 def main(words):
     if not words or words[0] not in ("demo", "test", "lint") or (words[0] == "lint" and words[1:]):
         sys.exit(USAGE)
-    if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything has checked
+    if sys.version_info < (3, 11):  # noqa: UP036  this file runs before pip checks the version
         sys.exit(f"lt_jax needs Python 3.11 or newer; this is {MINOR}")
     python = set_up(extras="" if words[0] == "demo" else "dev")
     commands = {
@@ -34,13 +34,13 @@ def main(words):
         "test": [["pytest", "-n", str(os.cpu_count() or 1), *words[1:]]],
         "lint": LINT,
     }
-    # All linters run, so that one call shows everything there is to mend.
+    # All linters run, so that one call shows all errors.
     statuses = [subprocess.run([python, "-m", *c], check=False, cwd=ROOT).returncode for c in commands[words[0]]]
     return next((status for status in statuses if status), 0)
 
 
 def set_up(extras):
-    """Makes the environment where it is missing or made from other requirements; returns its Python."""
+    """Creates the environment if it is missing or its requirements have changed; returns its Python."""
     python = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     stamp = VENV / f"lt_jax-{extras or 'core'}.stamp"
     if stamp.exists() and stamp.read_text() == fingerprint():
@@ -55,19 +55,19 @@ def set_up(extras):
 
 
 def create(folder, python):
-    """Makes a virtual environment with a pip of its own, where there is none yet."""
+    """Creates a virtual environment with pip if there is none yet."""
     if not pathlib.Path(python).exists():
         say(f"making a virtual environment in {folder}")
         run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     if pathlib.Path(python).with_stem("pip").exists():
         return
-    # Some systems ship Python without ensurepip; there the pip outside installs one inside.
+    # Some systems ship Python without ensurepip; there the pip of this Python installs pip in the environment.
     if subprocess.run([python, "-m", "ensurepip", "--default-pip"], capture_output=True, check=False).returncode:
         run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "pip"])
 
 
 def constraints():
-    """The pinned versions for this Python; a newer Python than we know takes what the bounds of pyproject allow."""
+    """Returns the pip flags for the pinned versions; a newer Python takes the newest that pyproject.toml allows."""
     file = ROOT / "launch" / f"constraints-{MINOR}.txt"
     if file.exists():
         return ["--constraint", str(file)]
@@ -76,7 +76,7 @@ def constraints():
 
 
 def fingerprint():
-    """Changes when the requirements, the pins, the Python or this file change."""
+    """Returns a digest of the requirements, the pins, the Python version and this file."""
     files = [ROOT / "pyproject.toml", ROOT / "launch" / f"constraints-{MINOR}.txt", pathlib.Path(__file__)]
     content = b"".join(file.read_bytes() for file in files if file.exists())
     return hashlib.sha256(content + sys.version.encode()).hexdigest()

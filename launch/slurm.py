@@ -1,10 +1,10 @@
-"""A run on a Slurm cluster: one process for each GPU, requeued until it is complete.
+"""Runs on a Slurm cluster: one process per GPU, requeued until the run is complete.
 
     python launch/slurm.py --nodes=4 --gpus=8 --time=24:00:00 -- --config=configs/inat2018.py --workdir=DIR
     python launch/slurm.py --nodes=4 --gpus=8 --dry-run -- ...      # prints the batch script
 
-The work directory must be one that all nodes see. Before its time is over, or when it is preempted, the job gets
-SIGTERM: the run saves, ends with status 75, and the job puts itself back into the queue.
+All nodes must see the work directory. Before its time limit, or when it is preempted, the job gets SIGTERM: the run
+saves and ends with status 75, and the job is requeued.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --open-mode=append
 #SBATCH --output={name}-%j.log
 {extra}
-# Each task sees all GPUs of its node and takes the one of its own number. One that fails ends all.
+# Each task sees all GPUs of its node and uses the one with its own number. If one task fails, all end.
 srun --kill-on-bad-exit=1 --wait=60 {command}
 status=$?
 if [ "$status" -eq 75 ]; then

@@ -1,4 +1,4 @@
-"""A run on all hosts of a Cloud TPU slice: a queued resource, the code on every worker, one command on all of them.
+"""Runs on all hosts of a Cloud TPU slice: a queued resource, the code on every worker, one command on all of them.
 
     python launch/tpu.py create NAME --zone=ZONE --type=v5litepod-256 --runtime=v2-alpha-tpuv5-lite --spot
     python launch/tpu.py state  NAME --zone=ZONE            # until it says ACTIVE
@@ -65,16 +65,16 @@ def state(options, arguments):
 
 
 def set_up(options, arguments):
-    place = f"{options.name}:{ARCHIVE}"
+    remote_archive = f"{options.name}:{ARCHIVE}"
     return [
         ["git", "archive", "--format=tar.gz", f"--output={ARCHIVE}", "HEAD"],
-        [*machines("scp"), ARCHIVE, place, "--worker=all", *where(options)],
+        [*machines("scp"), ARCHIVE, remote_archive, "--worker=all", *where(options)],
         on_all(options, SETUP),
     ]
 
 
 def run(options, arguments):
-    """JAX finds the other workers by itself; it must be told that there are some."""
+    """Returns the command of all workers. JAX finds the other workers, but needs a flag that there are some."""
     words = [".venv/bin/python", "-m", "lt_jax.main", *arguments, "--config.host.distributed=on"]
     return [on_all(options, "cd lt_jax && " + shlex.join(words))]
 

@@ -1,9 +1,9 @@
-"""Runs the code cells of a notebook in this Python, without Jupyter; --write puts what they show into the file.
+"""Runs the code cells of a notebook in this Python, without Jupyter; --write saves their outputs in the file.
 
     LT_JAX_SMOKE=1 LT_JAX_DATA=DIR python notebooks/execute.py notebooks/cifar_lt_demo.ipynb [--write]
 
-Figures become PNG, what is printed becomes text. A cell with the tag `shows-images` shows pictures of the data set,
-which are not ours to give away: its figures are drawn, but never written.
+Figures become PNG, printed lines become text. A cell with the tag `shows-images` shows images of the data set, which
+may not be redistributed: its figures are drawn, but never written.
 """
 
 import base64
@@ -28,14 +28,14 @@ def main(words):
 
 
 def execute(notebook):
-    """Runs all cells in one namespace and replaces their outputs; an exception ends it, naming the cell."""
+    """Runs all cells in one namespace and replaces their outputs. The traceback of an error names the cell."""
     namespace = {"__name__": "__main__"}
     number = 0
-    for place, cell in enumerate(notebook["cells"]):
+    for index, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] != "code":
             continue
         number += 1
-        printed, figures = _run("".join(cell["source"]), f"cell {place}", namespace)
+        printed, figures = _run("".join(cell["source"]), f"cell {index}", namespace)
         sys.stdout.write(printed)
         shown = [] if "shows-images" in cell["metadata"].get("tags", []) else figures
         cell["execution_count"] = number
@@ -43,13 +43,13 @@ def execute(notebook):
 
 
 def _run(source, name, namespace):
-    """(what was printed, PNG of each figure)."""
+    """Returns (printed text, PNG of each figure)."""
     figures = []
 
     def show():
-        for place in plt.get_fignums():
+        for number in plt.get_fignums():
             buffer = io.BytesIO()
-            plt.figure(place).savefig(buffer, format="png", dpi=80, bbox_inches="tight", metadata={"Software": None})
+            plt.figure(number).savefig(buffer, format="png", dpi=80, bbox_inches="tight", metadata={"Software": None})
             figures.append(buffer.getvalue())
         plt.close("all")
 

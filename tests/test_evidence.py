@@ -33,13 +33,16 @@ def test_every_variant_is_a_change_of_the_config(evidence):
     for table in evidence.tables_of(options).values():
         assert len(table) > 1
         for run in table.values():
-            words = evidence.told(options, run, seed=3)
+            words = evidence.command_words(options, run, seed=3)
             config = command.parse(["lt_jax", *words])[0]
             assert tuple(config.stages) == run.stages and config.seed == 3
             before = evidence.pretraining(run)
             assert config.init_from == (str(evidence.folder(options, before, 3)) if before else "")
             assert (before is None) == (run.stages[0] == "baseline")
-            assert before is None or command.parse(["lt_jax", *evidence.told(options, before, 3)])[0].init_from == ""
+            assert (
+                before is None
+                or command.parse(["lt_jax", *evidence.command_words(options, before, 3)])[0].init_from == ""
+            )
             for flag in run.flags:
                 key = flag.partition("=")[0].split(".")
                 assert config[key[0]][key[1]] != default[key[0]][key[1]], f"{flag} changes nothing"

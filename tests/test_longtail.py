@@ -1,4 +1,4 @@
-"""Class counts, canonical subsets and shot groups against the published protocol."""
+"""Class counts, canonical subsets and shot groups compared with the published protocol."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ DIGESTS = {
 
 
 @pytest.mark.parametrize(("name", "factor"), TOTALS)
-def test_totals_are_the_published_ones(name, factor):
+def test_totals_equal_the_published_ones(name, factor):
     classes, largest = (10, 5000) if name == "cifar10" else (100, 500)
     counts = longtail.exponential_counts(largest, classes, factor)
     assert counts.sum() == TOTALS[name, factor]
@@ -63,7 +63,7 @@ def test_canonical_indices_by_hand():
     assert chosen.tolist() == [*zeros[:2], ones[0]]
 
 
-def test_a_class_that_is_too_small_is_named():
+def test_the_error_names_a_class_that_is_too_small():
     with pytest.raises(errors.BadInput, match="class 1 has 1 images, but 2 are requested"):
         longtail.canonical_indices(np.array([0, 0, 1]), np.array([2, 2]))
 
@@ -79,15 +79,15 @@ def test_index_digests_on_the_real_archive(real_labels, name, factor):
 
 @pytest.fixture(scope="module")
 def real_labels(real_data):
-    found = {}
+    labels = {}
     for name in ("cifar10", "cifar100"):
         config = common.data(name, largest=1, imbalance_factor=1.0)
         config.dir = real_data
-        found[name] = data.sources.SOURCES[name](config).train.labels
-    return found
+        labels[name] = data.sources.SOURCES[name](config).train.labels
+    return labels
 
 
-def test_digits_are_as_promised():
+def test_digits_splits():
     dataset = data.load(common.data("digits", largest=120, imbalance_factor=25, many=60, few=20))
     assert dataset.counts.tolist() == [120, 83, 58, 41, 28, 20, 14, 9, 6, 4]
     assert np.bincount(dataset.test.labels).tolist() == [50] * 10
@@ -98,7 +98,7 @@ def test_digits_are_as_promised():
     assert data.load(other).index_digest != dataset.index_digest
 
 
-def test_an_empty_class_is_named_and_left_out(capsys):
+def test_an_empty_class_is_logged(capsys):
     dataset = data.load(common.data("digits", largest=20, imbalance_factor=25))
     assert dataset.counts[-1] == 0
     assert "class '9' has no training image" in capsys.readouterr().err

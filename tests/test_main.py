@@ -1,4 +1,4 @@
-"""The command from start to end on tiny runs, in this process."""
+"""The command line on tiny runs, in this process."""
 
 import json
 import pathlib
@@ -26,10 +26,10 @@ def test_result_has_every_measure(finished):
     assert result["final"] == result["selected"] == "bns_ipdpp"
     assert result["dataset"]["train_size"] == 383 and result["dataset"]["counts"][0] == 120
     assert {name: len(c) for name, c in result["dataset"]["groups"].items()} == {"many": 2, "medium": 4, "few": 4}
-    for found in (result["test"], result["baseline"]["cross_entropy"], *result["probe"].values()):
-        assert 0 <= found["worst_class"] <= found["overall"] <= 1 and len(found["per_class"]) == 10
-        assert found["overall"] == pytest.approx(np.mean(found["per_class"]))
-        assert found["few"] == pytest.approx(np.mean(found["per_class"][6:]))
+    for measures in (result["test"], result["baseline"]["cross_entropy"], *result["probe"].values()):
+        assert 0 <= measures["worst_class"] <= measures["overall"] <= 1 and len(measures["per_class"]) == 10
+        assert measures["overall"] == pytest.approx(np.mean(measures["per_class"]))
+        assert measures["few"] == pytest.approx(np.mean(measures["per_class"][6:]))
     assert list(result["methods"]) == [
         "cross_entropy", "logit_adjustment", "crt", "nearest_class_mean", "linear_probe", "linear_probe_official",
         "bns_ipdpp",
@@ -55,44 +55,44 @@ def test_files_of_the_work_directory(finished):
     assert "commit" in read(finished / "run.json") and read(finished / "config.json")["retrain"]["k"] == 10
 
 
-def test_subset_files_say_how_to_draw_them_again(finished):
+def test_subset_files_hold_what_reproduces_the_draw(finished):
     counts = read(finished / "result.json")["dataset"]["counts"]
     rounds = sorted((finished / "subsets").iterdir())
     assert [path.name for path in rounds] == ["0.npz", "1.npz"]
     labels = np.load(finished / "features/train.labels.npy")
     for path in rounds:
-        found = dict(np.load(path))
-        key = jax.random.wrap_key_data(found["key"])
-        again = ipdpp.select_balanced(key, None, labels, int(found["k"]), log_probabilities=found["log_p"])
-        np.testing.assert_array_equal(found["indices"], again)
-        np.testing.assert_array_equal(found["labels"], labels[found["indices"]])
-        assert np.bincount(found["labels"]).tolist() == np.minimum(counts, 10).tolist()
+        subset = dict(np.load(path))
+        key = jax.random.wrap_key_data(subset["key"])
+        again = ipdpp.select_balanced(key, None, labels, int(subset["k"]), log_probabilities=subset["log_p"])
+        np.testing.assert_array_equal(subset["indices"], again)
+        np.testing.assert_array_equal(subset["labels"], labels[subset["indices"]])
+        assert np.bincount(subset["labels"]).tolist() == np.minimum(counts, 10).tolist()
     assert not np.array_equal(*(np.load(path)["indices"] for path in rounds))
 
 
-def test_again_says_that_all_is_complete(copied, run_main, tiny, capsys):
+def test_a_second_call_logs_that_all_is_complete(copied, run_main, tiny, capsys):
     before = (copied / "result.json").read_bytes()
     assert run_main(*tiny, f"--workdir={copied}") == 0
-    said = capsys.readouterr().err
-    assert all(f"{stage}: complete" in said for stage in ("pretrain", "probe", "baseline", "retrain", "evaluate"))
+    stderr = capsys.readouterr().err
+    assert all(f"{stage}: complete" in stderr for stage in ("pretrain", "probe", "baseline", "retrain", "evaluate"))
     assert (copied / "result.json").read_bytes() == before
 
 
-def test_changed_retraining_reruns_only_what_follows(copied, run_main, tiny, capsys):
+def test_changed_retraining_reruns_only_later_stages(copied, run_main, tiny, capsys):
     assert run_main(*tiny, f"--workdir={copied}", "--config.retrain.k=5", "--config.retrain.method=uniform") == 0
-    said = capsys.readouterr().err
-    assert "retrain: retrain.k (was 10, now 5) (and 1 more) changed" in said
-    assert "evaluate: retrain.k" in said and "pretrain: complete" in said and "baseline: complete" in said
+    stderr = capsys.readouterr().err
+    assert "retrain: retrain.k (was 10, now 5) (and 1 more) changed" in stderr
+    assert "evaluate: retrain.k" in stderr and "pretrain: complete" in stderr and "baseline: complete" in stderr
     assert int(np.load(copied / "subsets/0.npz")["k"]) == 5
 
 
 def test_changed_pretraining_over_a_finished_one_is_refused(finished, run_main, tiny, capsys):
     assert run_main(*tiny, f"--workdir={finished}", "--config.pretrain.m=3") == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "pretrain.m (was 1, now 3)" in said and "--workdir" in said
+    error_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "pretrain.m (was 1, now 3)" in error_line and "--workdir" in error_line
 
 
-def test_eigen_runs_all_the_way_from_anothers_pretraining(finished, tmp_path, run_main, tiny, capsys):
+def test_eigen_runs_with_the_pretraining_of_another_run(finished, tmp_path, run_main, tiny, capsys):
     words = ["--config=configs/digits_lt_eigen.py:smoke", *tiny[1:], f"--config.init_from={finished}"]
     assert run_main(*words, "--config.seed=7", f"--workdir={tmp_path}") == 0
     result = read(tmp_path / "result.json")
@@ -135,7 +135,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_clear_line(words, message, tmp_path, run_main, capsys):
+def test_invalid_input_is_a_one_line_error(words, message, tmp_path, run_main, capsys):
     assert run_main(*words, f"--workdir={tmp_path}") == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
     assert len(lines) == 1 and message in lines[0], lines
@@ -148,7 +148,7 @@ def test_work_directory_that_cannot_be_written(tmp_path, run_main, capsys):
     assert f"cannot write {file}/run" in capsys.readouterr().err
 
 
-def test_loss_that_explodes_ends_with_status_1(copied, run_main, tiny, capsys):
+def test_a_loss_that_is_not_finite_ends_with_status_1(copied, run_main, tiny, capsys):
     shutil.rmtree(copied / "checkpoints/baseline")
     (copied / "stages/baseline.json").unlink()
     words = ("--stage=baseline", "--config.baseline.base_learning_rate=1e30", "--config.baseline.epochs=5")
@@ -156,12 +156,12 @@ def test_loss_that_explodes_ends_with_status_1(copied, run_main, tiny, capsys):
     assert "baseline: loss or gradient is not finite at step" in capsys.readouterr().err
 
 
-def test_help_says_how(run_main, capsys):
+def test_help_describes_the_flags(run_main, capsys):
     assert run_main("--help") == 0
     assert "--config=configs/NAME.py[:arg]" in capsys.readouterr().out
 
 
-def test_help_waits_for_no_heavy_library():
+def test_help_does_not_import_heavy_libraries():
     code = "import sys; from lt_jax import main; main.main(['x', '--help']); print({'jax', 'grain'} & set(sys.modules))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip().endswith("set()")
+    stdout = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert stdout.strip().endswith("set()")

@@ -1,4 +1,4 @@
-"""File names in any bytes that the file system allows: in training, in show_data, and in predict's three formats."""
+"""File names of arbitrary bytes: in training, in show_data, and in the three formats of predict."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ NAMES = (
 
 
 def write(folder, name, seed=0):
-    """A JPEG file of 8 x 8 pixels under a name that is given in bytes."""
+    """Writes a JPEG file of 8 x 8 pixels; `name` is bytes."""
     os.makedirs(folder, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     with open(os.path.join(os.fsencode(folder), name), "wb") as file:
@@ -42,7 +42,7 @@ def odd(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Two classes; one of them has odd bytes in its own name."""
+    """Two classes; the name of one of them has unusual bytes."""
     for split in ("train", "test"):
         for folder in (b"plain", b"na\xefve\nclass"):
             for i, name in enumerate(NAMES):
@@ -66,7 +66,7 @@ def test_images_of_any_name_are_read(tree):
     assert paths == set(NAMES)
 
 
-def test_a_broken_image_of_an_odd_name_is_one_line(tree, capsys):
+def test_a_broken_image_with_an_unusual_name_is_reported_in_one_line(tree, capsys):
     (folder,) = (path for path in (tree / "train").iterdir() if path.name != "plain")
     with open(os.path.join(os.fsencode(folder), b"bad\n\xe9.jpg"), "wb"):
         pass
@@ -147,15 +147,15 @@ def test_predict_table_has_one_row_for_each_image(finished, odd, run_main, tmp_p
 
 
 class Screen(io.TextIOWrapper):
-    """A standard output of some encoding that refuses what it cannot take."""
+    """A standard output that raises an error for characters that its encoding lacks."""
 
     def __init__(self, encoding):
-        self.taken = io.BytesIO()
-        super().__init__(self.taken, encoding=encoding, errors="strict", newline="")
+        self.content = io.BytesIO()
+        super().__init__(self.content, encoding=encoding, errors="strict", newline="")
 
     def text(self):
         self.flush()
-        return self.taken.getvalue()
+        return self.content.getvalue()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -179,7 +179,7 @@ def test_predict_prints_to_any_terminal(finished, odd, run_main, monkeypatch, en
         assert len(list(csv.DictReader(io.StringIO(printed.decode(encoding), newline="")))) == len(NAMES)
 
 
-def test_predict_to_a_stream_without_bytes(finished, odd, run_main, monkeypatch):
+def test_predict_to_a_text_stream_without_a_buffer(finished, odd, run_main, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert predict(run_main, finished, odd, "--format=csv") == 0
     assert "caf\\udce9.jpg" in sys.stdout.getvalue()

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and what is stored in it may be given away."""
+"""The notebook runs from top to bottom, and its stored outputs may be published."""
 
 import base64
 import importlib.util
@@ -32,7 +32,7 @@ def figures(cell):
     return [x["data"]["image/png"] for x in cell["outputs"] if "data" in x and "image/png" in x["data"]]
 
 
-def test_every_cell_was_run_in_order_and_has_its_figures(notebook):
+def test_stored_outputs_are_of_one_run_in_order(notebook):
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
@@ -51,20 +51,20 @@ def test_every_cell_was_run_in_order_and_has_its_figures(notebook):
         assert base64.b64decode(image).startswith(b"\x89PNG")
 
 
-def test_pictures_of_the_data_set_are_never_stored(notebook):
+def test_images_of_the_data_set_are_never_stored(notebook):
     for cell in notebook["cells"]:
         if "imshow" in "".join(cell["source"]):
             assert cell["metadata"]["tags"] == ["shows-images"] and not figures(cell)
 
 
-def test_no_path_of_anyones_machine(notebook):
+def test_no_local_path_is_stored(notebook):
     text = FILE.read_text()
     text = re.sub(r'"image/png": "[^"]*"', "", text)
     assert not re.search(r"/(home|Users|tmp|root|work|content)/", text)
     assert len(FILE.read_text()) < 400_000
 
 
-def test_execution_keeps_text_and_figures(execute, capsys):
+def test_execution_stores_text_and_figures(execute, capsys):
     code = "print('a')\nfrom matplotlib import pyplot as plt\nplt.plot([1, 2])\nplt.show()"
     cells = [
         {"cell_type": "markdown", "source": ["text"]},

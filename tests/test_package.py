@@ -1,4 +1,4 @@
-"""The built wheel, alone and from another directory."""
+"""The built wheel, without the checkout and from another directory; pinned versions."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def test_wheel_runs_the_demo_from_another_directory(tmp_path, tiny):
     assert (tmp_path / "elsewhere/runs/digits_lt/report.html").exists()
 
 
-def test_pins_are_versions_and_name_no_address():
+def test_pins_are_versions_without_urls():
     for file in sorted((ROOT / "launch").glob("constraints-*.txt")):
         assert all("/" not in line and "@" not in line for line in file.read_text().splitlines())
 
@@ -58,7 +58,7 @@ def test_every_requirement_is_pinned_within_its_bounds():
             assert requirement.specifier.contains(pins[name]), (file.name, name)
 
 
-def test_lint_and_its_hook_use_one_ruff():
+def test_lint_and_the_pre_commit_hook_use_the_same_ruff():
     import yaml
 
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]

@@ -1,4 +1,4 @@
-"""Pixels are those that Pillow and `ImageOps.exif_transpose` give: transparency, deep images, EXIF, limits."""
+"""Decoded pixels equal those of Pillow and `ImageOps.exif_transpose`: transparency, bit depths, EXIF, limits."""
 
 import io
 import struct
@@ -28,14 +28,14 @@ def opened(content):
 
 
 def both(content, upright=False):
-    """The pixels of the bytes; the same image opened with Pillow must give the same."""
+    """Returns the decoded pixels, after a check that the image opened with Pillow gives the same."""
     pixels = decode.image(content, "x", upright)
     np.testing.assert_array_equal(decode.from_pillow(opened(content), upright), pixels)
     return pixels
 
 
 def refused(content):
-    """The message for the bytes; the same image opened with Pillow must be refused for the same reason."""
+    """Returns the error message, after a check that the image opened with Pillow is refused for the same reason."""
     with pytest.raises(errors.BadInput) as first:
         decode.image(content, "dir/x.tif")
     with pytest.raises(errors.BadInput) as second:
@@ -57,7 +57,7 @@ def test_transparency_is_composited_on_white(form):
     assert both(encoded(rgba(255, 128), form, **options)).tolist() == [[[255, 127, 127]]]
 
 
-def test_background_is_stated():
+def test_background_is_white_and_documented():
     assert decode.BACKGROUND == (255, 255, 255)
     assert "white" in decode.image.__doc__
 
@@ -83,7 +83,7 @@ def test_palette_with_transparency(form):
     image.putpixel((1, 0), 1)
     assert both(encoded(image, form, transparency=0)).tolist() == [[[255, 255, 255], [250, 100, 50]]]
     assert both(encoded(image, form)).tolist() == [[[9, 8, 7], [250, 100, 50]]]
-    if form == "PNG":  # an alpha for each colour
+    if form == "PNG":  # one alpha value per colour
         assert both(encoded(image, transparency=bytes([128, 0]))).tolist() == [[[132, 131, 131], [255, 255, 255]]]
 
 
@@ -112,13 +112,13 @@ def grey16(values, **options):
 
 def test_16_bit_png_is_scaled_by_65535():
     assert both(grey16([0, 257, 25700, 30000])).tolist() == [[[v] * 3 for v in (0, 1, 100, 117)]]
-    assert both(grey16([0, 100])).max() == 0  # not by the image's own maximum
+    assert both(grey16([0, 100])).max() == 0  # not scaled by its maximum
     old = Image.fromarray(np.array([[0, 25700, 65535]], np.int32))  # Pillow before 11 opens such a file as mode I
     assert old.mode == "I" and decode.from_pillow(old)[0, :, 0].tolist() == [0, 100, 255]
 
 
 def png(depth, kind, rows, *chunks):
-    """A PNG file from its raw rows and further chunks before the pixels."""
+    """Returns a PNG file of raw rows, with more chunks before the pixels."""
     head = struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0)
     parts = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(b"\0" + rows)), (b"IEND", b"")]
     body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
@@ -130,13 +130,13 @@ def test_16_bit_grey_with_a_transparent_value():
     assert both(content)[0, :, 0].tolist() == [255, 100]
 
 
-def test_16_bit_colour_is_what_pillow_gives():
+def test_16_bit_colour_equals_pillow():
     content = png(16, 2, struct.pack(">6H", 0, 257, 25700, 65535, 30000, 1))
     np.testing.assert_array_equal(both(content), np.asarray(opened(content).convert("RGB")))
 
 
 def tiff(values, bits, sample_format, order="<"):
-    """An uncompressed grey TIFF file of one row."""
+    """Returns an uncompressed grey TIFF file of one row."""
     code = {(8, 1): "B", (16, 1): "H", (16, 2): "h", (32, 1): "I", (32, 2): "i", (32, 3): "f"}[bits, sample_format]
     data = struct.pack(f"{order}{len(values)}{code}", *values)
     tags = [(256, 3, len(values)), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
@@ -166,7 +166,7 @@ def test_16_bit_tiff(order):
     assert "16-bit pixels must lie in 0..32767, found -5..7" in line
 
 
-def test_32_bit_tiff_is_scaled_by_its_own_range():
+def test_32_bit_tiff_is_scaled_by_the_range_of_its_type():
     unit = 2**32 - 1
     assert both(tiff([0, unit // 255 * 100, unit // 255 * 200, unit], 32, 1))[0, :, 0].tolist() == [0, 100, 200, 255]
     assert both(tiff([0, 65535], 32, 1)).max() == 0
@@ -187,15 +187,15 @@ def test_portable_grey_maps():
     assert both(b"P5 2 1 1023\n" + struct.pack(">HH", 1023, 402))[0, :, 0].tolist() == [255, 100]
 
 
-def test_float_tiff_lies_in_0_to_1():
+def test_float_tiff_must_be_in_0_to_1():
     assert both(tiff([0.0, 0.2, 1.0], 32, 3))[0, :, 0].tolist() == [0, 51, 255]
-    assert both(tiff([0.0, 0.2, 0.4], 32, 3))[0, :, 0].tolist() == [0, 51, 102]  # not by the image's own maximum
+    assert both(tiff([0.0, 0.2, 0.4], 32, 3))[0, :, 0].tolist() == [0, 51, 102]  # not scaled by its maximum
     assert "float pixels must lie in [0, 1], found 0..200" in refused(tiff([0.0, 200.0], 32, 3))
     assert "float pixels must lie in [0, 1], found -0.5..1" in refused(tiff([-0.5, 1.0], 32, 3))
     assert "float pixels must lie in [0, 1], found" in refused(tiff([0.5, float("nan")], 32, 3))
 
 
-def test_integers_of_no_known_range():
+def test_integers_outside_16_bits_are_refused():
     image = Image.fromarray(np.array([[0, 70000]], np.int32))
     with pytest.raises(errors.BadInput, match=r"image: .*pixels must lie in 0\.\.65535, found 0\.\.70000"):
         decode.from_pillow(image)
@@ -208,7 +208,7 @@ def exif_of(orientation):
 
 
 def with_segments(jpeg, *segments):
-    """The JPEG file with (marker, content) segments right after its start."""
+    """Returns the JPEG file with (marker, content) segments inserted after its start marker."""
     parts = b"".join(bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body for marker, body in segments)
     return jpeg[:2] + parts + jpeg[2:]
 
@@ -226,18 +226,18 @@ TURNED_BY_XMP = (
 
 @pytest.mark.parametrize("before", [[], *([name] for name in LONG), list(LONG)], ids=lambda names: "+".join(names))
 @pytest.mark.parametrize("orientation", [2, 3, 6, 8])
-def test_orientation_is_found_wherever_it_is(before, orientation):
+def test_orientation_is_read_after_other_segments(before, orientation):
     jpeg = encoded(Image.fromarray(PIXELS), "JPEG", quality=95)
     content = with_segments(
         jpeg, *(LONG[name] for name in before), (0xE1, b"Exif\0\0" + exif_of(orientation).tobytes()[6:])
     )
-    wanted = np.asarray(ImageOps.exif_transpose(opened(content)))
-    assert not np.array_equal(wanted, np.asarray(opened(content)))
-    np.testing.assert_array_equal(both(content, upright=True), wanted)
+    expected = np.asarray(ImageOps.exif_transpose(opened(content)))
+    assert not np.array_equal(expected, np.asarray(opened(content)))
+    np.testing.assert_array_equal(both(content, upright=True), expected)
     np.testing.assert_array_equal(both(content), np.asarray(opened(content)))
 
 
-def test_orientation_in_xmp_alone():
+def test_orientation_only_in_xmp():
     content = with_segments(encoded(Image.fromarray(PIXELS), "JPEG"), LONG["ICC"], TURNED_BY_XMP)
     np.testing.assert_array_equal(both(content, upright=True), np.asarray(ImageOps.exif_transpose(opened(content))))
 
@@ -256,7 +256,7 @@ def test_orientation_of_other_formats(form):
     np.testing.assert_array_equal(both(content), np.asarray(opened(content)))  # Pillow itself turns a TIFF
 
 
-def test_tags_that_cannot_be_read_turn_nothing():
+def test_unreadable_exif_is_ignored():
     jpeg = encoded(Image.fromarray(PIXELS), "JPEG")
     content = with_segments(jpeg, (0xE1, b"Exif\0\0this is no TIFF header"))
     np.testing.assert_array_equal(both(content, upright=True), np.asarray(opened(jpeg)))
@@ -264,7 +264,7 @@ def test_tags_that_cannot_be_read_turn_nothing():
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF", "JPEG"])
 @pytest.mark.parametrize(("view", "side"), [("centre", 24), ("whole", 16)])
-def test_a_path_and_the_same_pil_image_give_the_same(form, view, side, tmp_path):
+def test_a_path_and_a_pil_image_give_the_same_pixels(form, view, side, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     image = Image.fromarray(noise).resize((450, 300), Image.Resampling.BICUBIC)
     options = {"lossless": True} if form == "WEBP" else {}
@@ -275,19 +275,19 @@ def test_a_path_and_the_same_pil_image_give_the_same(form, view, side, tmp_path)
     np.testing.assert_array_equal(by_path, by_pillow)
 
 
-def test_a_large_jpeg_and_the_same_pil_image_are_nearly_the_same(tmp_path):
-    """A path is shrunk inside the decoder, a PIL image by the mean over areas; neither skips pixels."""
+def test_a_large_jpeg_and_a_pil_image_give_nearly_the_same_pixels(tmp_path):
+    """The decoder shrinks a path, the mean over areas shrinks a PIL image; neither skips pixels."""
     noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
     image = Image.fromarray(noise).resize((1200, 800), Image.Resampling.NEAREST)
     image.save(tmp_path / "x.jpg", quality=95)
     model = classifier.Classifier(("a",), (64, 64, 3), "centre", True, None, None, 1)
     by_path, by_pillow = (model.pixels([x])[0] for x in (tmp_path / "x.jpg", Image.open(tmp_path / "x.jpg")))
     assert np.abs(by_path.astype(int) - by_pillow).mean() < 3
-    assert by_path.std() < 40  # of noise, whose own deviation is 74
+    assert by_path.std() < 40  # the noise itself has a standard deviation of 74
 
 
 def huge(width, height):
-    """A PNG whose header says so many pixels, with next to none of them there."""
+    """Returns a small PNG file whose header declares width x height pixels."""
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     rows = zlib.compress((b"\0" + b"\xff" * -(-width // 8)) * height) if width * height < 2e8 else zlib.compress(b"\0")
     parts = [(b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")]
@@ -295,7 +295,7 @@ def huge(width, height):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def test_too_many_pixels_are_named_as_a_limit():
+def test_too_many_pixels_are_refused_with_the_limit():
     limit = 2 * Image.MAX_IMAGE_PIXELS
     with pytest.raises(errors.BadInput) as raised:
         decode.image(huge(30000, 30000), "dir/big.png")
@@ -303,8 +303,8 @@ def test_too_many_pixels_are_named_as_a_limit():
     assert str(raised.value).startswith(message)
 
 
-def test_a_large_but_legal_png_is_read_without_a_warning(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # Pillow warns above it, and refuses twice as much
+def test_a_large_png_below_the_limit_is_read_without_a_warning(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)  # Pillow warns above this and refuses twice this
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(decode.image(encoded(Image.fromarray(PIXELS)), "x"), PIXELS)
@@ -315,7 +315,7 @@ def test_a_large_but_legal_png_is_read_without_a_warning(monkeypatch):
     assert decode.image(encoded(Image.new("RGB", (60, 80))), "x").shape == (80, 60, 3)
 
 
-def test_a_lack_of_memory_is_named(monkeypatch):
+def test_a_lack_of_memory_is_reported(monkeypatch):
     def refuse(*_, **__):
         raise MemoryError
 
@@ -333,25 +333,25 @@ def with_text(size, after=False):
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_long_text_in_a_png_is_no_hindrance(after):
+def test_long_text_in_a_png_is_accepted(after):
     before = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
     np.testing.assert_array_equal(decode.image(with_text(2 << 20, after), "x"), PIXELS)
     assert before == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
 
 
-def test_endless_text_in_a_png_is_named_as_a_limit():
+def test_too_much_text_in_a_png_is_refused_with_the_limit():
     with pytest.raises(errors.BadInput, match=r"^dir/x\.png: .*text.* more than the limit of 64 MiB"):
         decode.image(with_text(70 << 20), "dir/x.png")
 
 
-def test_formats_that_cannot_be_read_are_named():
+def test_the_error_names_an_unsupported_format():
     with pytest.raises(errors.BadInput, match="x: HEIC cannot be read, convert it to JPEG"):
         decode.image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "x")
     with pytest.raises(errors.BadInput, match="x: .*a kind of TIFF that Pillow does not read"):
         decode.image(tiff([1, 2], 32, 1, ">"), "x")
 
 
-def test_everyday_modes_are_what_pillow_gives():
+def test_common_modes_equal_pillow():
     image = Image.fromarray(PIXELS)
     for content in (
         encoded(image.convert("CMYK"), "JPEG"), encoded(image.quantize(64)), encoded(image.convert("L")),

@@ -1,4 +1,4 @@
-"""Preparing: every image comes back, a second call goes on, damage is seen, and it works in a bucket."""
+"""lt_jax.data.prepare: shards hold every image, a second call resumes, damage is detected, buckets work."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def prepared(tree, tmp_path_factory):
     return out
 
 
-def test_the_same_images_labels_and_names(tree, prepared):
+def test_shards_hold_the_same_images_labels_and_names(tree, prepared):
     plain, ours = data.load(config_for("places_lt", tree)), data.load(config_for("prepared", prepared))
     assert ours.class_names == plain.class_names and ours.index_digest == plain.index_digest
     for split in ("train", "test", "validation"):
@@ -52,14 +52,14 @@ def test_the_same_images_labels_and_names(tree, prepared):
         assert a.images.name(0) in b.images.name(0)
 
 
-def test_a_second_call_writes_nothing_and_a_damaged_shard_again(tree, prepared, tmp_path, capsys):
+def test_a_second_call_writes_only_damaged_shards(tree, prepared, tmp_path, capsys):
     assert run(tree, tmp_path) == 0
     shards = sorted(tmp_path.glob("train-*.array_record"))
     total = len(list(tmp_path.glob("*.array_record")))
     assert len(shards) > 2 and all(s.read_bytes() == (prepared / s.name).read_bytes() for s in shards)
     before = (tmp_path / "index.json").read_text()
     shards[1].write_bytes(shards[1].read_bytes()[:-9])
-    (tmp_path / f"{shards[2].name}.json").write_text("{")  # killed while it was written
+    (tmp_path / f"{shards[2].name}.json").write_text("{")  # as if the process was killed while writing it
     (tmp_path / "index.json").unlink()
     capsys.readouterr()
     assert run(tree, tmp_path) == 0
@@ -68,19 +68,19 @@ def test_a_second_call_writes_nothing_and_a_damaged_shard_again(tree, prepared, 
     assert shards[1].read_bytes() == (prepared / shards[1].name).read_bytes()
 
 
-def test_two_processes_write_the_same(tree, prepared, tmp_path):
+def test_two_workers_write_the_same_shards(tree, prepared, tmp_path):
     assert run(tree, tmp_path, "--workers=2") == 0
     assert (tmp_path / "index.json").read_text() == (prepared / "index.json").read_text()
 
 
 def test_bucket(tree, prepared, monkeypatch):
-    """gs:// with another fsspec file system behind it: one that lives in memory."""
+    """gs:// paths with a file system in memory."""
     monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: fsspec.filesystem("memory"))
     out = epath.Path("gs://bucket/places")
     assert run(tree, out) == 0
     assert (out / "index.json").read_text() == (prepared / "index.json").read_text()
-    found, local = data.load(config_for("prepared", out)), data.load(config_for("prepared", prepared))
-    assert found.train.images.content(3) == local.train.images.content(3)
+    from_bucket, local = data.load(config_for("prepared", out)), data.load(config_for("prepared", prepared))
+    assert from_bucket.train.images.content(3) == local.train.images.content(3)
 
 
 def test_small_sets_and_shrinking(tree, tmp_path):
@@ -127,7 +127,7 @@ def test_broken_image(tree, tmp_path, capsys):
         (["--name=folder", "--out=x", "--dir=nowhere"], "nowhere is not there"),
     ],
 )
-def test_bad_flags(words, message, capsys, monkeypatch, tmp_path):
+def test_invalid_flags(words, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert prepare.main(["prepare", *words]) == 2
     assert message in capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_full_disk(tree, tmp_path, monkeypatch, capsys):
 
 
 def small_tree(folder):
-    """Two classes of three training images."""
+    """Writes two classes of three training images and one test image."""
     for name in "ab":
         (folder / "train" / name).mkdir(parents=True)
         (folder / "test" / name).mkdir(parents=True)
@@ -153,7 +153,7 @@ def small_tree(folder):
     return folder
 
 
-def test_shards_hold_what_the_images_are_now(tmp_path, capsys):
+def test_shards_are_written_again_after_pixels_change(tmp_path, capsys):
     tree = small_tree(tmp_path / "in")
     out = tmp_path / "out"
     words = ["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1", "--shard_size=2"]
@@ -167,12 +167,12 @@ def test_shards_hold_what_the_images_are_now(tmp_path, capsys):
     assert prepare.main(words) == 0
     assert "1 shards written, 3 were there" in capsys.readouterr().err
     assert blanked.read_bytes() in all_contents(out) and before not in all_contents(out)
-    os.utime(tree / "train/b/0.png")  # touched, with the same pixels
+    os.utime(tree / "train/b/0.png")  # a new time stamp, the same pixels
     assert prepare.main(words) == 0
     assert "0 shards written, 4 were there" in capsys.readouterr().err
 
 
-def test_shards_of_images_that_are_gone_are_removed(tmp_path):
+def test_shards_of_removed_images_are_removed(tmp_path):
     tree, out = small_tree(tmp_path / "in"), tmp_path / "out"
     words = ["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1", "--shard_size=2"]
     assert prepare.main(words) == 0
@@ -188,7 +188,7 @@ def test_shards_of_images_that_are_gone_are_removed(tmp_path):
     assert not any(removed in path.read_bytes() for path in out.glob("*.array_record"))
 
 
-def test_a_shard_that_is_not_what_the_index_says_is_refused(tmp_path, run_main, tiny, capsys):
+def test_a_shard_that_differs_from_the_index_is_refused(tmp_path, run_main, tiny, capsys):
     tree, out = small_tree(tmp_path / "in"), tmp_path / "out"
     assert prepare.main(["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1"]) == 0
     words = (
@@ -218,8 +218,8 @@ def test_a_shard_that_is_not_what_the_index_says_is_refused(tmp_path, run_main, 
     assert "baseline: complete" in capsys.readouterr().err
 
 
-def test_copies_of_a_bucket_are_those_of_its_index(tmp_path, monkeypatch):
-    """Prepared again with other pixels, under the same names: the local copies are not used."""
+def test_outdated_local_copies_of_a_bucket_are_not_used(tmp_path, monkeypatch):
+    """The bucket is prepared again with other pixels under the same names."""
     monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: fsspec.filesystem("memory"))
     tree, out = small_tree(tmp_path / "in"), epath.Path("gs://bucket/small")
     words = ["x", "--name=folder", f"--dir={tree}", f"--out={out}", "--workers=1"]

@@ -1,4 +1,4 @@
-"""README.md and docs say what benchmarks/results holds; the README's commands and links exist."""
+"""Tables of README.md and docs match benchmarks/results; configs and links of the README exist."""
 
 import importlib.util
 import pathlib
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_measured_tables_are_those_of_the_results():
+def test_measured_tables_match_the_results():
     spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
     readme = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(readme)
@@ -25,7 +25,7 @@ def test_measured_tables_are_those_of_the_results():
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
-def test_links_lead_somewhere(link):
+def test_link_targets_exist(link):
     assert (ROOT / link).exists()
 
 

@@ -1,4 +1,4 @@
-"""The BNS loss over a mesh: ring and gathered form against the formula on one device; the expected form."""
+"""The BNS loss over a mesh: ring and gathered form compared with one device; the expected form."""
 
 import functools
 
@@ -27,7 +27,7 @@ def mesh_of(devices):
 
 
 def on(devices, arguments):
-    """Their rows split over the devices."""
+    """Returns the arguments with their rows split over the devices."""
     return jax.device_put(arguments, NamedSharding(mesh_of(devices), PartitionSpec("data")))
 
 
@@ -42,7 +42,7 @@ def ring(devices):
 
 
 def gradient(form):
-    """Of queries and keys, each anchor's loss with a weight of its own."""
+    """Returns a function of the gradient for queries and keys; each anchor's loss has a different weight."""
 
     def total(queries, keys, own, drawn):
         weights = jnp.linspace(0.5, 1.5, len(own))
@@ -53,18 +53,18 @@ def gradient(form):
 
 @pytest.mark.parametrize("form", [gather, ring])
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_loss_and_gradient_are_those_of_one_device(form, devices):
+def test_loss_and_gradient_equal_those_of_one_device(form, devices):
     arguments = inputs()
     placed, form = on(devices, arguments), form(devices)
     assert len(placed[0].sharding.device_set) == min(devices, len(jax.devices()))
     single = functools.partial(losses.bns, temperature=TEMPERATURE)
     np.testing.assert_allclose(jax.jit(form)(*placed), single(*arguments), rtol=1e-5)
-    for found, expected in zip(gradient(form)(*placed), gradient(single)(*arguments), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for actual, expected in zip(gradient(form)(*placed), gradient(single)(*arguments), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_memory_of_the_ring_does_not_grow_with_the_devices():
-    """Loss and gradient at a fixed local batch: what the compiler plans for 8 devices, at most 1.1 times that for 2."""
+    """Planned memory of loss and gradient at a fixed local batch: 8 devices need at most 1.1 times that of 2."""
 
     def planned(form, devices, local=256):
         arguments = on(devices, inputs(b=local * devices, n=16, d=64))
@@ -72,10 +72,10 @@ def test_memory_of_the_ring_does_not_grow_with_the_devices():
         return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
 
     assert 0 < planned(ring, 8) <= 1.1 * planned(ring, 2)
-    assert planned(gather, 8) > 2 * planned(gather, 2)  # what the ring is for
+    assert planned(gather, 8) > 2 * planned(gather, 2)  # the gathered form needs more memory
 
 
-def test_expected_weights_are_the_mean_of_the_draw():
+def test_expected_weights_equal_the_mean_of_draws():
     labels = jnp.array([0, 0, 0, 1, 1, 2])
     weights = negatives.expected(labels, labels, n=4)
     np.testing.assert_allclose(weights.sum(axis=1), 4.0, rtol=1e-6)
@@ -89,10 +89,10 @@ def test_expected_weights_of_one_class_are_zero():
     assert not negatives.expected(jnp.zeros(3, int), jnp.zeros(3, int), 4).any()
 
 
-def test_expected_loss_is_the_mean_of_the_loss():
+def test_expected_loss_equals_the_mean_over_draws():
     queries, keys, own, _ = inputs(b=6)
     labels = jnp.array([0, 0, 0, 1, 1, 2])
-    found = losses.bns_expected(queries, keys, own, negatives.expected(labels, labels, 4), TEMPERATURE)
+    expected_loss = losses.bns_expected(queries, keys, own, negatives.expected(labels, labels, 4), TEMPERATURE)
     drawn = jax.vmap(lambda key: negatives.sample(key, labels, labels, 4))(jax.random.split(jax.random.key(1), 4000))
     each = jax.vmap(lambda rows: losses.bns(queries, keys, own, rows, TEMPERATURE))(drawn)
-    assert (np.abs(each.mean(axis=0) - found) < 5 * each.std(axis=0) / np.sqrt(4000)).all()
+    assert (np.abs(each.mean(axis=0) - expected_loss) < 5 * each.std(axis=0) / np.sqrt(4000)).all()

@@ -1,4 +1,4 @@
-"""Every setting is known, of its type and in its interval; paths and tokens are read as they are written."""
+"""Checks of settings: known keys, types and intervals; paths and tokens of --config."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from lt_jax.run import command, config, knobs
 
 
 def write(file, lines):
-    """A config file of one's own: the demo with more lines."""
+    """Writes a config file: the demo with additional lines."""
     file.parent.mkdir(parents=True, exist_ok=True)
     body = "\n    ".join(lines)
     file.write_text(
@@ -33,7 +33,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("line", OWN)
-def test_a_config_file_of_ones_own_is_as_strict_as_the_command_line(line, tmp_path, run_main, capsys):
+def test_a_config_file_is_checked_like_the_command_line(line, tmp_path, run_main, capsys):
     file = write(tmp_path / "own.py", [line])
     assert run_main(f"--config={file}", f"--workdir={tmp_path / 'run'}") == 2
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("lt_jax: ")]
@@ -41,7 +41,7 @@ def test_a_config_file_of_ones_own_is_as_strict_as_the_command_line(line, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-MEANINGLESS = {
+INVALID = {
     "data.largest=-5": "expected at least 0, found -5",
     "data.largest=0": "config.data.largest: expected at least 1, found 0",
     "data.test_share=1.5": "config.data.test_share: expected a number between 0 and 1, found 1.5",
@@ -64,18 +64,18 @@ MEANINGLESS = {
 }
 
 
-@pytest.mark.parametrize("flag", MEANINGLESS)
-def test_values_that_mean_nothing_are_refused(flag, tmp_path, run_main, capsys):
+@pytest.mark.parametrize("flag", INVALID)
+def test_invalid_values_are_refused(flag, tmp_path, run_main, capsys):
     assert run_main(f"--config.{flag}", f"--workdir={tmp_path / 'run'}") == 2
-    assert MEANINGLESS[flag] in capsys.readouterr().err.strip().splitlines()[-1]
+    assert INVALID[flag] in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_what_the_profile_all_would_ignore_is_refused(tmp_path, run_main, capsys):
+def test_settings_that_profile_all_ignores_are_refused(tmp_path, run_main, capsys):
     words = ("--config=configs/folder.py:smoke", f"--workdir={tmp_path / 'run'}")
     for flag in ("largest=100", "imbalance_factor=10"):
         assert run_main(*words, f"--config.data.{flag}") == 2
         assert "expected only with a profile that chooses images" in capsys.readouterr().err
-    command.parse(["x", "--config.data.profile=all"])  # of a config that has a subset's size
+    command.parse(["x", "--config.data.profile=all"])  # of a config that sets the size of a subset
     assert "have no effect: config.data.profile=all takes every image" in capsys.readouterr().err
 
 
@@ -86,7 +86,7 @@ def test_every_number_has_an_interval():
             assert ".".join(key) in knobs.INTERVALS, key
 
 
-def test_a_path_may_hold_a_colon(tmp_path, run_main, capsys):
+def test_a_config_path_may_contain_a_colon(tmp_path, run_main, capsys):
     file = write(tmp_path / "a:b" / "own.py", ["config.retrain.k = 7"])
     parsed, name, _ = config.from_command_line(["x", f"--config={file}:10,smoke"])
     assert (parsed.data.imbalance_factor, parsed.retrain.k, name) == (10.0, 7, "own")
@@ -96,13 +96,13 @@ def test_a_path_may_hold_a_colon(tmp_path, run_main, capsys):
 
 
 @pytest.mark.parametrize("module", ["lt_jax.main", "lt_jax.report", "lt_jax.data.prepare"])
-def test_help_is_there_without_docstrings(module):
+def test_help_works_without_docstrings(module):
     words = [sys.executable, "-OO", "-m", module, "--help"]
     text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert f"python -m {module}" in text
 
 
-def test_a_home_that_is_not_there_is_no_folder_of_that_name(tmp_path, run_main, capsys, monkeypatch):
+def test_a_missing_home_folder_is_refused(tmp_path, run_main, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_main("--workdir=~nobody_here/run") == 2
     assert "--workdir: there is no home folder '~nobody_here'" in capsys.readouterr().err

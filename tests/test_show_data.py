@@ -1,4 +1,4 @@
-"""The look at the data, and what a run notes about them."""
+"""--stage=show_data, and the description of the data in run.json."""
 
 import json
 
@@ -13,16 +13,17 @@ from lt_jax.serve import show_data
 
 def test_show_data_prints_and_draws(tmp_path, run_main, capsys):
     assert run_main("--stage=show_data", f"--workdir={tmp_path}") == 0
-    said = capsys.readouterr().err
-    assert "digits: 10 classes, 120 to 4 training images a class, imbalance factor 30" in said
-    assert "splits: train 383, test 500" in said and "groups: many 2 classes, medium 4 classes, few 4 classes" in said
-    assert "images that train and test share: 0" in said
+    stderr = capsys.readouterr().err
+    assert "digits: 10 classes, 120 to 4 training images a class, imbalance factor 30" in stderr
+    assert "splits: train 383, test 500" in stderr
+    assert "groups: many 2 classes, medium 4 classes, few 4 classes" in stderr
+    assert "images that train and test share: 0" in stderr
     dataset = data.load(common.data("digits", largest=120, imbalance_factor=25))
-    assert dataset.digest in said and dataset.index_digest in said
+    assert dataset.digest in stderr and dataset.index_digest in stderr
     with Image.open(tmp_path / "figures/contact_sheet.png") as sheet:
         pixels = np.asarray(sheet)
     assert pixels.shape == (16 + 96 * 8, 120 + 96 * 8, 3)
-    for column in range(8):  # no column is empty, and no family leaves what it was given
+    for column in range(8):  # no column is empty, and every family changes the image
         cell = pixels[16 : 16 + 92, 120 + 96 * column : 120 + 96 * column + 92]
         assert cell.std() > 10
         if column:
@@ -40,15 +41,15 @@ def test_duplicates_are_named(tmp_path):
             (tmp_path / split / c).mkdir(parents=True)
             for i in range(2):
                 name = f"{split}{c}{i}".encode()
-                (tmp_path / split / c / f"{i}.jpg").write_bytes(twin + name)  # bytes after the end mean nothing
+                (tmp_path / split / c / f"{i}.jpg").write_bytes(twin + name)  # decoders ignore bytes after the end
     (tmp_path / "train/b/1.jpg").write_bytes((tmp_path / "test/a/0.jpg").read_bytes())
     config.data.update(dir=str(tmp_path), generated=0)
-    said = show_data.summary(data.load(config.data))
-    assert "images that train and test share: 1" in said
-    assert f"{tmp_path}/train/b/1.jpg = {tmp_path}/test/a/0.jpg" in said
+    summary = show_data.summary(data.load(config.data))
+    assert "images that train and test share: 1" in summary
+    assert f"{tmp_path}/train/b/1.jpg = {tmp_path}/test/a/0.jpg" in summary
 
 
-def test_features_have_nothing_to_show(tmp_path, run_main, capsys):
+def test_show_data_refuses_features(tmp_path, run_main, capsys):
     np.savez(tmp_path / "x.npz", features=np.ones((4, 2)), labels=[0, 0, 1, 1], test_features=np.ones((2, 2)),
              test_labels=[0, 1])  # fmt: skip
     words = ("--config.data.name=features", "--config.data.profile=all", f"--config.data.list={tmp_path / 'x.npz'}")
@@ -56,7 +57,7 @@ def test_features_have_nothing_to_show(tmp_path, run_main, capsys):
     assert "features holds no images" in capsys.readouterr().err
 
 
-def test_run_json_says_what_was_trained_on_also_when_run_again(finished, run_main, tiny):
+def test_run_json_describes_the_data_after_a_second_call_too(finished, run_main, tiny):
     assert run_main(*tiny, f"--workdir={finished}") == 0
     run = json.loads((finished / "run.json").read_text())["data"]
     result = json.loads((finished / "result.json").read_text())["dataset"]
@@ -65,7 +66,7 @@ def test_run_json_says_what_was_trained_on_also_when_run_again(finished, run_mai
 
 
 @pytest.mark.slow
-def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run_main, tiny, capsys):
+def test_a_broken_image_is_a_one_line_error_and_skip_lists_it(tmp_path, run_main, tiny, capsys):
     root = tmp_path / "data"
     source = data.sources.folders.generated.tree("folder", 6)
     for file in source.rglob("*.jpg"):
@@ -79,15 +80,15 @@ def test_a_broken_image_ends_a_run_with_one_line_and_skip_lists_it(tmp_path, run
         "--config.stages=('baseline','evaluate')", "--config.baseline.epochs=1", f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
     assert run_main(*words) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
-    assert said == [f"lt_jax: {root}/train/class0/3.jpg: the file is empty"]
+    error_lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
+    assert error_lines == [f"lt_jax: {root}/train/class0/3.jpg: the file is empty"]
     assert run_main(*words, "--config.data.on_bad_image=skip", f"--workdir={tmp_path / 'other'}") == 0
     skipped = json.loads((tmp_path / "other/run.json").read_text())["data"]["skipped"]
     assert skipped["count"] == 1 and skipped["images"] == [f"{root}/train/class0/3.jpg: the file is empty"]
 
 
 @pytest.mark.slow
-def test_a_work_directory_inside_the_image_folder_is_no_class(tmp_path, run_main, capsys):
+def test_a_work_directory_inside_the_image_folder_is_not_a_class(tmp_path, run_main, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 16, 16, 3), np.uint8)
     for (c, i), image in ((index, pixels[index]) for index in np.ndindex(2, 6)):
         (tmp_path / f"class{c}").mkdir(exist_ok=True)

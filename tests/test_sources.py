@@ -1,4 +1,4 @@
-"""CIFAR archives in every published form, and every way in which they are broken."""
+"""CIFAR archives in every published form, complete and damaged."""
 
 import dataclasses
 import io
@@ -26,13 +26,13 @@ def config_for(name, folder):
 
 @pytest.fixture
 def small(monkeypatch):
-    """CIFAR-10 and -100 with a handful of images a file."""
+    """Makes the archives of CIFAR-10 and CIFAR-100 expect only a few images per file."""
     for name in ("_CIFAR10", "_CIFAR100"):
         monkeypatch.setattr(archives, name, dataclasses.replace(getattr(archives, name), records=RECORDS))
 
 
 def make(folder, archive, form):
-    """Writes random images in the given form; returns (train images, train labels) in order."""
+    """Writes random images in one form; returns (train images, train labels) in order."""
     generator = np.random.default_rng(0)
     images, labels = [], []
     binary = form.startswith("binary")
@@ -72,7 +72,7 @@ def load(folder):
     return archives.cifar10(config_for("cifar10", folder))
 
 
-def test_missing_archive_names_every_place_looked_at(tmp_path):
+def test_missing_archive_error_names_every_searched_path(tmp_path):
     with pytest.raises(errors.BadInput, match=f"{tmp_path}/cifar-10-batches-bin.*{tmp_path}/cifar-10-python.tar.gz"):
         load(tmp_path)
 
@@ -109,7 +109,7 @@ def test_truncated_tar(tmp_path, small, form):
         load(tmp_path)
 
 
-def test_a_pickle_that_asks_for_more_than_arrays_is_refused(tmp_path, small):
+def test_a_pickle_with_other_objects_than_arrays_is_refused(tmp_path, small):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "written"), "w"))

@@ -17,7 +17,7 @@ from lt_jax.data.sources import lists
 
 @pytest.fixture(scope="module")
 def published():
-    """The folder of the published lists, or a skip."""
+    """Returns the folder of the published lists, or skips the test."""
     shared = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data" / "lists"
     folder = pathlib.Path(os.environ.get("LT_JAX_LISTS", shared))
     if not (folder / "Places_LT_train.txt").is_file():
@@ -56,12 +56,12 @@ def test_published_inat2018(published):
     assert lists.class_names(val)[7291] == "Plantae/7291"
 
 
-def test_blob_id_is_that_of_git(tmp_path):
+def test_blob_id_equals_that_of_git(tmp_path):
     (tmp_path / "x").write_bytes(b"hello\n")
     assert lists.blob_id(tmp_path / "x") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
-def test_a_list_that_is_not_the_published_one_is_said(tmp_path, capsys):
+def test_a_list_that_differs_from_the_published_one_is_logged(tmp_path, capsys):
     for split in ("train", "val", "test"):
         (tmp_path / f"ImageNet_LT_{split}.txt").write_text("train/n1/a.JPEG 0\ntrain/n2/a.JPEG 1\n")
     for name in ("n1", "n2"):
@@ -75,15 +75,15 @@ def test_a_list_that_is_not_the_published_one_is_said(tmp_path, capsys):
 
 def test_stratified_split_leaves_every_class_in_training():
     labels = np.array([0] * 20 + [1] * 3 + [2] * 2 + [3])
-    kept, held, without = splits.stratified(labels, 0.2, seed=0)
+    training, held, without = splits.stratified(labels, 0.2, seed=0)
     assert np.bincount(labels[held], minlength=4).tolist() == [4, 1, 1, 0] and without == 1
-    assert np.bincount(labels[kept]).tolist() == [16, 2, 1, 1]
-    assert sorted([*kept, *held]) == list(range(26))
+    assert np.bincount(labels[training]).tolist() == [16, 2, 1, 1]
+    assert sorted([*training, *held]) == list(range(26))
     np.testing.assert_array_equal(held, splits.stratified(labels, 0.2, seed=0)[1])
     assert not np.array_equal(held, splits.stratified(labels, 0.2, seed=1)[1])
 
 
-def test_validation_comes_out_of_training_and_never_out_of_test():
+def test_validation_is_taken_from_training_and_not_from_test():
     config = common.data("digits", largest=120, imbalance_factor=25)
     whole = data.load(config)
     config.validation = 0.25
@@ -98,8 +98,8 @@ def test_duplicates_between_splits():
     pixels = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
     train = images.Arrays(pixels, np.zeros(5, int))
     test = images.Arrays(pixels[[3, 0]] + np.array([0, 1], np.uint8)[:, None, None, None], np.zeros(2, int))
-    found = splits.duplicates(splits.content_digests(train), splits.content_digests(test))
-    assert found == [(3, 0)]
+    pairs = splits.duplicates(splits.content_digests(train), splits.content_digests(test))
+    assert pairs == [(3, 0)]
 
 
 def test_pareto_counts():
@@ -109,7 +109,7 @@ def test_pareto_counts():
     assert longtail.pareto_counts(7, 1, 100).tolist() == [7]
 
 
-def test_given_counts():
+def test_counts_of_the_profile_counts():
     config = common.data("digits", largest=0, imbalance_factor=1.0)
     config.update(profile="counts", counts=(9, 8, 7, 6, 5, 4, 3, 2, 1, 1))
     assert data.load(config).counts.tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 1]
@@ -121,7 +121,7 @@ def test_given_counts():
         data.load(config)
 
 
-def test_digests_tell_data_apart():
+def test_digests_differ_for_different_data():
     digits = common.data("digits", largest=20, imbalance_factor=2)
     first, again = data.load(digits), data.load(digits)
     assert first.digest == again.digest and len(first.digest) == 64
@@ -129,7 +129,7 @@ def test_digests_tell_data_apart():
     assert data.load(digits).digest != first.digest
 
 
-def test_digests_are_of_content_not_of_names(tmp_path):
+def test_digests_depend_on_content_not_on_file_names(tmp_path):
     config = common.data("folder", largest=0, imbalance_factor=1.0)
     config.update(profile="all", dir=str(tmp_path), workers=0)
     for split, name, color in (("train", "a", 1), ("train", "b", 2), ("test", "a", 3), ("test", "b", 4)):

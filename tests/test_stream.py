@@ -1,4 +1,4 @@
-"""Streams of decoded images: the same batches for any number of workers and hosts, from any step on."""
+"""Streams of decoded images: batches do not depend on the number of workers and hosts or on the first step."""
 
 import io
 import multiprocessing
@@ -34,9 +34,9 @@ def feed(dataset, own_key=True, host=0, hosts=1, workers=0):
 @pytest.fixture(scope="module")
 def first_five(dataset):
     with_no_worker = feed(dataset)
-    found = [with_no_worker(step) for step in range(5)]
+    first_batches = [with_no_worker(step) for step in range(5)]
     with_no_worker.close()
-    return found
+    return first_batches
 
 
 def same(a, b):
@@ -51,14 +51,14 @@ def test_shapes_and_labels(dataset, first_five):
         assert not np.array_equal(batch["images"][:, 0], batch["images"][:, 2])  # two crops of the anchor
 
 
-def test_starts_again_at_any_step(dataset, first_five):
+def test_can_start_at_any_step(dataset, first_five):
     fed = feed(dataset)
     for step in (3, 4, 1, 2):
         assert same(fed(step), first_five[step])
     fed.close()
 
 
-def test_workers_change_nothing(dataset, first_five):
+def test_workers_do_not_change_the_batches(dataset, first_five):
     fed = feed(dataset, workers=2)
     try:
         assert all(same(fed(step), first_five[step]) for step in (0, 1, 2, 3))
@@ -83,7 +83,7 @@ def test_hosts_must_divide_the_batch(dataset):
         feed(dataset, hosts=3)
 
 
-def test_another_order_takes_over_at_once(dataset):
+def test_a_new_order_takes_effect_at_the_next_step(dataset):
     order = orders.Order(np.zeros(4, int), 8, seed=0)
     fed = batches.feed(dataset.train, orders.Subset([0, 1, 2, 3], order), 8, 5, 0.3)
     assert set(fed(0)["labels"]) == {0} and fed(0)["images"].shape == (8, 16, 16, 3)
@@ -95,13 +95,13 @@ def test_another_order_takes_over_at_once(dataset):
 
 def test_clean_batches_cover_a_split_once(dataset):
     parts = list(batches.clean_batches(dataset.test.images, 4))
-    kept = np.concatenate([batch[mask] for batch, mask in parts])
-    assert len(kept) == len(dataset.test.labels) and all(len(batch) == 4 for batch, _ in parts)
-    for i, image in enumerate(kept):
+    images = np.concatenate([batch[mask] for batch, mask in parts])
+    assert len(images) == len(dataset.test.labels) and all(len(batch) == 4 for batch, _ in parts)
+    for i, image in enumerate(images):
         np.testing.assert_array_equal(image, dataset.test.images.views(i, decode.centre_box)[0])
 
 
-def test_unreadable_image_ends_the_stream_with_its_name(dataset, tmp_path):
+def test_unreadable_image_raises_an_error_with_its_name(dataset, tmp_path):
     images = dataset.train.images.select(np.arange(8))
     paths = images.paths.copy()
     (tmp_path / "broken.jpg").write_bytes(b"")
@@ -113,7 +113,7 @@ def test_unreadable_image_ends_the_stream_with_its_name(dataset, tmp_path):
         fed(1)
 
 
-def test_killed_worker_is_one_clear_line(dataset):
+def test_a_killed_worker_raises_a_clear_error(dataset):
     fed = feed(dataset, workers=1)
     fed(0)
     (child,) = multiprocessing.active_children()
@@ -126,19 +126,19 @@ def test_killed_worker_is_one_clear_line(dataset):
 
 
 @pytest.mark.parametrize("box", [(20, 32, 200, 240), (0, 0, 300, 400), (10, 300, 70, 90)])
-def test_crop_is_that_of_pillow(box):
-    """Also where the decoder itself reads at half or a quarter of the size."""
+def test_crops_match_pillow(box):
+    """Includes boxes for which the decoder reads at half or a quarter of the size."""
     small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     whole = Image.fromarray(small).resize((400, 300), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     whole.save(buffer, "JPEG", quality=95)
-    (found,) = decode.crops(buffer.getvalue(), "x", lambda _: [box], 64)
+    (crop,) = decode.crops(buffer.getvalue(), "x", lambda _: [box], 64)
     top, left, height, width = box
     part = whole.crop((left, top, left + width, top + height))
     truth = np.asarray(part.resize((64, 64), Image.Resampling.BOX), int)
-    assert np.abs(found - truth).mean() < 3
+    assert np.abs(crop - truth).mean() < 3
     moved = np.asarray(whole.crop((0, 40, width, 40 + height)).resize((64, 64), Image.Resampling.BOX), int)
-    assert np.abs(found - moved).mean() > 9
+    assert np.abs(crop - moved).mean() > 9
 
 
 def test_random_boxes_fit():

@@ -1,4 +1,4 @@
-"""Tables as people have them: labels, class files, paths, delimiters, encodings, numbers of all kinds."""
+"""Tables of images: labels, class files, paths, delimiters, encodings, number formats."""
 
 import datetime
 import os
@@ -18,7 +18,7 @@ from lt_jax.data.sources import lists
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with 0.jpg to 9.jpg and sub/0.jpg, sub/1.jpg."""
+    """Returns a folder with 0.jpg to 9.jpg and sub/0.jpg, sub/1.jpg."""
     (tmp_path / "sub").mkdir()
     for name in (*(f"{i}.jpg" for i in range(10)), "sub/0.jpg", "sub/1.jpg"):
         Image.fromarray(np.full((8, 8, 3), 100, np.uint8)).save(tmp_path / name)
@@ -37,13 +37,13 @@ def write(folder, content, name="t.csv", encoding="utf-8"):
 
 
 def rows(*labels, header="path,label,split\n", split="test"):
-    """A table with each label once for training and once, with image 9, for the test."""
+    """Returns a table in which each label has one training row and one row, of image 9, in `split`."""
     lines = [f"{i}.jpg,{label},train\n9.jpg,{label},{split}\n" for i, label in enumerate(labels)]
     return header + "".join(lines)
 
 
 def labels_of(dataset):
-    """Image -> name of its class, of the training split."""
+    """Returns file name -> class name of the training images."""
     part = dataset.train
     return {os.path.basename(part.images.path(i)): dataset.class_names[c] for i, c in enumerate(part.labels)}
 
@@ -55,20 +55,20 @@ def log_of(capsys):
 # Labels and class files.
 
 
-def test_labels_are_names_if_all_are(folder, capsys):
+def test_labels_are_names_if_all_are_in_the_class_file(folder, capsys):
     classes = write(folder, "10\n20\n30\n", "classes.txt")
     dataset = load(write(folder, rows("10", "30", "20")), classes=str(classes))
     assert dataset.class_names == ("10", "20", "30")
     assert labels_of(dataset) == {"0.jpg": "10", "1.jpg": "30", "2.jpg": "20"} and log_of(capsys) == []
 
 
-def test_labels_are_positions_if_one_is_no_name(folder):
+def test_labels_are_positions_if_one_is_not_a_name(folder):
     classes = write(folder, "1\n2\n3\n", "classes.txt")
     dataset = load(write(folder, rows("0", "1", "2")), classes=str(classes))
     assert labels_of(dataset) == {"0.jpg": "1", "1.jpg": "2", "2.jpg": "3"}
 
 
-def test_names_win_where_both_are_possible(folder, capsys):
+def test_labels_are_names_if_both_readings_are_possible(folder, capsys):
     classes = write(folder, "1\n2\n3\n4\n5\n", "classes.txt")
     file = write(folder, rows("1", "2", "4"))
     dataset = load(file, classes=str(classes))
@@ -77,7 +77,7 @@ def test_names_win_where_both_are_possible(folder, capsys):
     assert line.startswith(f"[lt_jax] table {file}: labels are read as the names in {classes}, not as positions from 0")
 
 
-def test_no_line_where_both_readings_agree(folder, capsys):
+def test_nothing_is_logged_if_both_readings_agree(folder, capsys):
     classes = write(folder, "0\n1\n2\n", "classes.txt")
     load(write(folder, rows("0", "1", "2")), classes=str(classes))
     assert log_of(capsys) == []
@@ -98,7 +98,7 @@ def test_positions_in_a_file_of_names(folder):
         (("0", "-1"), 4, "label '-1' is not in the class list"),
     ],
 )
-def test_the_first_bad_line_is_named(folder, labels, line, bad):
+def test_the_error_names_the_first_invalid_line(folder, labels, line, bad):
     classes = write(folder, "cat\ndog\n", "classes.txt")
     with pytest.raises(errors.BadInput, match=rf"line {line} of .*t\.csv: {bad}"):
         load(write(folder, rows(*labels)), classes=str(classes))
@@ -112,23 +112,23 @@ def test_class_files_of_any_encoding(folder, encoding, beginning):
     assert dataset.class_names == ("Straße", "Äpfel")
 
 
-# Blanks, header, delimiters, encodings.
+# Spaces, header, delimiters, encodings.
 
 
-def test_surrounding_blanks(folder):
+def test_surrounding_spaces_are_ignored(folder):
     text = " path , label , split \n 0.jpg , cat , train \n 1.jpg,dog ,  Train\n9.jpg, cat, TEST \n"
     dataset = load(write(folder, text))
     assert dataset.class_names == ("cat", "dog") and labels_of(dataset) == {"0.jpg": "cat", "1.jpg": "dog"}
     assert len(dataset.test.labels) == 1
 
 
-def test_blanks_that_belong_to_a_file_name(folder):
+def test_spaces_of_an_existing_file_name_are_kept(folder):
     (folder / " odd .jpg").write_bytes((folder / "0.jpg").read_bytes())
     text = "path,label,split\n odd .jpg,cat,train\n 1.jpg ,dog,train\n9.jpg,cat,test\n"
     assert sorted(labels_of(load(write(folder, text)))) == [" odd .jpg", "1.jpg"]
 
 
-def test_lines_that_end_as_on_old_machines(folder):
+def test_lines_may_end_with_carriage_return(folder):
     assert load(write(folder, rows("a", "b").replace("\n", "\r").replace(",", ";"))).class_names == ("a", "b")
 
 
@@ -155,31 +155,31 @@ def test_big_endian_utf_16(folder):
     assert load(write(folder, b"\xfe\xff" + rows("ä", "b").encode("utf-16-be"))).class_names == ("b", "ä")
 
 
-def test_commas_in_a_table_of_semicolons(folder):
+def test_commas_in_a_semicolon_separated_table(folder):
     (folder / "a,b.jpg").write_bytes((folder / "0.jpg").read_bytes())
     dataset = load(write(folder, "path;label\na,b.jpg;x, y\n1.jpg;z\n2.jpg;z\n"))
     assert dataset.class_names == ("x, y", "z")
 
 
-def test_a_comma_too_many_is_an_error(folder):
+def test_a_row_with_too_many_fields_is_an_error(folder):
     with pytest.raises(errors.BadInput, match=r"line 3 of .*: 3 fields where the header has 2.*quot"):
         load(write(folder, "path,label\n0.jpg,cat\na,b.jpg,cat\n"))
     assert load(write(folder, "path,label,\n0.jpg,cat,\n1.jpg,dog,\n2.jpg,dog,\n")).class_names == ("cat", "dog")
 
 
-def test_an_open_quote_is_an_error(folder):
+def test_an_unclosed_quote_is_an_error(folder):
     with pytest.raises(errors.BadInput, match=r"t\.csv is no CSV file \(.*line"):
         load(write(folder, 'path,label\n0.jpg,cat\n"1.jpg,dog\n2.jpg,emu\n'))
 
 
-def test_empty_lines_do_not_move_the_numbers(folder):
+def test_line_numbers_count_empty_lines(folder):
     with pytest.raises(errors.BadInput, match=r"line 6 of .*: label is missing"):
         load(write(folder, "path,label\n\n0.jpg,cat\n,\n1.jpg,dog\n2.jpg, \n"))
     with pytest.raises(errors.BadInput, match=r"line 2 of .*: path is missing"):
         load(write(folder, "path,label\n ,cat\n"))
 
 
-def test_two_columns_of_one_name(folder):
+def test_two_columns_with_the_same_name(folder):
     with pytest.raises(errors.BadInput, match="has the column 'label' twice"):
         load(write(folder, "path,label,Label\n0.jpg,cat,dog\n"))
 
@@ -206,7 +206,7 @@ def test_absolute_paths_beside_a_data_folder(folder, tmp_path_factory):
 
 
 def test_windows_separators(folder):
-    (folder / "odd\\name.jpg").write_bytes((folder / "0.jpg").read_bytes())  # a name with a backslash stays one
+    (folder / "odd\\name.jpg").write_bytes((folder / "0.jpg").read_bytes())  # a file name that contains a backslash
     text = "path,label,split\nsub\\0.jpg,cat,train\n.\\sub\\1.jpg,dog,train\nodd\\name.jpg,dog,train\n0.jpg,cat,test\n"
     dataset = load(write(folder, text))
     assert sorted(labels_of(dataset)) == ["0.jpg", "1.jpg", "odd\\name.jpg"]
@@ -223,8 +223,8 @@ def test_windows_drives(folder):
         load(write(folder, text.replace("C:", "D:")))
 
 
-def test_names_in_the_bytes_of_the_table(folder):
-    """The file name in Latin-1 and the table too; and one raw name in a table that is UTF-8 elsewhere."""
+def test_file_names_that_are_not_utf_8(folder):
+    """A table that is UTF-8 except for one Latin-1 file name, which is stored in the same bytes on disk."""
     for name in (b"caf\xe9.jpg", "élan.jpg".encode()):
         with open(os.path.join(os.fsencode(folder), name), "wb") as file:
             file.write((folder / "0.jpg").read_bytes())
@@ -235,7 +235,7 @@ def test_names_in_the_bytes_of_the_table(folder):
         assert dataset.train.images.image(i).shape == (8, 8, 3)
 
 
-def test_missing_images_keep_the_name_of_the_table(folder):
+def test_missing_images_are_named_as_in_the_table(folder):
     with pytest.raises(errors.BadInput, match=r"no\\where\.jpg \(line 2 of t\.csv\): no such file"):
         load(write(folder, "path,label,split\nno\\where.jpg,cat,train\n1.jpg,dog,train\n0.jpg,cat,test\n"))
 
@@ -271,7 +271,7 @@ def test_gaps_in_labels(folder, capsys):
     assert log_of(capsys) == []
 
 
-def test_numbers_that_are_no_class_numbers(folder):
+def test_numbers_too_large_for_class_numbers(folder):
     with pytest.raises(errors.BadInput, match="labels run up to 20240001: expected fewer than .* config.data.classes"):
         load(write(folder, rows(0, 20240001)))
     assert load(write(folder, rows("9" * 5000, "1"))).num_classes == 2
@@ -293,7 +293,7 @@ def test_parquet_labels(folder, labels):
     assert dataset.class_names == ("0", "1")
 
 
-def test_parquet_labels_of_a_class_file(folder):
+def test_parquet_labels_with_a_class_file(folder):
     classes = write(folder, "10\n20\n", "classes.txt")
     dataset = load(parquet(folder, path=PATHS, label=[10.0, 20.0, 20.0, 10.0]), classes=str(classes))
     assert dataset.class_names == ("10", "20") and dataset.counts.tolist() == [1, 1]
@@ -311,7 +311,7 @@ def test_parquet_labels_of_a_class_file(folder):
         ([-1, 1, 0, 1], r"line 2 of .*: label -1 is below 0"),
     ],
 )
-def test_bad_parquet_labels(folder, labels, message):
+def test_invalid_parquet_labels(folder, labels, message):
     with pytest.raises(errors.BadInput, match=message):
         load(parquet(folder, path=PATHS, label=labels))
 
@@ -328,7 +328,7 @@ def test_parquet_of_other_types(folder):
         load(parquet(folder, path=["0.jpg", None, "2.jpg", "3.jpg"], label=[0, 1, 1, 0]))
 
 
-def test_whole_numbers_that_pandas_wrote_as_floats(folder):
+def test_whole_numbers_written_as_floats(folder):
     assert load(write(folder, rows("0.0", "1.0", "2.0"))).class_names == ("0", "1", "2")
     classes = write(folder, "10\n20\n", "classes.txt")
     assert load(write(folder, rows("10.0", "20.0")), classes=str(classes)).class_names == ("10", "20")
@@ -337,7 +337,7 @@ def test_whole_numbers_that_pandas_wrote_as_floats(folder):
 # Lists, features, prepare.
 
 
-def test_digits_and_marks_in_lists(tmp_path):
+def test_digits_and_byte_order_marks_in_lists(tmp_path):
     file = write(
         tmp_path, b"\xef\xbb\xbftrain/a/0.jpg 0\r\n  train/b/x y.jpg\t1 \r\ntrain/b/caf\xe9.jpg 1\n", "list.txt"
     )

@@ -1,4 +1,4 @@
-"""Augmentation families against Pillow and plain NumPy, on real images where there are some (scans of digits)."""
+"""Augmentation families compared with Pillow and NumPy on photographs."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ CLASSES = losses.Classes.of(np.ones(8))
 
 @pytest.fixture(scope="module")
 def images():
-    """Photographs that scikit-learn brings along, cut into uint8 (8, 32, 32, 3)."""
+    """Returns parts of the photographs that scikit-learn contains, uint8 (8, 32, 32, 3)."""
     china, flower = datasets.load_sample_images().images
     return np.stack([x[i : i + 128 : 4, i : i + 128 : 4] for x in (china, flower) for i in (0, 90, 180, 270)])
 
@@ -78,15 +78,15 @@ def test_geometry(images, name, signed):
     theirs = [np.asarray(Image.fromarray(x).transform((32, 32), Image.Transform.AFFINE, row)) for x in images]
     ours = np.asarray(trivial.affine(scaled(images), matrices)) * 255
     differ = np.abs(ours - np.stack(theirs)).max(-1) > 0.5
-    assert differ.mean() < 0.03  # a point on the edge of two pixels may fall to either side
+    assert differ.mean() < 0.03  # a point on the edge between two pixels may be rounded to either
 
 
-def test_trivial_applies_one_operation_an_image(images):
+def test_trivial_applies_one_operation_per_image(images):
     many = scaled(np.tile(images[:1], (1400, 1, 1, 1)))
     out = np.asarray(jax.jit(trivial.trivial)(jax.random.key(0), many))
     assert out.min() >= 0 and out.max() <= 1
     same = np.abs(out - np.asarray(many)).max((1, 2, 3)) < 1e-6
-    assert 1 / 14 < same.mean() < 3 / 14  # identity, and every operation at its weakest
+    assert 1 / 14 < same.mean() < 3 / 14  # identity, and operations at their lowest magnitude
     assert len({x.tobytes() for x in out}) > 250  # 14 operations with up to 61 magnitudes
 
 

@@ -1,4 +1,4 @@
-"""A long-tailed mixture of Gaussians that every test here can afford, and settings to match."""
+"""A small long-tailed mixture of Gaussians, and DLSA settings of a matching size."""
 
 import ml_collections
 import numpy as np
@@ -25,7 +25,7 @@ def config():
 
 @pytest.fixture(scope="session")
 def gaussians():
-    """(features (n, 4), labels (n,), test features, test labels): four classes of 120, 40, 20, 8 items."""
+    """Returns features (n, 4), labels (n,), test features and test labels: four classes of 120, 40, 20, 8 items."""
     rng = np.random.default_rng(0)
     means = 3.0 * rng.normal(size=(4, 4))
     labels, test = np.repeat(np.arange(4), (120, 40, 20, 8)), np.repeat(np.arange(4), 50)

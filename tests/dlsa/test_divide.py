@@ -1,4 +1,4 @@
-"""Classifiers and the recursion: thresholds, who goes where, and where it ends."""
+"""Classifiers, and the recursion: thresholds, the depth of each item, and the end of the recursion."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ def test_cosine_logits_are_scaled_cosines():
     x, kernel = rng.normal(size=(3, 4)), rng.normal(size=(4, 2))
     params = {"a": kernel, "b": kernel, "bias": np.zeros(2), "scale": 2.0}
     cosine = x @ kernel / np.linalg.norm(x, axis=1, keepdims=True) / np.linalg.norm(kernel, axis=0)
-    found = classifiers.raw_logits(jax.tree.map(jnp.float32, params), jnp.float32(x), None, "cosine")
-    np.testing.assert_allclose(found, 4 * cosine, rtol=1e-5)
+    logits = classifiers.raw_logits(jax.tree.map(jnp.float32, params), jnp.float32(x), None, "cosine")
+    np.testing.assert_allclose(logits, 4 * cosine, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", classifiers.KINDS)
 @pytest.mark.parametrize("loss", classifiers.LOSSES)
 @pytest.mark.parametrize("order", sampling.FORMS)
-def test_every_classifier_learns_what_is_separable(config, gaussians, kind, loss, order):
+def test_every_classifier_learns_separable_classes(config, gaussians, kind, loss, order):
     features, labels, test, test_labels = gaussians
     config.classifier.update(kind=kind, loss=loss, sampling=order)
     everything = np.arange(len(labels))
@@ -30,7 +30,7 @@ def test_every_classifier_learns_what_is_separable(config, gaussians, kind, loss
     assert (np.asarray(fitted(test)).argmax(axis=1) == test_labels).mean() > 0.8
 
 
-def test_a_class_never_seen_is_never_chosen(config, gaussians):
+def test_a_class_without_training_items_is_never_predicted(config, gaussians):
     features, labels, test, _ = gaussians
     some = np.flatnonzero(labels != 1)
     config.classifier.epochs = 1
@@ -38,8 +38,8 @@ def test_a_class_never_seen_is_never_chosen(config, gaussians):
     assert 1 not in np.asarray(fitted(test)).argmax(axis=1)
 
 
-def test_help_of_the_clusters_is_used(config):
-    """Features that say nothing, clusters that say all."""
+def test_cluster_frequencies_are_used(config):
+    """The features hold no information about the label, the cluster frequencies hold all of it."""
     labels = np.repeat([0, 1], 40)
     features, help = np.zeros((80, 3), np.float32), np.eye(2, dtype=np.float32)[labels]
     fitted = classifiers.fit(
@@ -61,7 +61,7 @@ def test_division_by_likelihood(config, gaussians):
     assert (dlsa.predict(model, test)[0] == test_labels).mean() > 0.8
 
 
-def test_prediction_does_not_depend_on_the_company(config, gaussians):
+def test_prediction_does_not_depend_on_the_other_items(config, gaussians):
     features, labels, test, _ = gaussians
     config.classifier.epochs = config.filter.epochs = 1
     model = dlsa.fit(jax.random.key(0), features, labels, config)
@@ -69,18 +69,18 @@ def test_prediction_does_not_depend_on_the_company(config, gaussians):
     np.testing.assert_allclose(together[7:8], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_recursion_ends_where_one_class_or_too_few_are_left(config, gaussians, capsys):
+def test_recursion_ends_when_one_class_or_too_few_items_are_left(config, gaussians, capsys):
     features, labels, _, _ = gaussians
     config.update(depth=9, share=0.6)
     config.classifier.epochs = config.filter.epochs = 1
     model = dlsa.fit(jax.random.key(0), features, labels, config)
-    said = capsys.readouterr().err
-    assert 1 <= len(model.depths) < 9 and ("items are left" in said or "one class is left" in said)
+    stderr = capsys.readouterr().err
+    assert 1 <= len(model.depths) < 9 and ("items are left" in stderr or "one class is left" in stderr)
     assert (dlsa.predict(model, features)[1] <= len(model.depths) + 1).all()
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("share", 0.0, "config.dlsa.share"),
         ("share", 1.0, "config.dlsa.share"),
@@ -91,9 +91,9 @@ def test_recursion_ends_where_one_class_or_too_few_are_left(config, gaussians, c
         ("rest_counts", "most", "config.dlsa.rest_counts"),
     ],
 )
-def test_bad_settings_are_one_clear_line(config, gaussians, key, value, said):
+def test_invalid_settings_raise_a_clear_error(config, gaussians, key, value, message):
     config.update_from_flattened_dict({key: value})
-    with pytest.raises(errors.BadInput, match=said):
+    with pytest.raises(errors.BadInput, match=message):
         dlsa.fit(jax.random.key(0), *gaussians[:2], config)
 
 

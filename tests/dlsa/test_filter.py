@@ -1,4 +1,4 @@
-"""Losses by hand, pairs, the choice of the epoch, and the fitted filter."""
+"""Hand-worked losses, pairs, the choice of the epoch, and the fitted filter."""
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,21 @@ from lt_jax.dlsa import filter as filters
 
 
 def test_purity_loss_by_hand():
-    """Posteriors (3/4, 1/4) and (1/2, 1/2): 3/4 log 1/2 + 1/4 log 1/2 = -log 2; (3/4, 1/4) twice: minus its entropy."""
+    """Posteriors (3/4, 1/4) and (1/2, 1/2): 3/4 log 1/2 + 1/4 log 1/2 = -log 2; equal posteriors: minus the entropy."""
     three = jnp.log(jnp.array([[3.0, 1.0], [3.0, 1.0]]))
     other = jnp.log(jnp.array([[1.0, 1.0], [3.0, 1.0]]))
     expected = [-np.log(2), 0.75 * np.log(0.75) + 0.25 * np.log(0.25)]
     np.testing.assert_allclose(objective.purity_loss(three, other), expected, rtol=1e-6)
 
 
-def test_purity_gradient_reaches_the_negative_alone():
+def test_purity_gradient_reaches_only_the_negative():
     logits = jnp.array([[0.3, -0.2, 0.1]])
     on_positive, on_negative = jax.grad(lambda p, n: objective.purity_loss(p, n).sum(), argnums=(0, 1))(logits, -logits)
     assert not on_positive.any() and on_negative.any()
 
 
 def test_balance_loss_by_hand():
-    """One batch: log K - H of its mean. Second batch: running (.7 a + .3 b) (.3 / (1 - .49))."""
+    """First batch: log K - H of its mean. Second batch: running (.7 a + .3 b) (.3 / (1 - .49))."""
     first, second = jnp.array([[1.0, 0.0], [0.5, 0.5]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])
     loss, running = objective.balance_loss(first, jnp.zeros(2), jnp.array(1))
     assert float(loss) == pytest.approx(np.log(2) + 0.75 * np.log(0.75) + 0.25 * np.log(0.25), rel=1e-5)
@@ -42,7 +42,7 @@ def test_class_weights_by_hand():
     )
 
 
-def test_pairs_are_of_two_classes_drawn_alike():
+def test_pairs_are_of_two_classes_drawn_uniformly():
     labels = np.repeat([0, 2, 5], (300, 30, 3))
     pairs = objective.draw_pairs(np.random.default_rng(0), labels, 50)
     assert pairs.shape == (7, 50, 2)
@@ -58,7 +58,7 @@ def test_pure_clusters_by_hand():
     assert filters.pure_clusters(counts, min_purity=0.7, min_size=9, max_size=50) == 0
 
 
-def test_frequencies_are_those_of_all_items_and_likelihood_rises(config, gaussians):
+def test_frequencies_count_all_items_and_likelihood_rises(config, gaussians):
     features, labels, _, _ = gaussians
     config.filter.purity_weight = 0.0
     fitted = filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
@@ -71,7 +71,7 @@ def test_frequencies_are_those_of_all_items_and_likelihood_rises(config, gaussia
     assert fitted(features[few])[0].mean() > blank(features[few])[0].mean() + 0.5
 
 
-def test_filter_is_the_same_for_the_same_key_only(config, gaussians):
+def test_only_the_same_key_gives_the_same_filter(config, gaussians):
     features, labels, _, _ = gaussians
     config.filter.epochs = 1
     a, b, c = (
@@ -91,8 +91,8 @@ def test_memory_mapped_features_in_pieces_give_the_same_filter(config, gaussians
     np.testing.assert_allclose(whole(features)[0], pieces(features)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_no_array_holds_every_difference_to_every_centre(config):
-    """Distances to centres come from one product: nothing in the step has B * K * D numbers."""
+def test_no_array_holds_all_differences_to_all_centres(config):
+    """Distances to centres come from one matrix product: no array of the step has B * K * D numbers."""
     from lt_jax.dlsa import flow as flows
 
     b, k, d = 32, 50, 16
@@ -107,7 +107,7 @@ def test_no_array_holds_every_difference_to_every_centre(config):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda f, y: (np.where(np.arange(4) == 2, np.nan, f), y), "item 0"),
         (lambda f, y: (f[:, 0], y), "table"),
@@ -117,22 +117,22 @@ def test_no_array_holds_every_difference_to_every_centre(config):
         (lambda f, y: (f[:5], y[118:123]), "at most the number of training items, 5, found 6"),
     ],
 )
-def test_bad_input_is_one_clear_line(config, gaussians, change, said):
+def test_invalid_input_raises_a_clear_error(config, gaussians, change, message):
     features, labels = change(*gaussians[:2])
-    with pytest.raises(errors.BadInput, match=said):
+    with pytest.raises(errors.BadInput, match=message):
         filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
 
 
 def wide_gaussians():
-    """(features (807, 256), labels): ten classes of 300 to 4 items, skewed as pooled features are."""
+    """Returns features (807, 256), skewed as pooled features are, and labels: ten classes of 300 to 4 items."""
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(10), (300, 190, 120, 77, 48, 30, 19, 12, 7, 4))
     items = rng.normal(size=(10, 256))[labels] + rng.normal(size=(len(labels), 256))
     return np.maximum(items, 0.0).astype(np.float32) ** 1.5, labels
 
 
-def test_the_released_rate_on_ten_classes_diverges_and_is_named(config):
-    """A rate of .2 is for a thousand classes: with ten the likelihood term is a hundred times larger."""
+def test_divergence_at_the_released_learning_rate_is_reported(config):
+    """A learning rate of .2 suits a thousand classes; with ten, the likelihood term is a hundred times larger."""
     config.filter.update(learning_rate=0.2, batch_size=256, epochs=2, likelihood_weight=2.0)
     with pytest.raises(errors.RunFailed) as caught:
         filters.fit_flow_filter(jax.random.key(0), *wide_gaussians(), config.filter)
@@ -141,8 +141,8 @@ def test_the_released_rate_on_ten_classes_diverges_and_is_named(config):
     assert "config.dlsa.filter.learning_rate, found 0.2" in message
 
 
-def test_a_likelihood_that_blew_up_is_named_though_every_number_is_finite(config):
-    """Weakly scaled features as they are, released rate: measured without the check, -5e5 nats a coordinate, finite."""
+def test_divergence_with_finite_numbers_is_reported(config):
+    """Small unscaled features, released rate: without the check the likelihood is -5e5 nats per coordinate, finite."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), (200, 132, 88, 58, 38, 25, 17, 11, 7, 5))
     items = rng.normal(size=(10, 64))[labels] + rng.normal(size=(len(labels), 64))
@@ -157,7 +157,7 @@ def test_a_likelihood_that_blew_up_is_named_though_every_number_is_finite(config
         filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
 
 
-def test_a_fit_that_converges_is_left_alone(config):
+def test_a_converging_fit_raises_no_error(config):
     config.filter.update(learning_rate=0.05, batch_size=256, epochs=2, likelihood_weight=2.0)
     features, labels = wide_gaussians()
     fitted = filters.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
@@ -176,7 +176,7 @@ def test_a_fit_that_converges_is_left_alone(config):
     ],
 )
 def test_signs_of_divergence_by_hand(config, change, reason):
-    """Two coordinates, reference -4: the median may lose 10 nats for each of them, a single item any number."""
+    """Two coordinates, reference -4: the median may fall by 10 nats per coordinate, a single item by any number."""
     carry = {"loss": jnp.zeros(()), "params": {"kernel": jnp.ones(1)}, "stats": {"variance": jnp.ones(2)}}
     carry |= {name: value for name, value in change.items() if name in carry}
     arguments = (3, carry, change.get("likelihood", np.array([-3.0, -5.0])), -4.0, config.filter, 2)
@@ -192,8 +192,8 @@ def pure_clusters_of(now, features, labels, positions):
     return filters.pure_clusters(counts, 0.7, 3, 1000)
 
 
-def test_the_epoch_is_judged_on_the_items_fitted_on(config, gaussians):
-    """Items of two classes fitted on, all items beside them: the two choices differ, and the first one is made."""
+def test_the_epoch_is_chosen_by_the_fitted_items(config, gaussians):
+    """The fit uses items of two classes. They choose another epoch than all items would, and their choice counts."""
     features, labels, _, _ = gaussians
     positions = np.flatnonzero((labels == 1) | (labels == 2))[::2]
 
@@ -205,7 +205,7 @@ def test_the_epoch_is_judged_on_the_items_fitted_on(config, gaussians):
     on_fitted = [pure_clusters_of(now, features, labels, positions) for now in after]
     on_all = [pure_clusters_of(now, features, labels, np.arange(len(labels))) for now in after]
     best = int(np.argmax(on_fitted))
-    assert max(on_fitted) > 0 and best != int(np.argmax(on_all)), "the case must tell the two apart"
+    assert max(on_fitted) > 0 and best != int(np.argmax(on_all)), "the two choices must differ for this test"
     chosen = fit(epochs=8, min_size=3)
     np.testing.assert_array_equal(chosen(features)[0], after[best](features)[0])
     assert float(chosen.counts.sum()) == len(labels), "P(class | cluster) is counted over all items"
@@ -226,8 +226,8 @@ def test_noise_and_decay_change_the_fit_and_are_off_by_default(config, gaussians
     assert (plain != likelihood(noise=0.3)).any() and (plain != likelihood(weight_decay=0.1)).any()
 
 
-def test_weight_decay_shrinks_matrices_alone():
-    """One step at rate .1 and decay 2 with no loss at all: matrices times .8, biases and norms as they were."""
+def test_weight_decay_applies_only_to_matrices():
+    """One step at rate .1 and decay 2 without a loss: matrices times .8, biases and norms unchanged."""
     from lt_jax.dlsa import flow as flows
 
     flow = flows.create(jax.random.key(0), 4, 3)
@@ -241,7 +241,7 @@ def test_weight_decay_shrinks_matrices_alone():
 
 
 def test_scaling_by_hand():
-    """Two items (3, 0) and (-1, 0): standardised, as they are, and centred at length 1."""
+    """Two items (3, 0) and (-1, 0): standardised, unchanged, and centred with length 1."""
     features, x = np.array([[3.0, 0.0], [-1.0, 0.0]], np.float32), jnp.array([[4.0, 4.0]])
     expected = {"coordinates": [[1.5, 4.0]], "none": [[4.0, 4.0]], "unit": [[0.6, 0.8]]}
     for form, row in expected.items():

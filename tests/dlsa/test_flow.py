@@ -1,4 +1,4 @@
-"""The flow against its numerical Jacobian, its inverse, and the integral of its density."""
+"""The flow: its log-determinant against a numerical Jacobian, its inverse, and the integral of its density."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from lt_jax.dlsa import flow as flows
 
 
 def random_flow(dimension, blocks=2, clusters=3, seed=0, scale=0.3):
-    """Away from its initialisation: every parameter moved, running statistics that are not 0 and 1."""
+    """Returns a flow whose parameters and running statistics differ from their initial values."""
     flow = flows.create(jax.random.key(seed), dimension, clusters, blocks, centre_deviation=0.5)
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda x: x + scale * rng.normal(size=x.shape).astype(x.dtype), flow.params)
@@ -28,18 +28,18 @@ def in_float64(flow, x, function):
 
 
 def numerical_log_det(flow, x, step=1e-6):
-    """Central differences in float64, one determinant an item."""
-    found = []
+    """Returns the log-determinant of each item by central differences in float64."""
+    log_dets = []
     for item in np.asarray(x, np.float64):
         moves = step * np.eye(len(item))
         points = np.concatenate([item + moves, item - moves])
         z = in_float64(flow, points, lambda f, p: f.forward(p)[0])
-        found.append(np.linalg.slogdet((z[: len(item)] - z[len(item) :]).T / (2 * step))[1])
-    return np.array(found)
+        log_dets.append(np.linalg.slogdet((z[: len(item)] - z[len(item) :]).T / (2 * step))[1])
+    return np.array(log_dets)
 
 
 @pytest.mark.parametrize(("dimension", "blocks"), [(1, 1), (2, 1), (3, 2), (7, 3)])
-def test_log_determinant_is_that_of_the_numerical_jacobian(dimension, blocks):
+def test_log_determinant_matches_the_numerical_jacobian(dimension, blocks):
     flow = random_flow(dimension, blocks)
     x = np.random.default_rng(1).normal(size=(3, dimension)).astype(np.float32)
     log_det = in_float64(flow, x, lambda f, p: f.forward(p)[1])
@@ -49,7 +49,7 @@ def test_log_determinant_is_that_of_the_numerical_jacobian(dimension, blocks):
 def test_log_determinant_in_training_holds_the_batch_statistics_constant():
     flow, x = random_flow(4), np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
     log_det = in_float64(flow, x, lambda f, p: flows.transform(f.params, f.stats, p, train=True)[1])
-    used, here = [], x.astype(np.float64)  # the statistics of each block's batch, by NumPy
+    used, here = [], x.astype(np.float64)  # batch statistics of each block, computed with NumPy
     for number, params in enumerate(flow.params):
         before = flows.Flow(flow.params[:number], tuple(used), flow.centres)
         z = in_float64(before, here, lambda f, p: f.forward(p)[0])
@@ -79,7 +79,7 @@ def test_inverse_of_forward_is_the_identity(dimension):
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_each_output_sees_only_what_comes_before_it(flipped):
+def test_each_output_depends_only_on_earlier_inputs(flipped):
     layers = random_flow(5, blocks=1).params[0]["made"]
     x = jnp.asarray(np.random.default_rng(5).normal(size=5), jnp.float32)
     jacobian = np.asarray(
@@ -106,12 +106,12 @@ def test_base_density_is_the_mixture():
     z = np.random.default_rng(6).normal(size=(4, 3)).astype(np.float32)
     centres = np.random.default_rng(7).normal(size=(5, 3)).astype(np.float32)
     expected = np.log(np.mean([scipy_stats.multivariate_normal(m).pdf(z) for m in centres], axis=0))
-    found = flows.base_log_prob(flows.cluster_logits(jnp.asarray(z), jnp.asarray(centres)), jnp.asarray(z))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    log_p = flows.base_log_prob(flows.cluster_logits(jnp.asarray(z), jnp.asarray(centres)), jnp.asarray(z))
+    np.testing.assert_allclose(log_p, expected, rtol=1e-5)
 
 
 def test_samples_have_the_density_of_the_flow():
-    """The mean log-density of draws is minus the entropy; against the sum over a grid."""
+    """The mean log-density of samples is minus the entropy, which a sum over a grid gives too."""
     flow = random_flow(2, scale=0.1)
     drawn = np.asarray(flow.log_prob(flow.sample(jax.random.key(1), 4000)), np.float64)
     grid = np.linspace(-40, 40, 641)

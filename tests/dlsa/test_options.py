@@ -1,4 +1,4 @@
-"""The options of DLSA, released and ours: forms by hand, what they change, and that none of them is on by default."""
+"""The options of DLSA: hand-worked values, their effect on the model, and that all are off by default."""
 
 import types
 
@@ -18,7 +18,7 @@ from lt_jax.stages import dlsa as stages
 
 
 def changed(config, **flat):
-    """The config with keys of its parts set, also those that it does not have: filter__noise=.1."""
+    """Returns the config with nested keys set, also new ones; filter__noise=.1 sets filter.noise."""
     result = config.copy_and_resolve_references()
     with result.unlocked():
         for key, value in flat.items():
@@ -38,15 +38,15 @@ def fit_classifier(config, gaussians, help=None, initial=None):
 
 
 def test_released_cosine_by_hand():
-    """x = (3, 4): 16 * 5/6 * cosine. Columns (1, 0) and (0, 2): cosines .6 and .8; A and B alike double them."""
+    """x = (3, 4): 16 * 5/6 * cosine. Columns (1, 0) and (0, 2): cosines .6 and .8; equal A and B double them."""
     kernel = jnp.array([[1.0, 0.0], [0.0, 2.0]])
     logits = classifiers.raw_logits({"a": kernel, "b": kernel}, jnp.array([[3.0, 4.0]]), None, "cosine_released")
     np.testing.assert_allclose(logits, [[2 * 16 * 5 / 6 * 0.6, 2 * 16 * 5 / 6 * 0.8]], rtol=1e-6)
     params = heads.create(jax.random.key(0), 2, 3, helped=True, kind="cosine_released")
-    assert set(params) == {"a", "b"}, "neither a scale that is learnt nor a bias"
+    assert set(params) == {"a", "b"}, "expected neither a learnt scale nor a bias"
 
 
-def test_released_cosine_has_a_gradient_at_an_item_of_zeros():
+def test_released_cosine_has_a_finite_gradient_at_zero():
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
     gradient = jax.grad(lambda x: classifiers.raw_logits(params, x, None, "cosine_released").sum())(jnp.zeros((1, 2)))
     assert np.isfinite(gradient).all()
@@ -63,18 +63,18 @@ def test_hidden_layer_by_hand():
     np.testing.assert_allclose(classifiers.raw_logits(params, x, None, "linear"), [[2 + 6 + 0.5], [0.5]])
 
 
-def test_class_cycles_use_every_item_once_before_any_again():
+def test_class_cycles_use_every_item_once_per_cycle():
     labels = np.repeat([0, 2, 5], (7, 3, 2))
     config = types.SimpleNamespace(sampling="class_cycles", epochs=20, batch_size=5)
     orders = list(sampling.epochs(np.random.default_rng(0), labels, config))
     assert all(order.shape == (3, 5) for order in orders)
     drawn = np.concatenate(orders).reshape(-1)
     by_class = labels[drawn].reshape(-1, 3)
-    assert (np.sort(by_class, axis=1) == [0, 2, 5]).all(), "every three draws hold each class once"
-    assert len({tuple(row) for row in by_class}) > 1, "in changing order"
+    assert (np.sort(by_class, axis=1) == [0, 2, 5]).all(), "expected each class once in every three draws"
+    assert len({tuple(row) for row in by_class}) > 1, "expected the order of the classes to change"
     for c, size in ((0, 7), (2, 3), (5, 2)):
-        mine = drawn[labels[drawn] == c]
-        rounds = mine[: len(mine) // size * size].reshape(-1, size)
+        of_class = drawn[labels[drawn] == c]
+        rounds = of_class[: len(of_class) // size * size].reshape(-1, size)
         assert (np.sort(rounds, axis=1) == np.flatnonzero(labels == c)).all()
         assert len({tuple(row) for row in rounds}) > 1
 
@@ -91,14 +91,14 @@ def test_epochs_of_the_other_samplings(sampler):
 
 
 def test_threshold_forms_by_hand():
-    """Values 0 to 9 and share .25: np.quantile at .75 lies at 6.75; value number floor(7.5) is 7."""
+    """Values 0 to 9 and share .25: np.quantile at .75 is 6.75; the value of rank floor(7.5) is 7."""
     values = np.random.default_rng(0).permutation(10).astype(np.float32)
     assert share.threshold(values, 0.25, "interpolated") == 6.75
     assert share.threshold(values, 0.25, "order_statistic") == 7.0
     assert share.threshold(np.arange(4, dtype=np.float32), 0.5, "order_statistic") == 2.0
 
 
-def test_threshold_form_reaches_the_model(config, gaussians):
+def test_threshold_form_is_used_by_fit(config, gaussians):
     features, labels, _, _ = gaussians
     config.update(depth=1)
     config.filter.epochs = config.classifier.epochs = 1
@@ -113,19 +113,19 @@ def test_threshold_form_reaches_the_model(config, gaussians):
     assert thresholds["interpolated"] == np.float32(np.quantile(likelihood, 0.7)) != thresholds["order_statistic"]
 
 
-def test_a_missing_key_and_its_default_are_bit_identical(config, gaussians):
+def test_a_missing_key_equals_its_default_bit_for_bit(config, gaussians):
     features, labels, test, _ = gaussians
     config.filter.epochs = config.classifier.epochs = 2
     defaults = config_lib.from_command_line(["lt_jax", "--config=configs/dlsa_features.py:smoke"])[0].dlsa
     full = defaults.copy_and_resolve_references().unlock()
     full.update(config)
-    bare, spelt_out = (dlsa.fit(jax.random.key(0), features, labels, c) for c in (config, full))
-    assert jax.tree.structure(bare) == jax.tree.structure(spelt_out)
-    jax.tree.map(np.testing.assert_array_equal, dlsa.scores(bare, test), dlsa.scores(spelt_out, test))
+    bare, explicit = (dlsa.fit(jax.random.key(0), features, labels, c) for c in (config, full))
+    assert jax.tree.structure(bare) == jax.tree.structure(explicit)
+    jax.tree.map(np.testing.assert_array_equal, dlsa.scores(bare, test), dlsa.scores(explicit, test))
 
 
 @pytest.mark.parametrize("form", ["none", "unit"])
-def test_features_as_they_are_and_at_unit_length(config, gaussians, form):
+def test_unscaled_and_unit_length_features(config, gaussians, form):
     features, labels, test, _ = gaussians
     config.update(depth=1)
     config.filter.epochs = config.classifier.epochs = 1
@@ -142,14 +142,14 @@ def test_features_as_they_are_and_at_unit_length(config, gaussians, form):
 
 
 def head_of(features, labels):
-    """A linear head on the features as they are."""
+    """Returns a random linear head on the unscaled features."""
     rng = np.random.default_rng(0)
     return {"kernel": rng.normal(size=(features.shape[1], labels.max() + 1)), "bias": rng.normal(size=labels.max() + 1)}
 
 
 @pytest.mark.parametrize("form", ["coordinates", "none"])
 def test_a_classifier_starts_from_a_trained_head(config, gaussians, form):
-    """At a rate of 0 the logits are those of the head, plus B x, which starts at random."""
+    """At a learning rate of 0 the logits are those of the head plus B x, where B is random."""
     features, labels, test, _ = gaussians
     head = head_of(features, labels)
     config = changed(config, classifier__learning_rate=0.0, classifier__epochs=1, classifier__standardise=form)
@@ -160,7 +160,7 @@ def test_a_classifier_starts_from_a_trained_head(config, gaussians, form):
     np.testing.assert_allclose(fitted(test), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_head_starts_all_classifiers_of_the_model(config, gaussians):
+def test_all_classifiers_of_the_model_start_from_the_head(config, gaussians):
     features, labels, _, _ = gaussians
     config = changed(config, classifier__learning_rate=0.0, filter__epochs=1, classifier__epochs=1, depth=1)
     model = dlsa.fit(jax.random.key(0), features, labels, config, initial=head_of(features, labels))
@@ -178,7 +178,7 @@ def test_a_head_starts_all_classifiers_of_the_model(config, gaussians):
         ({}, r"initial: expected kernel \(4, 4\) and bias \(4,\), found \(3, 4\)"),
     ],
 )
-def test_a_head_that_cannot_be_started_from_is_one_line(config, gaussians, options, reason):
+def test_an_unusable_initial_head_is_a_one_line_error(config, gaussians, options, reason):
     features, labels, _, _ = gaussians
     head = None if "classifier__start" in options else head_of(features, labels)
     if head and not options:
@@ -188,8 +188,8 @@ def test_a_head_that_cannot_be_started_from_is_one_line(config, gaussians, optio
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_without_items_is_possible_where_asked_for(config, gaussians):
-    """Released form: with the counts of the whole set, an unseen class has a prior, and no logit is masked."""
+def test_unseen_possible_masks_no_class(config, gaussians):
+    """Released form: counts are those of the whole set, so an unseen class has a prior, and no logit is masked."""
     features, labels, test, _ = gaussians
     some = np.flatnonzero(labels != 1)
     config = changed(config, classifier__epochs=1, classifier__unseen="possible")
@@ -198,7 +198,7 @@ def test_a_class_without_items_is_possible_where_asked_for(config, gaussians):
 
 
 @pytest.mark.parametrize("options", [{"hidden": 8}, {"label_smoothing": 0.1}, {"hidden": 8, "kind": "cosine_released"}])
-def test_optional_classifiers_learn_what_is_separable(config, gaussians, options):
+def test_optional_classifiers_learn_separable_classes(config, gaussians, options):
     _, _, test, test_labels = gaussians
     config = changed(config, **{f"classifier__{name}": value for name, value in options.items()})
     assert (np.asarray(fit_classifier(config, gaussians)(test)).argmax(axis=1) == test_labels).mean() > 0.8
@@ -211,28 +211,28 @@ def test_folds_are_even_in_every_class(number):
     sizes = np.bincount(fold, minlength=number)
     assert sizes.max() - sizes.min() <= 1
     for c in range(4):
-        mine = np.bincount(fold[labels == c], minlength=number)
-        assert mine.max() - mine.min() <= 1
+        sizes = np.bincount(fold[labels == c], minlength=number)
+        assert sizes.max() - sizes.min() <= 1
 
 
 def test_out_of_fold_share_by_hand(monkeypatch, config):
-    """Two folds of four with likelihoods 0 to 3 and 10 to 13: half of each is taken, test items meet the mean."""
+    """Two folds of four with likelihoods 0 to 3 and 10 to 13: half of each is taken; test items use the mean."""
     likelihood, fold = np.array([0, 1, 2, 3, 10, 11, 12, 13], np.float32), np.repeat([0, 1], 4)
     monkeypatch.setattr(share, "out_of_fold", lambda *_: (likelihood, fold))
     monkeypatch.setattr(batches, "over_all", lambda *_: (np.full(8, 99.0), np.arange(8)))
     config = changed(config, share=0.5, share_at="out_of_fold", folds=2, threshold="order_statistic")
     taken, clusters, threshold = share.decide(None, None, 1, None, None, np.arange(8), config)
     assert taken.tolist() == [False, False, True, True] * 2 and threshold == (2 + 12) / 2
-    assert clusters.tolist() == list(range(8)), "the clusters are those of the flow of all items"
+    assert clusters.tolist() == list(range(8)), "expected the clusters of the flow that is fitted on all items"
 
 
-def test_no_item_is_judged_by_a_flow_that_was_fitted_on_it(monkeypatch, config, gaussians):
+def test_out_of_fold_likelihoods_come_from_flows_of_other_folds(monkeypatch, config, gaussians):
     features, labels, _, _ = gaussians
     config = changed(config, share_at="out_of_fold", folds=5)
     left, seen = np.arange(3, 180), []
 
     def fit_for(key, features, labels, options, positions, epochs, pairs):
-        assert pairs == 177, "as many steps as the flow of all items has"
+        assert pairs == 177, "expected as many pairs as for the flow of all items"
         seen.append((positions, epochs))
         return len(seen) - 1
 
@@ -248,7 +248,7 @@ def test_no_item_is_judged_by_a_flow_that_was_fitted_on_it(monkeypatch, config, 
 
 
 def test_out_of_fold_share_treats_training_items_like_test_items(config):
-    """A tail that a flow memorises: few items in many dimensions. Shares of training and test items come together."""
+    """A flow memorises few items in many dimensions; out-of-fold shares of training and test items are closer."""
     rng = np.random.default_rng(0)
     labels, test_labels = np.repeat(np.arange(4), (150, 60, 20, 10)), np.repeat(np.arange(4), 100)
     means = rng.normal(size=(4, 24))
@@ -263,18 +263,18 @@ def test_out_of_fold_share_treats_training_items_like_test_items(config):
         depth = dlsa.predict(model, test)[1]
         gaps[form] = (train_depth[labels == 3] == 1).mean() - (depth[test_labels == 3] == 1).mean()
         assert abs((train_depth == 1).mean() - 0.3) < 0.03
-        assert abs((as_in_training * (depth == 1)).sum() - 0.3) < 0.1, "a like share of test items"
+        assert abs((as_in_training * (depth == 1)).sum() - 0.3) < 0.1, "expected a similar share of test items"
     assert gaps["fitted"] > 0.3 and abs(gaps["out_of_fold"]) < gaps["fitted"] / 2
 
 
-def test_too_few_items_for_the_folds_is_one_line(config, gaussians):
+def test_too_few_items_for_the_folds_is_a_one_line_error(config, gaussians):
     config = changed(config, share_at="out_of_fold", filter__clusters=100, folds=2)
     with pytest.raises(errors.BadInput, match="at most the number of training items, 94, found 100"):
         dlsa.fit(jax.random.key(0), *gaussians[:2], config)
 
 
-def test_the_last_classifier_can_see_everything(monkeypatch, config, gaussians):
-    """A depth that takes a class whole: the last classifier knows of it only where it is trained on everything."""
+def test_the_last_classifier_can_be_trained_on_everything(monkeypatch, config, gaussians):
+    """If a depth takes a whole class, the last classifier sees it only when it is trained on all items."""
     features, labels, _, _ = gaussians
 
     def take_the_tail(key, fitted, epochs, features, labels, left, config):
@@ -299,7 +299,7 @@ def test_the_last_classifier_can_see_everything(monkeypatch, config, gaussians):
         {"classifier__hidden": 5, "filter__standardise": "none", "classifier__unseen": "possible"},
     ],
 )
-def test_a_stored_model_answers_as_before(config, gaussians, tmp_path, options):
+def test_a_saved_model_gives_the_same_scores(config, gaussians, tmp_path, options):
     features, labels, test, _ = gaussians
     config.filter.epochs = config.classifier.epochs = 1
     config = changed(config, **options)
@@ -331,7 +331,7 @@ def test_a_stored_model_answers_as_before(config, gaussians, tmp_path, options):
         ("classifier.epochs", 0, "a whole number, at least 1"),
     ],
 )
-def test_an_option_that_means_nothing_is_one_line(config, gaussians, key, value, expected):
+def test_an_invalid_option_is_a_one_line_error(config, gaussians, key, value, expected):
     config = changed(config, **{key.replace(".", "__"): value})
     with pytest.raises(errors.BadInput) as caught:
         dlsa.fit(jax.random.key(0), *gaussians[:2], config)
@@ -366,7 +366,7 @@ def test_presets_are_the_released_settings(name):
     assert (config.share_at, config.last, fit.noise, fit.weight_decay) == ("fitted", "left", 0.0, 0.0)
 
 
-def test_an_unknown_preset_is_one_line(run_main, tmp_path, capsys):
+def test_an_unknown_preset_is_a_one_line_error(run_main, tmp_path, capsys):
     words = ("--config=configs/dlsa_features.py:preset=places", f"--workdir={tmp_path}")
     assert run_main(*words) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "preset" in line]
@@ -374,7 +374,7 @@ def test_an_unknown_preset_is_one_line(run_main, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_runs_in_its_smoke_form(gaussians, run_main, tmp_path, name):
+def test_the_smoke_form_of_a_preset_runs(gaussians, run_main, tmp_path, name):
     features, labels, test, test_labels = gaussians
     np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
     words = (f"--config=configs/dlsa_features.py:preset={name},smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
@@ -382,7 +382,7 @@ def test_a_preset_runs_in_its_smoke_form(gaussians, run_main, tmp_path, name):
     assert (tmp_path / "run" / "dlsa.json").exists()
 
 
-def test_a_run_whose_filter_diverges_ends_with_one_line(gaussians, run_main, tmp_path, capsys):
+def test_a_diverging_filter_ends_the_run_with_a_one_line_error(gaussians, run_main, tmp_path, capsys):
     features, labels, test, test_labels = gaussians
     np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
     words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
@@ -392,7 +392,7 @@ def test_a_run_whose_filter_diverges_ends_with_one_line(gaussians, run_main, tmp
     assert "config.dlsa.filter.learning_rate, found 1000.0" in lines[0]
 
 
-def test_own_features_have_no_head_to_start_from(gaussians, run_main, tmp_path, capsys):
+def test_start_from_backbone_is_refused_for_own_features(gaussians, run_main, tmp_path, capsys):
     features, labels, test, test_labels = gaussians
     np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
     words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
@@ -400,8 +400,8 @@ def test_own_features_have_no_head_to_start_from(gaussians, run_main, tmp_path, 
     assert "this run has features of your own" in capsys.readouterr().err
 
 
-def test_the_head_of_the_probe_is_that_of_the_run():
-    """Fitted again from the same key and features, it is the same head, bit by bit."""
+def test_the_backbone_head_is_reproducible():
+    """A second fit with the same key and features gives the same head, bit for bit."""
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(40, 6)).astype(np.float32), np.arange(40) % 3
     config = config_lib.from_command_line(["lt_jax", "--config=configs/dlsa_digits.py:smoke"])[0].unlock()
@@ -412,7 +412,7 @@ def test_the_head_of_the_probe_is_that_of_the_run():
     assert (features @ first["kernel"] + first["bias"]).shape == (40, 3)
 
 
-def test_baselines_have_the_settings_of_the_classifiers(config, gaussians):
+def test_baselines_use_the_settings_of_the_classifiers(config, gaussians):
     features, labels, test, _ = gaussians
     settings = changed(config, classifier__epochs=1, classifier__kind="cosine_released", classifier__hidden=3)
     whole = ml_collections.ConfigDict({"seed": 0, "dlsa": settings})

@@ -1,4 +1,4 @@
-"""The stages of a DLSA run, from a finished pretraining and from a person's own file."""
+"""The stages of a DLSA run, from a finished pretraining and from a file of features."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
 
 @pytest.fixture(scope="module")
 def divided(finished, run_main, tmp_path_factory):
-    """The work directory of a DLSA run on the features of the tiny encoder."""
+    """Returns the work directory of a DLSA run on the features of the tiny encoder."""
     workdir = tmp_path_factory.mktemp("dlsa") / "run"
     words = ("--config=configs/dlsa_digits.py:smoke", *ENCODER, f"--config.init_from={finished}")
     assert run_main(*words, f"--workdir={workdir}") == 0
@@ -33,12 +33,14 @@ def test_result_holds_dlsa_and_every_baseline(divided):
     result = read(divided, "result.json")
     assert result["method"] == "dlsa" and result["status"] == "complete"
     assert set(result["baseline"]) == {"cross_entropy", "balanced_softmax", "cosine", "nearest_class_mean"}
-    found = np.load(divided / "predictions.npz")
-    assert result["test"]["overall"] == pytest.approx((found["logits"].argmax(axis=1) == found["labels"]).mean())
+    predictions = np.load(divided / "predictions.npz")
+    assert result["test"]["overall"] == pytest.approx(
+        (predictions["logits"].argmax(axis=1) == predictions["labels"]).mean()
+    )
     assert (divided / "report.html").exists()
 
 
-def test_loaded_classifier_answers_as_the_run_did(divided, run_main):
+def test_loaded_classifier_gives_the_predictions_of_the_run(divided, run_main):
     import jax
 
     from lt_jax import data
@@ -53,7 +55,7 @@ def test_loaded_classifier_answers_as_the_run_did(divided, run_main):
         assert export.difference(model, export.serialised(model)) < 1e-4
 
 
-def test_depths_account_for_every_test_item(divided):
+def test_every_test_item_belongs_to_one_depth(divided):
     depths, test = read(divided, "dlsa.json")["depths"], np.load(divided / "dlsa" / "test.npz")
     assert sum(row["test_items"] for row in depths) == 500
     for row in depths:
@@ -79,7 +81,7 @@ def test_classifiers_start_from_the_head_of_the_probe(divided, finished, run_mai
     np.testing.assert_allclose(log_p, np.load(workdir / "features" / "train.log_p.npy"), rtol=1e-4, atol=1e-5)
     part = stages.load(epath.Path(workdir), "linear").rest
     start = head["kernel"] * np.asarray(part.deviation)[:, None]
-    np.testing.assert_allclose(part.params["a"], start, atol=0.05)  # two epochs at a rate of 1e-4 move it little
+    np.testing.assert_allclose(part.params["a"], start, atol=0.05)  # two epochs at a rate of 1e-4 change little
 
 
 def test_confusion_of_groups_by_hand():
@@ -95,7 +97,7 @@ def test_separability_ranks_by_head_against_tail(divided):
     assert 0 < ranked["run"]["purity"] <= 1
 
 
-def test_feature_sets_to_compare_with_change_the_ranking_alone():
+def test_compare_with_changes_only_separability_and_report():
     config, _, _ = config_lib.from_command_line(["lt_jax", "--config=configs/dlsa_digits.py:smoke"])
     before = {stage: config_lib.dependencies(config, stage) for stage in ("dlsa", "separability", "evaluate", "report")}
     config.dlsa.compare_with = ("runs/other",)
@@ -104,7 +106,7 @@ def test_feature_sets_to_compare_with_change_the_ranking_alone():
 
 
 def test_separability_of_a_known_likelihood(monkeypatch):
-    """Tail items above all head items: area 1; the covered half is the tail, in two pure clusters."""
+    """Tail items rank above all head items: area 1. The share of one half is the tail, in two pure clusters."""
     import types
 
     from lt_jax.dlsa import batches
@@ -113,9 +115,9 @@ def test_separability_of_a_known_likelihood(monkeypatch):
     monkeypatch.setattr(batches, "over_all", lambda *_: (likelihood, cluster))
     fitted = types.SimpleNamespace(flow=types.SimpleNamespace(centres=np.zeros((2, 1))))
     groups = {"many": np.array([1, 0, 0], bool), "few": np.array([0, 1, 1], bool)}
-    found = separate.measures(fitted, np.zeros((4, 1)), np.array([1, 2, 0, 0]), np.array([9, 2, 2]), groups, 0.5)
-    assert found["head_tail_auc"] == 1.0 and found["purity"] == 1.0 and found["tail_share"] == 1.0
-    assert found["mean_log_likelihood"] == {"many": 0.5, "few": 3.5}
+    measured = separate.measures(fitted, np.zeros((4, 1)), np.array([1, 2, 0, 0]), np.array([9, 2, 2]), groups, 0.5)
+    assert measured["head_tail_auc"] == 1.0 and measured["purity"] == 1.0 and measured["tail_share"] == 1.0
+    assert measured["mean_log_likelihood"] == {"many": 0.5, "few": 3.5}
 
 
 def test_own_features_from_a_file(gaussians, run_main, tmp_path):
@@ -131,7 +133,7 @@ def test_own_features_from_a_file(gaussians, run_main, tmp_path):
         lt_jax.load(tmp_path / "run")
 
 
-def test_other_features_under_the_same_settings_are_refused(gaussians, run_main, tmp_path, capsys):
+def test_a_run_refuses_changed_features(gaussians, run_main, tmp_path, capsys):
     features, labels, test, test_labels = gaussians
     names = ("features", "labels", "test_features", "test_labels")
     for name, change in (("first", 0), ("moved", 0), ("other", 1)):
@@ -150,7 +152,7 @@ def test_other_features_under_the_same_settings_are_refused(gaussians, run_main,
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("share=1.0", "config.dlsa.share: expected a number between 0 and 1, found 1.0"),
         (
@@ -159,37 +161,37 @@ def test_other_features_under_the_same_settings_are_refused(gaussians, run_main,
         ),
     ],
 )
-def test_bad_settings_are_one_line(gaussians, run_main, tmp_path, capsys, flag, said):
+def test_invalid_settings_are_a_one_line_error(gaussians, run_main, tmp_path, capsys, flag, message):
     features, labels, test, test_labels = gaussians
     np.savez(tmp_path / "mine.npz", features=features, labels=labels, test_features=test, test_labels=test_labels)
     words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={tmp_path / 'mine.npz'}")
     assert run_main(*words, f"--config.dlsa.{flag}", f"--workdir={tmp_path / 'run'}") == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_figures_show_what_the_files_hold(divided):
+def test_figures_show_the_numbers_of_the_files(divided):
     from lt_jax.report import dlsa as page
 
-    found, test = read(divided, "dlsa.json"), np.load(divided / "dlsa" / "test.npz")
+    summary, test = read(divided, "dlsa.json"), np.load(divided / "dlsa" / "test.npz")
     few = np.isin(test["labels"], read(divided, "result.json")["dataset"]["groups"]["few"])
-    shares = page.shares(found)
+    shares = page.shares(summary)
     np.testing.assert_allclose(shares.sum(axis=0), 1.0)
     assert shares[0, 2] == pytest.approx((test["depth"][few] == 1).mean())
-    bars = [bar.get_height() for bar in page.depth_shares(found).axes[0].patches]
+    bars = [bar.get_height() for bar in page.depth_shares(summary).axes[0].patches]
     assert bars[2] == pytest.approx(shares[0, 2])
-    dots = page.clusters(found).axes[0].lines[0].get_xydata()
-    np.testing.assert_allclose(dots[:, 0], found["depths"][0]["clusters"]["size"])
-    texts = [t.get_text() for t in page.confusion(found["confusion"]["dlsa"]).axes[0].texts]
-    assert texts[0] == f"{100 * found['confusion']['dlsa'][0][0]:.1f}"
-    accuracy = page.depth_accuracy(found).axes[0].patches[0].get_height()
-    assert accuracy == pytest.approx(found["depths"][0]["groups"]["many"]["accuracy"] or 0.0)
+    dots = page.clusters(summary).axes[0].lines[0].get_xydata()
+    np.testing.assert_allclose(dots[:, 0], summary["depths"][0]["clusters"]["size"])
+    texts = [t.get_text() for t in page.confusion(summary["confusion"]["dlsa"]).axes[0].texts]
+    assert texts[0] == f"{100 * summary['confusion']['dlsa'][0][0]:.1f}"
+    accuracy = page.depth_accuracy(summary).axes[0].patches[0].get_height()
+    assert accuracy == pytest.approx(summary["depths"][0]["groups"]["many"]["accuracy"] or 0.0)
 
 
 def test_figure_of_separability_has_a_row_for_each_feature_set(divided):
     from lt_jax.report import dlsa as page
 
-    found = page.read(divided)
-    assert "dlsa_separability" in page.plan(found) and list((divided / "figures").glob("dlsa_separability*"))
+    content = page.read(divided)
+    assert "dlsa_separability" in page.plan(content) and list((divided / "figures").glob("dlsa_separability*"))
     ranked = {"best": {"head_tail_auc": 0.9, "purity": 0.4}, "no head": {"head_tail_auc": None, "purity": 0.7}}
     axes = page.separability(ranked).axes[0]
     areas, purities = axes.lines[0].get_xydata(), axes.lines[1].get_xydata()

@@ -1,4 +1,4 @@
-"""Independent references in NumPy float64, and the statistics that every sampler has to face."""
+"""Independent references in NumPy float64, and the statistics that test every sampler."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ def strict_promotion():
 
 
 def dense_kernel(log_p, scale=None):
-    """Eq. 16 entry by entry in float64."""
+    """Returns the kernel of Eq. 16 in float64."""
     p = np.exp(np.asarray(log_p, np.float64))
     s = np.outer(p, p) * (1 / len(p) if scale is None else scale)
     np.fill_diagonal(s, 0)
@@ -29,7 +29,7 @@ def dense_kernel(log_p, scale=None):
 
 
 def dense_law(log_p, k, scale=None):
-    """All subsets of k items (C, k) and their probabilities (C,), from float64 determinants."""
+    """Returns all subsets of k items (C, k) and their probabilities (C,), from float64 determinants."""
     s = dense_kernel(log_p, scale)
     subsets = np.array(list(itertools.combinations(range(len(log_p)), k)), int).reshape(-1, k)
     weights = np.maximum(np.linalg.det(s[subsets[:, :, None], subsets[:, None, :]]), 0)
@@ -37,7 +37,7 @@ def dense_law(log_p, k, scale=None):
 
 
 def parts(log_p, scale=None):
-    """Diagonal d and u^2 in float64; 1 - p from expm1, so that nothing cancels."""
+    """Returns the diagonal d and u^2 in float64; 1 - p comes from expm1, which avoids cancellation."""
     log_p = np.asarray(log_p, np.float64)
     p, q, n = np.exp(log_p), -np.expm1(log_p), len(log_p)
     r = 1.0 if scale is None else scale * n
@@ -45,7 +45,7 @@ def parts(log_p, scale=None):
 
 
 def polynomials(d, u2, k):
-    """Coefficients 0 .. k of P and Q for some items, both in float64, divided by one common number."""
+    """Returns coefficients 0 .. k of P and Q for some items in float64, both divided by the same number."""
     p, q = np.zeros(k + 1), np.zeros(k + 1)
     p[0] = 1
     for d_i, u2_i in zip(d, u2, strict=True):
@@ -57,9 +57,9 @@ def polynomials(d, u2, k):
 
 
 def count_law(log_p, k, members):
-    """P(|Y and members| = c) for c = 0 .. k, exact in float64; members (N,) bool."""
+    """Returns P(|Y and members| = c) for c = 0 .. k, exact in float64; members (N,) bool."""
     d, u2 = parts(log_p)
-    odds = k / (len(d) - k) / d.mean()  # any common factor of the items; this one keeps the numbers in range
+    odds = k / (len(d) - k) / d.mean()  # any common factor gives the same law; this one keeps the numbers in range
     d, u2 = d * odds, u2 * odds
     (p_in, q_in), (p_out, q_out) = (polynomials(d[m], u2[m], k) for m in (members, ~members))
     law = p_in * p_out[::-1] + q_in * p_out[::-1] + p_in * q_out[::-1]
@@ -67,7 +67,7 @@ def count_law(log_p, k, members):
 
 
 def chi_square(observed, expected):
-    """Statistic and degrees of freedom, neighbouring cells pooled until each expects five."""
+    """Returns the statistic and the degrees of freedom; neighbouring cells are pooled until each expects five."""
     pooled_observed, pooled_expected, o, e = [], [], 0.0, 0.0
     for count, mean in zip(observed, expected, strict=True):
         o, e = o + count, e + mean
@@ -82,7 +82,7 @@ def chi_square(observed, expected):
 
 
 def enumeration_p_value(draw, cases, draws=20_000):
-    """p-value of: draw(keys, log_p, k) -> (draws, k) has the k-DPP's law, over all cases at once.
+    """Returns the p-value, over all cases, of the hypothesis that draw(keys, log_p, k) -> (draws, k) follows the k-DPP.
 
     cases: (log_p, k). An impossible outcome (a -1, an item twice) gives 0.
     """
@@ -103,7 +103,7 @@ def enumeration_p_value(draw, cases, draws=20_000):
 
 
 def random_cases(seed, sizes, repeats):
-    """log p of very different kinds: even, near zero, near one, mixed."""
+    """Returns cases (log p, k) of different kinds: uniform, near zero or one, mostly large, mostly small."""
     rng, cases = np.random.default_rng(seed), []
     for n, k in sizes:
         for repeat in range(repeats):
@@ -117,12 +117,12 @@ def _draw_many(keys, log_p, n, plan):
     def draw(key):
         return rank_one.draw(key, log_p, n, jnp.float32(1), plan)
 
-    # One draw after the other where the items may be sorted: in a batch every draw would sort.
+    # One draw after another where the items may be sorted: in a batch every draw would sort.
     return jax.lax.map(draw, keys) if plan.order == "even" else jax.vmap(draw)(keys)
 
 
 def draw_rank_one(keys, log_p, k, **options):
-    """Many draws by one way of computing them; options as for rank_one.plan."""
+    """Returns many draws by one plan; options as for rank_one.plan."""
     n = len(log_p)
     size = math.prod(options["chosen"]) if "chosen" in options else 1 << max(n - 1, 1).bit_length()
     padded = np.pad(np.asarray(log_p, np.float32), (0, size - n), constant_values=-np.inf)

@@ -1,4 +1,4 @@
-"""Random numbers and choices, against those of JAX and running sums in float64."""
+"""Random numbers and choices, compared with jax.random and with cumulative sums in float64."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from lt_jax.ipdpp import choices
 
 @pytest.mark.parametrize("rows", [2, 4, choices.ROWS, choices.ROWS + 1, 40 * choices.ROWS])
 def test_choose(rows):
-    """The row that a float64 running sum gives, away from its steps; and never a row without weight, at either end."""
+    """Away from the steps of the float64 cumulative sum, its row is chosen; a row without weight never is."""
     rng = np.random.default_rng(rows)
     weights = (rng.random((rows, 500)) * (rng.random((rows, 500)) < 0.7)).astype(np.float32)
     weights[:, 300:] *= rng.random((rows, 200)) < 3 / rows  # blocks without weight
@@ -25,8 +25,8 @@ def test_choose(rows):
     assert (row == (running <= limit).sum(axis=0))[clear].all()
 
 
-def test_chance_is_that_of_jax():
-    """Bit by bit, wherever it is asked for."""
+def test_chance_equals_jax_random_uniform():
+    """Bit for bit, at any positions."""
     key, number = jax.random.key(7), np.random.default_rng(0).permutation(5000).astype(np.uint32).reshape(50, 100)
-    found = jax.jit(choices.chance)(jax.random.key_data(key), number)
-    np.testing.assert_array_equal(found, jax.random.uniform(key, (5000,))[number])
+    numbers = jax.jit(choices.chance)(jax.random.key_data(key), number)
+    np.testing.assert_array_equal(numbers, jax.random.uniform(key, (5000,))[number])

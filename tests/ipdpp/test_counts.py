@@ -1,4 +1,4 @@
-"""Laws of the tree: mass, windows, precision, against float64."""
+"""Laws of the tree compared with float64: mass, windows, precision."""
 
 import math
 
@@ -12,7 +12,7 @@ from lt_jax.ipdpp import counts, rank_one, structure
 
 
 def laws_of(log_p, k, order="even", **options):
-    """The plan, the coins and their complements in the order of the places, and the tables of all stages."""
+    """Returns the plan, the coins and their complements in slot order, the tables of all stages, and `even`."""
     n = len(log_p)
     size = 1 << max(n - 1, 1).bit_length()
     padded = np.pad(np.asarray(log_p, np.float32), (0, size - n), constant_values=-np.inf)
@@ -38,7 +38,7 @@ def laws_of(log_p, k, order="even", **options):
 
 
 def true_law(b, not_b, count):
-    """Weights of 0 .. count heads in float64."""
+    """Returns the weights of 0 .. count heads in float64."""
     law = np.zeros(count + 1)
     law[0] = 1
     for heads, tails in zip(b, not_b, strict=True):
@@ -60,29 +60,28 @@ EXTREME = {
 
 
 def mass_errors(plan, b, not_b, tables):
-    """For some laws of every stage: (mass left out of the window, mass that is in a wrong place), as tabulated.
+    """Yields (mass outside the window, absolute error inside it) for some laws of every stage.
 
-    The truth is that of the same coins in float64. More than k heads are of no use; what a table happens to
-    hold of them is left out of both.
+    The reference uses the same coins in float64. Entries for more than k heads are never used, so they are ignored.
     """
     for stage, (before, after) in zip(plan.stages, tables, strict=True):
         every = [np.asarray(x, np.float64) for x in [*([] if stage.pair else before[:, 0]), after.p]]
         for node in sorted({0, 5 % stage.nodes, stage.nodes // 3, stage.nodes - 1}):
             some = {1, stage.children // 3, stage.children // 2, stage.children - 1} if len(every) > 1 else set()
             for j in sorted(some | {stage.children}):
-                place = np.arange(len(b))
-                mine = (place % stage.nodes == node) & (place // stage.nodes % stage.children < j)
+                slot = np.arange(len(b))
+                mine = (slot % stage.nodes == node) & (slot // stage.nodes % stage.children < j)
                 truth = true_law(b[mine], not_b[mine], plan.k)
                 table = every[j if len(every) > 1 else 0][:, node]
-                if table.shape == (1,):  # the root of pairs: its coefficient of t^k is all there is
+                if table.shape == (1,):  # the root of pairs has only the coefficient of t^k
                     yield 0, abs(table[0] - truth[plan.k] / np.prod(b[mine] + not_b[mine]))
                     continue
                 truth = truth / truth.sum()
                 assert abs(table.sum() - 1) < 1e-6
                 low, high = stage.lows[j], min(stage.lows[j] + len(table), plan.k + 1)
                 outside = truth[:low].sum() + truth[high:].sum()
-                found = table[: high - low]
-                yield outside, np.abs(found / found.sum() - truth[low:high]).sum()
+                window = table[: high - low]
+                yield outside, np.abs(window / window.sum() - truth[low:high]).sum()
 
 
 @pytest.mark.parametrize("kind", EXTREME)
@@ -90,7 +89,7 @@ def mass_errors(plan, b, not_b, tables):
     ("n", "k", "options"), [(3000, 300, {}), (3000, 2990, {}), (1000, 100, {}), (3000, 300, {"chosen": (16, 16, 16)})]
 )
 def test_mass_of_every_law(kind, n, k, options):
-    """What float32 tables get wrong in all, against float64: what the windows leave out, and every entry."""
+    """The total error of float32 tables: the mass outside the windows, and the error of the entries."""
     with np.errstate(divide="ignore"):
         log_p = np.log(EXTREME[kind](n))
     plan, b, not_b, tables, even = laws_of(log_p, k, **options)
@@ -101,7 +100,7 @@ def test_mass_of_every_law(kind, n, k, options):
 
 
 def test_uneven_nodes_are_sorted_first():
-    """Every 32nd item hard: as given, one node would hold them all, and its window leave mass out."""
+    """Every 32nd item is hard: unsorted, one node would hold them all, and mass would be outside its window."""
     n, k = 8192, 800
     log_p = np.log(np.where(np.arange(n) % 32 == 5, 1e-38, 1.0))
     plan, b, not_b, tables, even = laws_of(log_p, k, order="given")
@@ -111,7 +110,7 @@ def test_uneven_nodes_are_sorted_first():
 
 
 def test_uneven_pairs_are_sorted_first():
-    """Every 16th item hard: the windows of the chains hold every count, and only those of pairs leave mass out."""
+    """Every 16th item is hard: windows of chains hold every count, and only those of pairs leave mass out."""
     n, k = 4096, 400
     log_p = np.log(np.where(np.arange(n) % 16 == 5, 1e-38, 1.0))
     plan, b, not_b, tables, even = laws_of(log_p, k, order="given", chosen=(4, 4) + (2,) * 8)
@@ -130,7 +129,7 @@ def test_chernoff_is_above_the_poisson_tail(mean):
 @pytest.mark.parametrize(
     ("k", "children", "nodes", "items"), [(500, 16, 1, 512), (10_000, 64, 64, 256), (10**5, 32, 2**13, 64)]
 )
-def test_windows_hold_what_they_promise(k, children, nodes, items):
+def test_the_mass_outside_windows_is_bounded(k, children, nodes, items):
     stage = counts.stage(children, nodes, items, k)
     for j, (low, mean, slack) in enumerate(zip(stage.lows, stage.means, stage.slacks, strict=True)):
         most, high = min(j * items, k), low + stage.width - 1
@@ -142,19 +141,19 @@ def test_windows_hold_what_they_promise(k, children, nodes, items):
 
 
 def test_sorted_coins_are_even_enough():
-    """The promise that lets sorted coins go unchecked, for steps and slopes of every length."""
+    """Sorted coins pass the check, for steps and slopes of every length, so they need no check at run time."""
     size, k = 2**12, 200
     plan = rank_one.plan(size, k)
     for hard in (3, 37, 130, 199):
-        for rest in (0.0, 1e-3):
-            b = np.where(np.arange(size) < hard, 1.0, rest)
+        for easy in (0.0, 1e-3):
+            b = np.where(np.arange(size) < hard, 1.0, easy)
             b[hard:] += (k - b.sum()) * np.linspace(2, 0, size - hard) / (size - hard)
-            assert bool(counts.even(jnp.asarray(np.sort(b)[::-1], jnp.float32), plan.stages)), (hard, rest)
+            assert bool(counts.even(jnp.asarray(np.sort(b)[::-1], jnp.float32), plan.stages)), (hard, easy)
 
 
 @pytest.mark.parametrize(("rows", "terms", "start"), [(5, 3, 0), (12, 5, 2), (40, 33, -4)])
 def test_multiply(rows, terms, start):
-    """Against numpy.convolve, at offsets to both sides."""
+    """Compares with numpy.convolve, at offsets to both sides."""
     rng = np.random.default_rng(0)
     laws, child = (rank_one.Dual(*jnp.asarray(rng.random((2, size, 3)), jnp.float32)) for size in (rows, terms))
     product = rank_one.multiply(laws, child, jnp.int32(start), [-5, start, 3], rows + 2)
@@ -163,9 +162,9 @@ def test_multiply(rows, terms, start):
         p, q = np.convolve(p1, p2), np.convolve(p1, q2) + np.convolve(q1, p2)
         at = np.arange(rows + 2) + start
         inside = (at >= 0) & (at < len(p))
-        for found, truth in ((product.p, p), (product.q, q)):
+        for actual, truth in ((product.p, p), (product.q, q)):
             expected = np.where(inside, truth[at.clip(0, len(p) - 1)], 0)
-            np.testing.assert_allclose(found[:, node], expected, rtol=1e-5)
+            np.testing.assert_allclose(actual[:, node], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("exponent"), [-12, -9, -7, -5])
@@ -178,7 +177,7 @@ def test_weights_of_saturated_p(reference, exponent, n):
     size = 1 << (n - 1).bit_length()
     padded = np.pad(log_p, (0, size - n), constant_values=-np.inf)
     s = structure.structure(jnp.asarray(padded), jnp.int32(n), jnp.float32(1))
-    # The d have a common factor; near one its logarithm would hide errors.
+    # All d have a common factor. Near one, comparing logarithms would hide errors.
     np.testing.assert_allclose(np.exp(np.asarray(s.log_d[:n], np.float64)), d, rtol=1e-5)
     w = np.exp(np.asarray(2 * jnp.log(s.p) + s.log_a - s.log_d, np.float64))[:n]
     np.testing.assert_allclose(w, u2 / d, rtol=1e-5)

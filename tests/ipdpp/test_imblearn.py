@@ -1,4 +1,4 @@
-"""IPDPPUnderSampler: imbalanced-learn's own checks, and what it is for."""
+"""IPDPPUnderSampler: the estimator checks of imbalanced-learn, and its behaviour on tables and text labels."""
 
 import pathlib
 import re
@@ -22,7 +22,7 @@ from lt_jax.ipdpp.imblearn import IPDPPUnderSampler
 
 @pytest.fixture(autouse=True)
 def strict_promotion():
-    """Nothing to be strict about here, and scikit-learn's checks bring their own types."""
+    """Turns strict promotion off: scikit-learn's checks use types of their own."""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -35,7 +35,7 @@ def three_classes():
     return make_classification(400, n_features=6, n_informative=4, n_classes=3, weights=[0.7, 0.2, 0.1], random_state=0)
 
 
-def test_hard_items_are_kept_and_the_draw_repeats():
+def test_hard_items_are_preferred_and_the_draw_is_reproducible():
     x, y = three_classes()
     sampler = IPDPPUnderSampler(random_state=0)
     _, resampled = sampler.fit_resample(x, y)
@@ -69,7 +69,7 @@ def test_a_class_of_one_item():
 
 
 def table():
-    """Sixty and twelve rows with an index of names, a column of text, and a missing value."""
+    """Returns a DataFrame of 60 and 12 rows with a text index and a text column, and its labels."""
     pandas = pytest.importorskip("pandas")
     y = np.repeat([0, 1], [60, 12])
     x = np.random.default_rng(0).normal(size=(72, 2)) + y[:, None]
@@ -87,7 +87,7 @@ def test_a_table_keeps_its_index_and_columns():
     assert (y_small == y.loc[y_small.index]).all() and y_small.name == "label"
 
 
-def test_text_and_missing_values_reach_an_estimator_that_takes_them():
+def test_text_and_missing_values_reach_an_estimator_that_supports_them():
     frame, y = table()
     frame.loc["row 3", "a"] = np.nan
     columns = make_column_transformer((OneHotEncoder(), ["text"]), (SimpleImputer(), ["a", "b"]))

@@ -1,4 +1,4 @@
-"""N = 5000, where nothing can be enumerated: laws of counts and of pairs against exact values in float64."""
+"""N = 5000, too large to enumerate: laws of counts and of pairs compared with exact values in float64."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def difficulties(order):
 
 
 def groups():
-    """A random half, the first tenth, one node of the tree, and twenty pairs."""
+    """Yields masks of a random half, the first tenth, one node of the tree, and twenty pairs of items."""
     rng, items = np.random.default_rng(4), np.arange(N)
     yield rng.permutation(N) < N // 2
     yield items < N // 10
@@ -38,7 +38,7 @@ def counts_p_value(reference, log_p, drawn):
     return stats.chi2.sf(total, freedom)
 
 
-CHAINS = {"chosen": (10, 16, 32)}  # without pairs, as classes of more than 8,192 places have it
+CHAINS = {"chosen": (10, 16, 32)}  # without pairs, as for classes of more than 8,192 slots
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_counts_and_pairs(reference, order, options):
 
 
 def test_wrong_laws_are_rejected(reference):
-    """Systematic sampling with the exact marginals, in file order; and a uniform subset."""
+    """Systematic sampling with exact marginals in file order, and a uniform subset, are rejected."""
     log_p, rng = difficulties("sorted"), np.random.default_rng(0)
     edges = np.cumsum(np.asarray(inclusion_probabilities(None, K, log_probabilities=log_p), np.float64))
     edges *= K / edges[-1]
@@ -64,7 +64,7 @@ def test_wrong_laws_are_rejected(reference):
 
 
 def marginals_statistic(drawn, marginals):
-    """Sum of the squared z-scores of the frequencies of all items, less its mean, in standard deviations."""
+    """Returns the sum of squared z-scores of all item frequencies minus its mean, in standard deviations."""
     frequency = np.bincount(drawn.ravel(), minlength=len(marginals)) / len(drawn)
     z = (frequency - marginals) / np.sqrt(marginals * (1 - marginals) / len(drawn))
     return ((z**2).sum() - len(z)) / np.sqrt(2 * len(z))
@@ -82,7 +82,7 @@ def marginals_statistic(drawn, marginals):
     ],
 )
 def test_marginals_of_draws(method, n, k, draws):
-    """Frequencies of all items at once; uniform draws fail the same statistic."""
+    """Frequencies of all items match the marginals; uniform draws fail the same statistic."""
     log_p = np.log(np.random.default_rng(n).beta(1, 1, n)).astype(np.float32)
     keys = jax.random.split(jax.random.key(n), draws)
     many = jax.jit(lambda keys: jax.lax.map(lambda key: sample(key, None, k, method, log_probabilities=log_p), keys))

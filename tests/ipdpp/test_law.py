@@ -1,4 +1,4 @@
-"""The law of the draws against full enumeration, and proof that the same test rejects wrong samplers."""
+"""The law of the draws compared with full enumeration; the same test rejects wrong samplers."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ SIZES = [(8, 3), (7, 4)]
 
 
 def by_method(method):
-    """Many draws, compiled anew for every call of by_method, so that a planted fault is seen."""
+    """Returns a function of many draws. Each call of by_method compiles again, so that a patched fault takes effect."""
 
     @functools.partial(jax.jit, static_argnames="k")
     def many(keys, log_p, n, k):
@@ -42,7 +42,7 @@ def test_inexact_methods_are_rejected(reference, method):
 
 
 def test_systematic_sampling_is_rejected(reference):
-    """Exact inclusion probabilities, wrong law: tests of the marginals alone would let it pass."""
+    """It has exact inclusion probabilities but the wrong law; tests of the marginals alone would accept it."""
 
     def draw(keys, log_p, k):
         subsets, law = reference.dense_law(log_p, k)
@@ -80,7 +80,7 @@ FAULTS = [_without_rank_one_part, _diagonal_without_mean, _special_by_p_instead_
 
 
 def by_stages(chosen, order):
-    """Many draws through stages of one's own choice, compiled anew for every call of by_stages."""
+    """Returns a function of many draws through the chosen stages; each call of by_stages compiles again."""
 
     @functools.partial(jax.jit, static_argnames="k")
     def many(keys, log_p, n, k):
@@ -97,21 +97,21 @@ def by_stages(chosen, order):
 @pytest.mark.parametrize(("chosen", "order"), [((8,), "given"), ((2, 4), "given"), ((2, 2, 2), "sorted")])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_rejected(reference, monkeypatch, fault, chosen, order):
-    """In one chain, in blocks of two, and in stages of depth three."""
+    """One chain, blocks of two, and three stages."""
     monkeypatch.setattr(rank_one, "coins", fault)
     cases = reference.random_cases(0, SIZES[:1], 4)
     assert reference.enumeration_p_value(by_stages(chosen, order), cases, draws=100_000) < REJECT
 
 
 def test_a_fault_in_eigen_is_rejected(reference, monkeypatch):
-    """Eigenvectors chosen by the squares of their eigenvalues."""
+    """The fault: eigenvectors are chosen by the squares of their eigenvalues."""
     choose = eigen.choose_eigenvectors
     monkeypatch.setattr(eigen, "choose_eigenvectors", lambda key, x, k, tilt: choose(key, x * x, k, tilt))
     assert reference.enumeration_p_value(by_method("eigen"), reference.random_cases(0, SIZES[:1], 4)) < REJECT
 
 
-# Every way through the code: one chain; two and three stages; stages whose nodes are fewer and more than k;
-# items as they come and sorted; full places (16 items) and missing ones (5, 9), k = 1 and k = N - 1.
+# All code paths: one chain; two and three stages; stages with fewer and with more nodes than k; unsorted and sorted
+# items; full slots (16 items) and empty ones (5, 9); k = 1 and k = N - 1.
 PATHS = {
     "one chain": ((8, 3), {"chosen": (8,)}),
     "blocks of two": ((8, 3), {"chosen": (2, 4)}),
@@ -119,7 +119,7 @@ PATHS = {
     "depth three": ((8, 3), {"chosen": (2, 2, 2)}),
     "depth three, sorted": ((10, 4), {"chosen": (2, 2, 4), "order": "sorted"}),
     "three chains": ((10, 4), {"chosen": (3, 3, 3)}),
-    "empty places": ((9, 3), {"chosen": (4, 4)}),
+    "empty slots": ((9, 3), {"chosen": (4, 4)}),
     "few nodes of pairs": ((8, 1), {"chosen": (2, 2, 2)}),
     "few nodes of pairs, then all": ((14, 2), {"chosen": (2, 2, 2, 2), "order": "sorted"}),
     "all nodes of pairs, fewer items": ((13, 3), {"chosen": (2, 2, 2, 2)}),
@@ -151,8 +151,8 @@ def test_every_combination_has_the_law(reference, shape, chosen, order):
     assert reference.enumeration_p_value(draw, reference.random_cases(2, [shape], 12)) > ACCEPT
 
 
-def test_other_scale_has_its_own_law(reference):
-    """The released code's scale, 1 / N^2, is nearly a diagonal kernel: its draws differ from the paper's."""
+def test_scale_changes_the_law(reference):
+    """With the released code's scale 1 / N^2 the kernel is nearly diagonal, and draws differ from the paper's."""
     log_p, k, n = np.log(np.linspace(0.2, 1, 8)), 3, 8
     keys = jax.random.split(jax.random.key(5), 60_000)
     padded = np.asarray(log_p, np.float32)
@@ -170,10 +170,10 @@ def test_other_scale_has_its_own_law(reference):
     "p", [np.full(6, 0.4), np.zeros(6), np.ones(6), np.eye(6)[2], np.full(6, 1e-30), 1 - np.eye(6)[2]]
 )
 def test_extreme_p_has_the_law(reference, p):
-    """All equal, all 0, all 1 (by convention uniform), one 1 and the rest 0, 1e-30, one 0 and the rest 1."""
+    """All equal, all 0, all 1 (uniform by convention), one 1 among zeros, all 1e-30, one 0 among ones."""
     with np.errstate(divide="ignore"):
         log_p = np.log(p)
-    # The kernel of rank one has no law of its own for k >= 2; any equal p has the uniform one.
+    # For p = 1 the kernel has rank one, which defines no law for k >= 2; the convention is that of equal p: uniform.
     law_of = np.log(np.full(6, 0.4)) if p.min() == 1 else log_p
     subsets, law = reference.dense_law(law_of, 2)
     keys = jax.random.split(jax.random.key(0), 20_000)

@@ -1,4 +1,4 @@
-"""Marginals, probabilities and information against float64 determinants."""
+"""Marginals, probabilities and information compared with float64 determinants."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def random_log_p(seed, n, a=1.0, b=1.0):
 
 
 def float64_marginals(reference, log_p, k):
-    """From prefix and suffix polynomials: no division, no difference."""
+    """Returns marginals from prefix and suffix polynomials, without division or subtraction."""
     n = len(log_p)
     d, u2 = reference.parts(log_p)
     odds = k / (n - k) / d.mean()
@@ -40,8 +40,8 @@ def test_small_against_determinants(reference, n, k):
     log_p = random_log_p(0, n)
     subsets, law = reference.dense_law(log_p, k)
     marginals = np.array([law[(subsets == i).any(axis=1)].sum() for i in range(n)])
-    found = inclusion_probabilities(None, k, log_probabilities=log_p)
-    np.testing.assert_allclose(found, marginals, rtol=1e-5)
+    marginals_float32 = inclusion_probabilities(None, k, log_probabilities=log_p)
+    np.testing.assert_allclose(marginals_float32, marginals, rtol=1e-5)
     logs = [log_probability(None, subset, log_probabilities=log_p) for subset in subsets]
     np.testing.assert_allclose(logs, np.log(law), atol=1e-5)
     assert np.exp(np.array(logs, np.float64)).sum() == pytest.approx(1, abs=1e-5)
@@ -52,12 +52,12 @@ def test_small_against_determinants(reference, n, k):
 @pytest.mark.parametrize(("n", "k"), [(300, 30), (300, 299), (1000, 1), (2000, 500), (5000, 500)])
 def test_marginals_against_float64(reference, n, k):
     log_p = random_log_p(n, n)
-    found = np.asarray(inclusion_probabilities(None, k, log_probabilities=log_p), np.float64)
-    assert found.sum() == pytest.approx(k, rel=1e-5)
-    np.testing.assert_allclose(found, float64_marginals(reference, log_p, k), rtol=3e-5)
+    marginals_float32 = np.asarray(inclusion_probabilities(None, k, log_probabilities=log_p), np.float64)
+    assert marginals_float32.sum() == pytest.approx(k, rel=1e-5)
+    np.testing.assert_allclose(marginals_float32, float64_marginals(reference, log_p, k), rtol=3e-5)
 
 
-def test_marginals_of_sorted_items_are_those_of_the_same_items(reference):
+def test_marginals_do_not_depend_on_the_order_of_items(reference):
     log_p = random_log_p(1, 5000, 0.2, 0.2)
     order = np.argsort(log_p)
     shuffled, in_order = (
@@ -79,7 +79,7 @@ def test_marginals_of_eigen_draws():
 
 
 def test_saturated_p_keeps_its_law(reference):
-    """With 1 - p of 1e-9 the law still prefers the harder items; in float32 p alone would see nothing."""
+    """With 1 - p of 1e-9 the law still prefers the harder items; float32 p alone could not distinguish them."""
     q = 1e-9 * np.array([1.0, 2, 4, 8, 16, 32])
     log_p = np.log1p(-q)
     d, u2 = reference.parts(log_p)

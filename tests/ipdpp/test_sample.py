@@ -1,4 +1,4 @@
-"""Properties of a draw, bad input, and all classes at once."""
+"""Properties of a draw, invalid input, and select_balanced."""
 
 import functools
 import math
@@ -30,7 +30,7 @@ def probabilities(size):
     st.sampled_from(["rank_one", "eigen", "uniform"]),
     st.integers(0, 2**31 - 1),
 )
-def test_a_draw_is_a_sorted_set_of_k_items_and_repeats(problem, method, seed):
+def test_a_draw_is_a_reproducible_sorted_set_of_k_items(problem, method, seed):
     p, k = problem
     key = jax.random.key(seed)
     chosen = np.asarray(sample(key, p, k, method))
@@ -49,7 +49,7 @@ def test_different_keys_differ(method):
 
 
 def test_permuting_items_permutes_the_law(reference):
-    """Draws from permuted items, permuted back, have the law of the original."""
+    """Draws from permuted items, after the inverse permutation, have the original law."""
     order = np.array([3, 0, 7, 5, 1, 6, 2, 4])
 
     def draw(keys, log_p, k):
@@ -79,7 +79,7 @@ def test_extreme_p(p, k):
         np.testing.assert_allclose(marginals, k / 9, rtol=1e-5)
 
 
-def test_paper_method_may_fall_short_and_uniform_ignores_p():
+def test_paper_method_may_draw_fewer_items_and_uniform_ignores_p():
     short = np.asarray(sample(KEY, np.linspace(0.5, 0.99, 12), 11, "paper"))
     filled = short[short >= 0]
     assert (np.sort(short) == short).all() and len(set(filled.tolist())) == len(filled)
@@ -102,7 +102,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_everywhere(case):
+def test_every_function_refuses_invalid_input(case):
     p, k, message = BAD[case]
     entries = [lambda p, k, m=m: sample(KEY, p, k, m) for m in METHODS] + [inclusion_probabilities]
     if not case.startswith("k"):
@@ -114,7 +114,7 @@ def test_bad_input_is_refused_everywhere(case):
             entry(np.array(p), k)
 
 
-def test_other_bad_input():
+def test_invalid_options_are_refused():
     p = np.array([0.5, 0.9, 0.9])
     with pytest.raises(ValueError, match="method must be one of rank_one, eigen, paper, uniform"):
         sample(KEY, p, 1, "exact")
@@ -157,7 +157,7 @@ def test_raw_keys_and_other_generators():
 
 
 def long_tail(seed=0):
-    """Labels shuffled, with gaps among the class numbers, sizes 1 .. 150."""
+    """Returns shuffled labels with gaps between class numbers, class sizes 1 .. 150, and log p."""
     rng = np.random.default_rng(seed)
     sizes = {0: 150, 3: 40, 4: 33, 8: 20, 11: 7, 12: 1, 20: 37}
     labels = rng.permutation(np.repeat(list(sizes), list(sizes.values())))
@@ -165,8 +165,8 @@ def long_tail(seed=0):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_select_balanced_is_sample_class_by_class(method):
-    """Also over eight devices, when the test run has them."""
+def test_select_balanced_equals_sample_per_class(method):
+    """Uses several devices if the test run has them."""
     labels, log_p = long_tail()
     k = 20
     chosen = select_balanced(KEY, None, labels, k, method, log_probabilities=log_p)
@@ -182,7 +182,7 @@ def test_select_balanced_is_sample_class_by_class(method):
 
 @pytest.mark.parametrize("method", ["rank_one", "eigen"])
 def test_select_balanced_with_the_kernel_of_the_released_code(method):
-    """p_i p_j / N^2, class by class, as `sample` has it with that scale; another draw than the paper's kernel."""
+    """With p_i p_j / N^2 it equals `sample` with that scale per class, and differs from the paper's kernel."""
     labels, log_p = long_tail()
     chosen = select_balanced(KEY, None, labels, 20, method, log_probabilities=log_p, scale_power=2)
     for c in (0, 3, 4):
@@ -204,13 +204,13 @@ def test_select_balanced_does_not_depend_on_devices_or_other_classes(monkeypatch
     several = select_balanced(KEY, p, labels, 20)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     np.testing.assert_array_equal(several, select_balanced(KEY, p, labels, 20))
-    some = labels % 3 != 0  # other classes away: other batches, the same draws
+    some = labels % 3 != 0  # without some classes: other batches, the same draws
     fewer = np.flatnonzero(some)[select_balanced(KEY, p[some], labels[some], 20)]
     np.testing.assert_array_equal(fewer, several[some[several]])
 
 
-def test_padding_does_not_move_a_draw(reference):
-    """More empty places at the bottom: the same items for the same key, in one chain and in stages."""
+def test_padding_does_not_change_a_draw(reference):
+    """More empty slots at the end: the same items for the same key, in one chain and in stages."""
     from lt_jax.ipdpp import rank_one
 
     log_p = np.log(np.random.default_rng(0).random(23)).astype(np.float32)
@@ -229,8 +229,8 @@ def test_padding_does_not_move_a_draw(reference):
     np.testing.assert_array_equal(bits[:23], jax.random.bits(KEY, (23,)))
 
 
-def test_large_k_goes_class_after_class():
-    """Classes so large that the windows are narrower than the laws."""
+def test_large_classes_equal_sample_per_class():
+    """Classes large enough that the windows are narrower than the laws."""
     labels = np.repeat([0, 1], [5000, 3000])
     p = np.random.default_rng(0).random(8000)
     chosen = select_balanced(KEY, p, labels, 500)
@@ -247,7 +247,7 @@ def test_select_balanced_edges():
         jax.jit(lambda p: select_balanced(KEY, p, labels, 1))(np.full(3, 0.5, np.float32))
 
 
-def test_chains_of_a_few_classes_share_one_program():
+def test_padded_sizes_of_few_classes_are_shared():
     lengths = {0: 5000, 1: 120, 2: 20, 3: 14}
     assert select._sizes(lengths, 10, "rank_one") == {0: 5120, 1: 256, 2: 256, 3: 256}
     assert select._sizes(lengths, 10, "eigen") == {c: padded_size(n, "eigen") for c, n in lengths.items()}
@@ -255,12 +255,12 @@ def test_chains_of_a_few_classes_share_one_program():
     assert select._sizes(many, 20, "rank_one") == {c: padded_size(n, "rank_one") for c, n in many.items()}
 
 
-def test_few_padded_sizes():
+def test_there_are_few_padded_sizes():
     assert len({padded_size(n, "rank_one") for n in range(2, 1001)}) <= 10
     assert all(n <= padded_size(n, "eigen") <= max(16, 1.25 * n + 1) for n in range(1, 6000))
 
 
-def test_import_needs_nothing_optional():
+def test_import_needs_no_optional_package():
     import subprocess
 
     code = "import sys, lt_jax.ipdpp; assert not {'imblearn', 'sklearn', 'flax'} & set(sys.modules)"
