@@ -265,7 +265,7 @@ def on_host(options):
         fresh = state.create({"params": {"w": jnp.zeros(())}}, optax.identity())
         held = batches.Held(split, order)
         classes = losses.Classes.of(np.bincount(labels))
-        job = train.Job("host", 0, nothing, held, steps, 97, options.batch, lambda step: 0.0, classes)
+        job = train.Job("host", 0, nothing, held, steps, 97, options.batch, lambda step: 0.0, lambda epoch: classes)
         with tempfile.TemporaryDirectory() as folder:
             _, progress = train.train(job, fresh, epath.Path(folder), common.base())
         return progress["seconds"]

@@ -181,6 +181,9 @@ def baseline(training, augment):
     """A classifier trained on all images."""
     config = training
     config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
+    config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"
+    config.reweight = ""  # or "effective_number": weights of the classes, in any loss
+    config.reweight_from = 0.0  # share of the epochs before the weights; .8 is deferred re-weighting (DRW)
     config.sampling = "instance"  # an entry of lt_jax.methods.ORDERS, as "class_balanced": every class as often
     config.augment = augment
     return config

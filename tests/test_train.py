@@ -75,7 +75,7 @@ def parts(config, dataset, classes, network, tx):
         steps_per_epoch=per_epoch,
         batch_size=32,
         learning_rate=optim.schedule(config.pretrain, per_epoch, 383),
-        classes=classes,
+        classes=lambda epoch: classes,
     )
     key = state.stream(config.seed, "pretrain/init")
     return job, lambda: state.create(models.initialise(network, key, dataset.image_shape), tx)
@@ -85,7 +85,7 @@ def losses_on(devices, parts, steps):
     job, fresh = parts
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
     current, held = sharding.put_replicated(
-        (fresh(), {**job.feed.data, "classes": job.classes, "key": np.zeros(2, np.uint32)}), mesh
+        (fresh(), {**job.feed.data, "classes": job.classes(0), "key": np.zeros(2, np.uint32)}), mesh
     )
     advance, found = jax.jit(job.step), []
     for number in range(steps):

@@ -76,7 +76,7 @@ def cross_entropy(
         return optax.softmax_cross_entropy(logits, labels)
     if classes is None:
         raise ValueError("smoothing: expected the argument `classes`: only classes with images share its weight")
-    target = jax.nn.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels
+    target = _soft(labels, logits)
     present = (classes.counts > 0).astype(jnp.float32)[None, :]
     other_classes = jnp.maximum(present - target, 0.0) / jnp.maximum(present.sum() - 1.0, 1.0)
     return optax.softmax_cross_entropy(logits, (1.0 - smoothing) * target + smoothing * other_classes)
@@ -137,3 +137,146 @@ def logit_adjustment(
     """
     adjusted = logits.astype(jnp.float32) + tau * classes.log_prior[None, :]
     return cross_entropy(adjusted, labels, classes, key=key, smoothing=smoothing)
+
+
+def focal(
+    logits: jax.Array, labels: jax.Array, classes: Classes, *, key: jax.Array | None = None, gamma: float = 2.0
+) -> jax.Array:
+    """Focal loss.
+
+        L = -sum_c y_c (1 - p_c)^gamma log p_c,  p = softmax(logits)
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017), Eq. 4, for more than two classes.
+
+    Args:
+      logits: (B, C).
+      labels: (B,) or (B, C).
+      classes: unused.
+      key: unused.
+      gamma: strength of the focus on hard images; 0 is cross-entropy.
+
+    Returns:
+      (B,) float32.
+    """
+    del classes, key
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=1)
+    return -(_soft(labels, logits) * (-jnp.expm1(log_p)) ** gamma * log_p).sum(axis=1)
+
+
+def ldam(
+    logits: jax.Array,
+    labels: jax.Array,
+    classes: Classes,
+    *,
+    key: jax.Array | None = None,
+    max_margin: float = 0.5,
+    scale: float = 30.0,
+) -> jax.Array:
+    """LDAM.
+
+        L = cross-entropy of logits - scale * m_y at the label,  m_c proportional to n_c^(-1/4), at most max_margin
+
+    The logits are those of a cosine head, cosines times `scale` (`baseline.head="cosine"`).
+
+    Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss" (NeurIPS 2019), Eq. 12.
+
+    Args:
+      logits: (B, C).
+      labels: (B,) or (B, C); a mixed label has a share of each margin.
+      classes: their counts give the margins; an empty class counts as half an image.
+      key: unused.
+      max_margin: margin of the smallest class, as a cosine.
+      scale: of the cosine head.
+
+    Returns:
+      (B,) float32.
+    """
+    del key
+    margins = jnp.maximum(classes.counts, 0.5) ** -0.25
+    margins = max_margin * margins / margins.max()
+    target = _soft(labels, logits)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32) - scale * margins[None, :] * target, target)
+
+
+def vs(
+    logits: jax.Array,
+    labels: jax.Array,
+    classes: Classes,
+    *,
+    key: jax.Array | None = None,
+    gamma: float = 0.3,
+    tau: float = 1.0,
+) -> jax.Array:
+    """VS.
+
+    Cross-entropy of logits * (n_c / n_max)^gamma + tau * log prior: a vector of scales and one of shifts.
+
+    Source: Kini et al., "Label-Imbalanced and Group-Sensitive Classification under Overparameterization" (NeurIPS
+    2021), Eq. 2.
+
+    Args:
+      logits: (B, C).
+      labels: (B,) or (B, C).
+      classes: their counts give the scales, their `log_prior` the shifts.
+      key: unused.
+      gamma: strength of the scales.
+      tau: strength of the shifts.
+
+    Returns:
+      (B,) float32.
+    """
+    counts = jnp.maximum(classes.counts, 0.5)
+    scaled = logits.astype(jnp.float32) * ((counts / counts.max()) ** gamma)[None, :]
+    return cross_entropy(scaled + tau * classes.log_prior[None, :], labels, key=key)
+
+
+def label_aware_smoothing(
+    logits: jax.Array,
+    labels: jax.Array,
+    classes: Classes,
+    *,
+    key: jax.Array | None = None,
+    head: float = 0.3,
+    tail: float = 0.0,
+) -> jax.Array:
+    """Label-aware smoothing.
+
+        L = -(1 - s_y) log p_y - s_y mean_c log p_c,  s from `tail` in the smallest class to `head` in the largest
+
+    s rises with the sine of a quarter period from the smallest to the largest class (the concave form).
+
+    Source: Zhong et al., "Improving Calibration for Long-Tailed Recognition" (CVPR 2021), Eq. 6 and its released code.
+
+    Args:
+      logits: (B, C).
+      labels: (B,) or (B, C).
+      classes: their counts give the smoothing.
+      key: unused.
+      head: smoothing of the largest class.
+      tail: smoothing of the smallest class.
+
+    Returns:
+      (B,) float32.
+    """
+    del key
+    counts = classes.counts
+    rank = (counts - counts.min()) / jnp.maximum(counts.max() - counts.min(), 1.0)
+    smoothing = tail + (head - tail) * jnp.sin(rank * jnp.pi / 2)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=1)
+    target = _soft(labels, logits)
+    mean = log_p.mean(axis=1, keepdims=True)
+    return -(target * (log_p + smoothing[None, :] * (mean - log_p))).sum(axis=1)
+
+
+def effective_number_weights(counts: np.ndarray, beta: float = 0.9999) -> np.ndarray:
+    """Class weights (1 - beta) / (1 - beta^n), scaled to a mean of 1, (C,) float32; an empty class has half an image.
+
+    Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples" (CVPR 2019), Eq. 5.
+    """
+    weights = (1.0 - beta) / -np.expm1(np.log(beta) * np.maximum(counts, 0.5))
+    return (weights / weights.mean()).astype(np.float32)
+
+
+def _soft(labels, logits):
+    """Labels as probabilities (B, C) float32."""
+    return jax.nn.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels

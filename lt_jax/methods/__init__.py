@@ -26,6 +26,10 @@ from lt_jax.sampling import orders
 
 SUPERVISED: dict[str, Callable[..., Any]] = {
     "cross_entropy": losses.cross_entropy,
+    "focal": losses.focal,
+    "ldam": losses.ldam,
+    "label_aware_smoothing": losses.label_aware_smoothing,
+    "vs": losses.vs,
     "balanced_softmax": losses.balanced_softmax,
     "logit_adjustment": losses.logit_adjustment,
 }

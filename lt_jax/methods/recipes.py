@@ -23,7 +23,8 @@ class Recipe:
 
 def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
     """A method of the baseline's network: its loss, or a head on its features."""
-    settings = {"loss": "cross_entropy", "sampling": "instance", **baseline}
+    plain = {"loss": "cross_entropy", "sampling": "instance", "head": "linear", "reweight": ""}
+    settings = {**plain, **baseline}
     return Recipe(title, paper, overrides={f"baseline.{key}": value for key, value in settings.items()})
 
 
@@ -31,6 +32,21 @@ _PIPELINE = ("pretrain", "probe", "baseline", "heads", "retrain", "evaluate", "r
 
 RECIPES = {
     "cross_entropy": _on_baseline("Cross-entropy", ""),
+    "focal": _on_baseline("Focal loss", "Lin et al., ICCV 2017", loss="focal"),
+    "class_balanced": _on_baseline("Class-balanced loss", "Cui et al., CVPR 2019", reweight="effective_number"),
+    "drw": _on_baseline("DRW", "Cao et al., NeurIPS 2019", reweight="effective_number", reweight_from=0.8),
+    "ldam_drw": _on_baseline(
+        "LDAM-DRW",
+        "Cao et al., NeurIPS 2019",
+        loss="ldam",
+        head="cosine",
+        reweight="effective_number",
+        reweight_from=0.8,
+    ),
+    "label_aware_smoothing": _on_baseline(
+        "Label-aware smoothing", "Zhong et al., CVPR 2021", loss="label_aware_smoothing"
+    ),
+    "vs": _on_baseline("VS", "Kini et al., NeurIPS 2021", loss="vs"),
     "balanced_softmax": _on_baseline("Balanced softmax", "Ren et al., NeurIPS 2020", loss="balanced_softmax"),
     "logit_adjustment": _on_baseline("Logit adjustment", "Menon et al., ICLR 2021"),
     "crt": _on_baseline("cRT", "Kang et al., ICLR 2020"),

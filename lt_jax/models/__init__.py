@@ -52,9 +52,9 @@ def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> projectors.
     return _network(config, dtype, projectors.Projector(tuple(widths), DTYPES[dtype]))
 
 
-def classifier(config: Any, num_classes: int, dtype: str) -> projectors.Network:
-    """Network of encoder and linear head: images -> logits (b, num_classes)."""
-    return _network(config, dtype, projectors.Linear(num_classes))
+def classifier(config: Any, num_classes: int, dtype: str, head: str = "linear") -> projectors.Network:
+    """Network of encoder and head, "linear" or "cosine": images -> logits (b, num_classes)."""
+    return _network(config, dtype, projectors.HEADS[head](num_classes))
 
 
 def _network(config, dtype, top):

@@ -15,6 +15,28 @@ class Linear(nn.Module):
         return nn.Dense(self.num_classes, name="dense")(features.astype(jnp.float32))
 
 
+class Cosine(nn.Module):
+    """Float32 logits: cosines of the features and a vector of each class, times `scale`. It has no bias."""
+
+    num_classes: int
+    scale: float = 30.0
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        features = features.astype(jnp.float32)
+        shape = (features.shape[-1], self.num_classes)
+        kernel = self.param("kernel", nn.initializers.variance_scaling(1.0, "fan_in", "uniform"), shape)
+        cosines = jnp.matmul(_unit(features, 1), _unit(kernel, 0), precision=jax.lax.Precision.HIGHEST)
+        return self.scale * cosines
+
+
+def _unit(x, axis):
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-12))
+
+
+HEADS = {"linear": Linear, "cosine": Cosine}
+
+
 class Projector(nn.Module):
     """Linear layers with ReLU in between, without BatchNorm; the output is l2-normalised."""
 
@@ -26,8 +48,7 @@ class Projector(nn.Module):
         x = features
         for i, width in enumerate(self.widths):
             x = nn.Dense(width, dtype=self.dtype)(x if i == 0 else nn.relu(x))
-        x = x.astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
+        return _unit(x.astype(jnp.float32), -1)
 
 
 class Network(nn.Module):

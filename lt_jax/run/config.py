@@ -54,6 +54,8 @@ CHOICES = {
     "encoder.stem": ("small", "imagenet"),
     "encoder.init": ("he", "torch"),
     "pretrain.negatives": ("sampled", "expected"),
+    "baseline.head": ("linear", "cosine"),
+    "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
     "dtype": ("float32", "bfloat16"),

@@ -60,6 +60,7 @@ INTERVALS = {
     "pretrain.m": "[0, inf)",
     "pretrain.n": "[1, inf)",
     "pretrain.projector": "[1, inf)",
+    "baseline.reweight_from": "[0, 1]",
     "probe.per_class": "[1, inf)",
     "retrain.k": "[1, inf)",
     "retrain.scale_power": "[1, inf)",

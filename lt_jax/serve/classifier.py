@@ -119,7 +119,8 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
     config, about = ml_collections.ConfigDict(config), result["dataset"]
     images = _images(workdir, about)
     stage, head = _parts(config, workdir, result, method or result["selected"])
-    network = models.classifier(config.encoder, len(about["class_names"]), config.dtype)
+    own_head = config.baseline.head if stage == "baseline" else "linear"
+    network = models.classifier(config.encoder, len(about["class_names"]), config.dtype, own_head)
     return Classifier(
         tuple(about["class_names"]),
         tuple(images["shape"]),

@@ -1,9 +1,12 @@
 """A classifier trained on all images: what long-tailed methods are compared with."""
 
+import dataclasses
 import functools
 from typing import Any
 
-from lt_jax import methods
+import numpy as np
+
+from lt_jax import losses, methods
 from lt_jax.sampling import orders
 from lt_jax.stages import experiment as experiments
 from lt_jax.train import steps
@@ -11,7 +14,7 @@ from lt_jax.train import steps
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Trains the encoder and a linear head from fresh variables."""
-    config, dataset, network = experiment.config, experiment.dataset, experiment.network
+    config, dataset, network = experiment.config, experiment.dataset, experiment.baseline
     settings = config.baseline
     epoch_order = methods.entry("ORDERS", settings.sampling, "config.baseline.sampling")
     _, progress = experiment.fit(
@@ -19,9 +22,17 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         variables=experiment.initial(network, "baseline", config.encoder.weights),
         step=functools.partial(_step, network, settings),
         order=lambda batch_size, seed: orders.Order(dataset.train.labels, batch_size, seed, epoch_order=epoch_order),
-        evaluate=experiment.validate,
+        classes=functools.partial(classes_at, experiment.classes, settings),
+        evaluate=functools.partial(experiment.validate, extractor=experiment.extract_baseline),
     )
     return {"seconds": progress["seconds"]}
+
+
+def classes_at(classes: losses.Classes, settings: Any, epoch: int) -> losses.Classes:
+    """The classes with the weights of an epoch: deferred re-weighting starts after a share of the epochs."""
+    if not settings.reweight or epoch < settings.reweight_from * settings.epochs:
+        return classes
+    return dataclasses.replace(classes, weights=losses.effective_number_weights(np.asarray(classes.counts)))
 
 
 def _step(network, settings, optimizer):

@@ -3,6 +3,7 @@
 Headline numbers are those of the last epoch, without test-time augmentation: the test set chooses nothing.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `predictions.npz`, `result.json` and what the page needs, and prints the table."""
     config, workdir = experiment.config, experiment.workdir
     measure = _dlsa if "dlsa" in config.stages else _networks
-    measured, logits, variables = measure(experiment)
+    measured, logits, features = measure(experiment)
     final = config.method if config.method in measured else list(measured)[-1]
     files.write_npz(
         workdir / "predictions.npz",
@@ -29,7 +30,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         logits=logits[final],
         **_baseline_predictions(config, logits, final),
     )
-    report_data.write(experiment, variables)
+    report_data.write(experiment, features)
     result = _result(experiment, measured, final)
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
@@ -37,14 +38,15 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
 
 
 def _networks(experiment):
-    """({name: what result.json says of the method}, {name: test logits}, variables of the last network)."""
+    """({name: what result.json says of the method}, {name: test logits}, images -> features of the last network)."""
     config = experiment.config
     seconds = _seconds(experiment.workdir)
-    measured, logits, variables = {}, {}, {}
+    measured, logits, features = {}, {}, None
     if "baseline" in config.stages:
         name = methods.name_of("SUPERVISED", config.baseline.loss)
         variables = experiment.trained("baseline")
-        outputs = _outputs(experiment, variables)
+        outputs = _outputs(experiment.extract_baseline, experiment.dataset, variables)
+        features = functools.partial(_features, experiment.extract_baseline, variables)
         measured[name] = _measured(experiment, methods.title("SUPERVISED", name), outputs, seconds["baseline"])
         logits[name] = outputs["test"][1]
         if "heads" in config.stages:
@@ -61,17 +63,21 @@ def _networks(experiment):
     if "retrain" in config.stages:
         name = config.method if config.method not in measured else "retrained"
         variables = experiment.trained("retrain")
-        outputs = _outputs(experiment, variables)
+        outputs = _outputs(experiment.extract, experiment.dataset, variables)
+        features = functools.partial(_features, experiment.extract, variables)
         spent = _sum(seconds["pretrain"], seconds["retrain"])
         measured[name] = _measured(experiment, methods.title("RECIPES", name), outputs, spent)
         logits[name] = outputs["test"][1]
-    return measured, logits, variables
+    return measured, logits, features
 
 
-def _outputs(experiment, variables):
-    """Split -> (features, logits) of the network with these variables."""
-    splits = experiment.dataset.evaluated
-    return {name: experiment.extract(variables, split.images) for name, split in splits.items()}
+def _features(extractor, variables, images):
+    return extractor(variables, images)[0]
+
+
+def _outputs(extractor, dataset, variables):
+    """Split -> (features, logits) of the extractor's network with these variables."""
+    return {name: extractor(variables, split.images) for name, split in dataset.evaluated.items()}
 
 
 def _measured(experiment, title, outputs, seconds):

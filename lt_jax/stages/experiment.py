@@ -10,7 +10,8 @@ from etils import epath
 
 from lt_jax import data, losses, metrics, models
 from lt_jax.models import projectors
-from lt_jax.train import checkpoint, extract, state
+from lt_jax.train import checkpoint, state
+from lt_jax.train import extract as extract_lib
 from lt_jax.train import fit as fit_lib
 
 
@@ -37,21 +38,40 @@ class Experiment:
         return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype)
 
     @functools.cached_property
+    def baseline(self) -> projectors.Network:
+        """The network of the baseline: the encoder under the head that its settings name."""
+        head = self.config.baseline.head
+        return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype, head)
+
+    @functools.cached_property
+    def extract_baseline(self) -> extract_lib.Extractor:
+        """Features and logits of `baseline`, compiled once."""
+        if self.baseline == self.network:
+            return self.extract
+        return extract_lib.Extractor(self.baseline, self.config.evaluate.batch_size)
+
+    @functools.cached_property
     def contrastive(self) -> projectors.Network:
         """The encoder under the projector of pretraining."""
         return models.contrastive(self.config.encoder, self.config.pretrain.projector, self.config.dtype)
 
     @functools.cached_property
-    def extract(self) -> extract.Extractor:
+    def extract(self) -> extract_lib.Extractor:
         """Features and logits of `network`, compiled once."""
-        return extract.Extractor(self.network, self.config.evaluate.batch_size)
+        return extract_lib.Extractor(self.network, self.config.evaluate.batch_size)
 
-    def validate(self, variables: dict[str, Any]) -> dict[str, float]:
-        """Overall and balanced accuracy of `network` on the validation images; {} where there are none."""
+    def validate(self, variables: dict[str, Any], extractor: extract_lib.Extractor | None = None) -> dict[str, float]:
+        """Overall and balanced accuracy of `network` on the validation images; {} where there are none.
+
+        Args:
+          variables: of the network.
+          extractor: of another network.
+        """
         split, bins = self.dataset.validation, self.config.evaluate.ece_bins
         if split is None:
             return {}
-        measures = metrics.measures(split.labels, self.extract(variables, split.images)[1], self.dataset.groups, bins)
+        _, logits = (extractor or self.extract)(variables, split.images)
+        measures = metrics.measures(split.labels, logits, self.dataset.groups, bins)
         return {f"validation_{name}": measures[name] for name in ("overall", "balanced")}
 
     def stream(self, name: str) -> jax.Array:
@@ -95,8 +115,7 @@ class Experiment:
             stage=stage,
             options=self.config,
             seed=self.config.seed,
-            classes=self.classes,
-            **options,
+            **{"classes": lambda epoch: self.classes, **options},
         )
 
 

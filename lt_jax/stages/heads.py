@@ -16,7 +16,7 @@ from lt_jax.stages import experiment as experiments
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Fits the heads that `config.heads` names; writes `heads/baseline/NAME.npz`."""
     variables = experiment.trained("baseline")
-    features, _ = experiment.extract(variables, experiment.dataset.train.images)
+    features, _ = experiment.extract_baseline(variables, experiment.dataset.train.images)
     seconds = {}
     for name, text in names(experiment.config).items():
         began = time.monotonic()
@@ -38,14 +38,14 @@ def names(config: Any) -> dict[str, str]:
     return by_name
 
 
-def fit(experiment: experiments.Experiment, text: str, features: np.ndarray, initial: heads.Linear) -> Any:
+def fit(experiment: experiments.Experiment, text: str, features: np.ndarray, initial: heads.Linear | None) -> Any:
     """The head that `text` names, fitted on features (n, d) of the training images.
 
     Args:
       experiment: its config.probe has the settings of heads that are trained.
       text: an entry of `lt_jax.methods.HEADS`, with options in brackets.
       features: of all training images, in their order.
-      initial: the network's own head.
+      initial: the network's own head, None where it is not linear.
     """
     fit_head = methods.entry("HEADS", text, "config.heads")
     options = {}
@@ -56,9 +56,11 @@ def fit(experiment: experiments.Experiment, text: str, features: np.ndarray, ini
     return fit_head(key, features, labels, experiment.classes, initial=initial, **options)
 
 
-def of_network(variables: dict[str, Any]) -> heads.Linear:
-    """The linear head of a network with these variables."""
-    dense = variables["params"]["head"]["dense"]
+def of_network(variables: dict[str, Any]) -> heads.Linear | None:
+    """The linear head of a network with these variables; None where it has another."""
+    dense = variables["params"]["head"].get("dense")
+    if dense is None:
+        return None
     return heads.Linear(np.asarray(dense["kernel"]), np.asarray(dense["bias"]))
 
 

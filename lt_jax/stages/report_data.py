@@ -3,6 +3,7 @@
 They are small files, so that the report needs neither the images nor JAX.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,15 @@ from lt_jax.stages import pretrain, probe
 
 POINTS = 2000  # test images whose features are kept
 _CLASSES, _IMAGES, _SIDE = 10, 10, 64  # classes that are shown, images of each that were chosen and not chosen, pixels
+Features = Callable[[Any], np.ndarray]
 _LAWS = 6  # classes whose inclusion probabilities are worked out
 
 
-def write(experiment: experiments.Experiment, final: dict[str, Any] | None) -> None:
+def write(experiment: experiments.Experiment, final: Features | None) -> None:
     """Writes `features/shown.npz`, and where images were selected `thumbnails.npz` and `inclusion.npz`.
 
     Args:
-      final: variables of the final network; None where the run has no network of its own.
+      final: images -> features of the final network; None where the run has no network of its own.
     """
     workdir, dataset = experiment.workdir, experiment.dataset
     files.write_npz(workdir / "features" / "shown.npz", **shown(experiment, final))
@@ -42,7 +44,7 @@ def last_round(workdir: epath.Path) -> int | None:
     return max((int(path.stem) for path in folder.glob("*.npz")), default=None) if folder.exists() else None
 
 
-def shown(experiment: experiments.Experiment, final: dict[str, Any] | None) -> dict[str, Any]:
+def shown(experiment: experiments.Experiment, final: Features | None) -> dict[str, Any]:
     """Test features by encoder (random, probe, final; (n, d) each), with labels and positions (n,).
 
     At most POINTS images, equally many of every class as far as there are any.
@@ -61,7 +63,7 @@ def shown(experiment: experiments.Experiment, final: dict[str, Any] | None) -> d
     random = experiment.under_new_head(pretrain.random(experiment), "probe/blank")
     features["random"] = experiment.extract(random, images)[0]
     if final is not None:
-        features["final"] = experiment.extract(final, images)[0]
+        features["final"] = final(images)
     return features
 
 

@@ -43,7 +43,7 @@ def fit(
     stage: str,
     options: Any,
     seed: int,
-    classes: losses.Classes,
+    classes: Callable[[int], losses.Classes],
     items: int | None = None,
     trainable: str = "all",
     drop_last: bool = False,
@@ -61,7 +61,7 @@ def fit(
       order: (batch size, seed) -> order of the images.
       directory: the work directory; checkpoints and metrics go there, under the name of the stage.
       stage: its name, which random numbers depend on too.
-      classes: of the training set, which losses read.
+      classes: epoch -> what losses read about the classes.
       options: the config; its blocks host, log, checkpoint and evaluate are read.
       items: images of an epoch, where these are not all of the split.
       trainable: "all", or the part of the parameters that is trained.

@@ -27,7 +27,7 @@ class Job:
     steps_per_epoch: int
     batch_size: int
     learning_rate: Callable[[int], Any]
-    classes: losses.Classes  # of the training set; steps find it in their data
+    classes: Callable[[int], losses.Classes]  # epoch -> what steps find in their data about the classes
     # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. Must be
     # idempotent: after a resume it may run again for an epoch already seen.
     at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
@@ -54,7 +54,7 @@ def train(
     mesh = sharding.mesh(job.batch_size)
     current = sharding.put_state(current, mesh, config.host.shard_params)
     key = np.asarray(jax.random.key_data(state.stream(job.seed, job.stage)))
-    data = sharding.put_replicated({**job.feed.data, "classes": job.classes, "key": key}, mesh)
+    data = sharding.put_replicated({**job.feed.data, "key": key}, mesh)
     if config.host.shard_params:
         share = sharding.held(current)
         log.say(f"{job.stage}: each of {mesh.size} devices holds {share:.0%} of parameters and optimiser")
@@ -73,8 +73,11 @@ def train(
         clock = _Clock(progress["seconds"], config)
         for number in range(start, job.steps):
             stop = interrupt.requested()
-            if job.at_epoch is not None and (number == start or number % job.steps_per_epoch == 0):
-                progress = job.at_epoch(current, number // job.steps_per_epoch, progress)
+            if number == start or number % job.steps_per_epoch == 0:
+                epoch = number // job.steps_per_epoch
+                data["classes"] = sharding.put_replicated(job.classes(epoch), mesh)
+                if job.at_epoch is not None:
+                    progress = job.at_epoch(current, epoch, progress)
             if stop or clock.is_due(number, start):
                 _save(job, saver, writer, current, progress, clock)
             if stop:

@@ -104,7 +104,7 @@ def classify(
             logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
             each = loss(logits, targets, data["classes"], key=jax.random.fold_in(k_loss, row[0]))
-            return each.mean(), (stats, {"accuracy": accuracy})
+            return _weighted_mean(each, targets, data["classes"].weights), (stats, {"accuracy": accuracy})
 
         parts = (images, labels, targets, jnp.arange(len(labels)))
         if accumulate == 1:
@@ -112,6 +112,12 @@ def classify(
         return _apply(current, tx, *_accumulated(loss_of, current, parts, accumulate))
 
     return step
+
+
+def _weighted_mean(each, targets, weights):
+    """Mean of (B,) losses by the weights (C,) of their classes, as torch's `CrossEntropyLoss(weight=...)` takes it."""
+    weight = weights[targets] if targets.ndim == 1 else targets @ weights
+    return (weight * each).sum() / weight.sum()
 
 
 def _mixed(mix, key, images, labels, classes):

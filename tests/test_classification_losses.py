@@ -1,0 +1,105 @@
+"""Losses of classifiers: the released code of their authors on the same numbers, hand-worked cases, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from lt_jax import losses, methods
+from lt_jax.stages import baseline
+from lt_jax.train import steps
+
+CLASSES = losses.Classes.of(np.array([500, 120, 30, 5]))
+LOGITS = jnp.asarray((np.arange(24).reshape(6, 4) * 7) % 11 / 5.0 - 1.0, jnp.float32)
+LABELS = jnp.array([0, 1, 2, 3, 0, 2])
+
+# Means over LOGITS and LABELS by the released PyTorch code, run on a CPU: kaidic/LDAM-DRW (losses.py),
+# orparask/VS-Loss (class_imbalance/losses.py), dvlab-research/MiSLAS (methods.py).
+RELEASED = {
+    "focal(gamma=2.0)": 1.5955071449279785,
+    "vs(gamma=0.3, tau=1.0)": 2.566296339035034,
+    "label_aware_smoothing(head=0.4, tail=0.1)": 1.9377886056900024,
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_released_code_gives_the_same(name):
+    each = methods.entry("SUPERVISED", name, "loss")(LOGITS, LABELS, CLASSES)
+    assert float(each.mean()) == pytest.approx(RELEASED[name], rel=1e-5)
+
+
+def test_ldam_and_deferred_weights_are_those_of_the_released_code():
+    """The released loss takes cosines and multiplies by 30 itself; ours takes the logits of a cosine head."""
+    each = losses.ldam(30.0 * LOGITS / 2, LABELS, CLASSES)
+    assert float(each.mean()) == pytest.approx(28.41351890563965, rel=1e-5)
+    weights = losses.effective_number_weights(np.array([500, 120, 30, 5]))
+    released = [0.033631730739439175, 0.1375082023081908, 0.5475661794744594, 3.2812938874779105]
+    np.testing.assert_allclose(weights, released, rtol=1e-5)
+    assert float(steps._weighted_mean(each, LABELS, weights)) == pytest.approx(27.21648406982422, rel=1e-5)
+    plain = losses.cross_entropy(LOGITS, LABELS)
+    assert float(steps._weighted_mean(plain, LABELS, weights)) == pytest.approx(1.7244553565979004, rel=1e-5)
+    soft = steps._weighted_mean(plain, jax.nn.one_hot(LABELS, 4), weights)
+    assert float(soft) == pytest.approx(1.7244553565979004, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", methods.SUPERVISED)
+def test_gradients_against_finite_differences(name):
+    loss = methods.SUPERVISED[name]
+    check_grads(lambda x: loss(x, LABELS, CLASSES).sum(), (LOGITS,), 1, modes=["rev"], rtol=2e-2, atol=1e-2, eps=3e-2)
+    soft = jax.nn.softmax(LOGITS[::-1])
+    check_grads(lambda x: loss(x, soft, CLASSES).sum(), (LOGITS,), 1, modes=["rev"], rtol=2e-2, atol=1e-2, eps=3e-2)
+
+
+def test_losses_that_are_cross_entropy_at_their_neutral_option():
+    expected = losses.cross_entropy(LOGITS, LABELS)
+    for name in (
+        "focal(gamma=0.0)", "ldam(max_margin=0.0)", "vs(gamma=0.0, tau=0.0)", "logit_adjustment(tau=0.0)",
+        "label_aware_smoothing(head=0.0, tail=0.0)",
+    ):  # fmt: skip
+        each = methods.entry("SUPERVISED", name, "loss")(LOGITS, LABELS, CLASSES)
+        np.testing.assert_allclose(each, expected, rtol=1e-5, err_msg=name)
+
+
+def test_focal_by_hand():
+    """p = 1/4 of four equal logits: (3/4)^2 log 4."""
+    each = losses.focal(jnp.zeros((1, 4)), jnp.array([2]), CLASSES, gamma=2.0)
+    np.testing.assert_allclose(each, [9 / 16 * np.log(4)], rtol=1e-6)
+
+
+def test_ldam_by_hand():
+    """Counts 16 and 1 have margins 1/4 and 1/2 at max_margin 1/2; only the logit of the label falls."""
+    classes = losses.Classes.of(np.array([16, 1]))
+    each = losses.ldam(jnp.zeros((2, 2)), jnp.array([0, 1]), classes, scale=4.0)
+    np.testing.assert_allclose(each, [np.log1p(np.exp(1.0)), np.log1p(np.exp(2.0))], rtol=1e-6)
+
+
+def test_label_aware_smoothing_of_equal_classes_is_that_of_the_tail():
+    classes = losses.Classes.of(np.array([7, 7]))
+    each = losses.label_aware_smoothing(jnp.zeros((1, 2)), jnp.array([0]), classes, head=0.4, tail=0.1)
+    np.testing.assert_allclose(each, [np.log(2)], rtol=1e-6)
+
+
+def test_an_empty_class_has_a_finite_weight():
+    weights = losses.effective_number_weights(np.array([10, 0]))
+    assert np.isfinite(weights).all() and weights.mean() == pytest.approx(1.0)
+
+
+def test_weights_are_deferred_by_a_share_of_the_epochs():
+    settings = type("Settings", (), {"reweight": "effective_number", "reweight_from": 0.8, "epochs": 10.0})
+    assert (baseline.classes_at(CLASSES, settings, 7).weights == 1).all()
+    late = baseline.classes_at(CLASSES, settings, 8).weights
+    np.testing.assert_array_equal(late, losses.effective_number_weights(CLASSES.counts))
+    settings.reweight = ""
+    assert baseline.classes_at(CLASSES, settings, 9) is CLASSES
+
+
+@pytest.mark.parametrize("recipe", ["ldam_drw", "drw", "class_balanced"])
+def test_recipes_with_weights_and_a_cosine_head_run(recipe, tmp_path, run_main, tiny):
+    import lt_jax
+
+    words = (f"--config=configs/digits_lt.py:smoke,method={recipe}", "--config.baseline.epochs=2", tiny[-1])
+    assert run_main(*words, f"--workdir={tmp_path}") == 0
+    classifier = lt_jax.load(tmp_path)
+    probabilities = classifier.predict(np.zeros((2, 8, 8, 3), np.uint8))
+    assert probabilities.shape == (2, 10) and np.isfinite(probabilities).all()
