@@ -24,9 +24,9 @@ import keep
 import ml_collections
 import numpy as np
 
-from lt_jax import metrics
+from lt_jax import losses, metrics
 from lt_jax.data import longtail
-from lt_jax.dlsa import batches, classifiers, divide, objective, scaling
+from lt_jax.dlsa import batches, divide, objective, scaling
 from lt_jax.dlsa import filter as filters
 from lt_jax.run import config as config_lib
 from lt_jax.stages import dlsa as stages
@@ -174,13 +174,13 @@ def mlp(seed, train, labels, test, hidden=64):
         "w": jax.random.normal(keys[0], (WIDTH, hidden)) * (2 / WIDTH) ** 0.5, "b": jnp.zeros(hidden),
         "v": jax.random.normal(keys[1], (hidden, CLASSES)) * hidden**-0.5, "c": jnp.zeros(CLASSES),
     }  # fmt: skip
-    counts = jnp.asarray(np.bincount(labels, minlength=CLASSES), jnp.float32)
+    classes = losses.Classes.of(np.bincount(labels, minlength=CLASSES))
 
     def apply(params, x):
         return jax.nn.relu(x @ params["w"] + params["b"][None]) @ params["v"] + params["c"][None]
 
     def loss_of(params, x, y):
-        return classifiers.balanced_softmax(apply(params, x), y, counts).mean()
+        return losses.balanced_softmax(apply(params, x), y, classes).mean()
 
     @jax.jit
     def epoch(carry, order):

@@ -53,6 +53,10 @@ def trained(path, *flags):
     return Run(("baseline", "evaluate"), flags, path)
 
 
+def headed(path, *flags):
+    return Run(("baseline", "heads", "evaluate"), flags, path)
+
+
 def pretraining(run):
     """Returns the run whose encoder `run` starts from, or None if `run` trains its own."""
     if run.stages[0] in ("pretrain", "baseline"):
@@ -84,10 +88,10 @@ def imbalance(factors):
 FACTORS = (10, 25, 100)
 TABLES = {
     "demo": {
-        "cross-entropy": trained("test"),
-        "logit adjustment": trained("yardsticks.logit_adjustment"),
-        "cRT": trained("yardsticks.crt"),
-        "nearest class mean": trained("yardsticks.nearest_class_mean"),
+        "cross-entropy": headed("test"),
+        "logit adjustment": headed("methods.logit_adjustment.test"),
+        "cRT": headed("methods.crt.test"),
+        "nearest class mean": headed("methods.nearest_class_mean.test"),
         "BNS, linear probe": probed("probe.plain"),
         "BNS, uniform subset": METHODS["uniform"],
         "BNS + IP-DPP": DEFAULT,

@@ -101,7 +101,7 @@ def worker_rows(contents, folder, seconds, rounds):
     for _ in range(max(1, rounds // 2)):
         for workers in rates:
             part = images.dataclasses.replace(images.files(folder, entries), size=SIZE, workers=workers)
-            order = orders.Order(len(entries), 32, 0)
+            order = orders.Order(np.zeros(len(entries), int), 32, 0)
             fed = batches.feed(Split(part, part.labels.astype(np.int32)), order, 32, 0, 0.08)
             for step in range(8):  # warm-up: the workers start and fill their buffers
                 fed(step)
@@ -178,11 +178,11 @@ def device_rate(pixels, seconds):
     import jax
 
     from configs import common
-    from lt_jax.augment import policies
+    from lt_jax import augment
 
     options = common.augment(strength=1.0)
     batch = jax.device_put(np.tile(pixels, (1024 // len(pixels), 1, 1, 1)))
-    run = jax.jit(lambda key, step, x: policies.apply(jax.random.fold_in(key, step), x, options))
+    run = jax.jit(lambda key, step, x: augment.apply(jax.random.fold_in(key, step), x, options))
     key, step = jax.random.key(0), 0
     run(key, 0, batch).block_until_ready()
     began, busy = time.monotonic(), time.process_time()

@@ -16,8 +16,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from lt_jax import metrics
-from lt_jax.heads import linear
+from lt_jax import heads, losses, metrics
 from lt_jax.stages import pretrain, probe
 from lt_jax.stages.experiment import Experiment
 from lt_jax.train import state
@@ -35,8 +34,8 @@ def main():
     dataset = experiment.dataset
     rows = {
         "raw pixels": pixels(config, dataset),
-        "random encoder": probe.plain(experiment, pretrain.random(experiment), write=False),
-        "BNS encoder": probe.plain(experiment, experiment.encoder(), write=False),
+        "random encoder": probe.plain(experiment, pretrain.random(experiment), write=False)["test"],
+        "BNS encoder": probe.plain(experiment, experiment.encoder(), write=False)["test"],
     }
     print(f"{dataset.name}: plain linear probe, test accuracy in per cent")
     for name, measures in rows.items():
@@ -57,10 +56,10 @@ def pixels(config, dataset):
         return images.reshape(len(images), -1).astype(np.float32) / 255
 
     key = state.stream(config.seed, "probe/pixels")
-    labels, epochs = dataset.train.labels, config.probe.epochs
-    head = linear.fit(key, flat(dataset.train.images), labels, dataset.num_classes, config.probe, epochs)
-    logits = flat(dataset.test.images) @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    return metrics.measures(dataset.test.labels, logits, dataset.groups)
+    classes = losses.Classes.of(dataset.counts)
+    settings = heads.Settings.of(config.probe, config.probe.epochs)
+    head = heads.linear(key, flat(dataset.train.images), dataset.train.labels, classes, settings=settings)
+    return metrics.measures(dataset.test.labels, head(flat(dataset.test.images)), dataset.groups)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,12 @@ def main():
     options = parser.parse_args()
     result, run = (json.loads((options.workdir / name).read_text()) for name in ("result.json", "run.json"))
     stages = {p.stem: json.loads(p.read_text()) for p in sorted((options.workdir / "stages").glob("*.json"))}
-    rows = {**(result["baseline"] or {}), **(result["yardsticks"] or {}), result["method"]: result["test"]}
-    rows |= {f"probe, {name}": measures for name, measures in (result["probe"] or {}).items() if measures}
+    rows = {method["title"]: method["test"] for method in result["methods"].values()}
     accuracy = {name: {group: measures[group] for group in GROUPS} for name, measures in rows.items()}
     for name, measures in accuracy.items():
         print(f"{name:24}" + "".join(f"{keep.percent(measures[g]):>12}" for g in GROUPS))
     about = {key: run[key] for key in ("versions", "devices", "seed")}
-    seconds = {name: stage["seconds"] for name, stage in stages.items() if "seconds" in stage}
+    seconds = {name: stage["seconds"] for name, stage in stages.items() if isinstance(stage.get("seconds"), float)}
     digest = result["dataset"]["index_digest"]
     keep.write(
         {"commit": run["commit"], **about, "index_digest": digest, "seconds": seconds, "accuracy": accuracy},

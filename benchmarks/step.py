@@ -44,9 +44,8 @@ from etils import epath
 from scipy import stats
 
 from configs import common
-from lt_jax import losses, optim
+from lt_jax import augment, losses, methods, optim
 from lt_jax import models as encoder
-from lt_jax.augment import policies
 from lt_jax.data import batches
 from lt_jax.losses import negatives
 from lt_jax.sampling import orders, partners
@@ -125,9 +124,9 @@ def supervised(options, images, labels):
     variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
     tx = optim.create(training, 100, len(images))
     current = state.create(variables, tx)
-    augment = common.augment(strength=0.4, grey=0.0, blur=False)
-    whole = step.classify(network, tx, augment)
-    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels), "key": KEY}
+    settings = common.augment(strength=0.4, grey=0.0, blur=False)
+    whole = step.classify(network, tx, settings)
+    data = on_device(images, labels)
     batch = jnp.arange(options.batch, dtype=jnp.int32)
     floats = jnp.asarray(images[: options.batch], jnp.float32) / 255
     y = jnp.asarray(labels[: options.batch])
@@ -140,7 +139,7 @@ def supervised(options, images, labels):
         return jax.value_and_grad(loss_of, has_aux=True)(params)
 
     def of_augmentation(key, x):
-        return policies.apply(key, x, augment)
+        return augment.apply(key, x, settings)
 
     def of_optimiser(gradients, current):
         updates, opt_state = tx.update(gradients, current.opt_state, current.params)
@@ -154,19 +153,23 @@ def supervised(options, images, labels):
     }
 
 
+def on_device(images, labels):
+    """Returns what a step reads besides its batch."""
+    classes = losses.Classes.of(np.bincount(labels, minlength=CLASSES))
+    return {"images": jnp.asarray(images), "labels": jnp.asarray(labels), "classes": classes, "key": KEY}
+
+
 def contrastive(options, images, labels):
     config = common.encoder(options.encoder, options.width)
     network = encoder.contrastive(config, (2048, 128), options.dtype)
     training = common.training(100, options.batch, 1e-3, 5)
-    pretrain = training.copy_and_resolve_references()
-    pretrain.update(
-        {"loss": "paper", "temperature": TEMPERATURE, "m": 1, "n": N, "negatives": "sampled", "ring": False}
-    )
-    pretrain.augment = common.augment(strength=1.0)
+    settings = common.augment(strength=1.0)
+    options_of_loss = {"temperature": TEMPERATURE, "n": N}
+    objective = methods.entry("CONTRASTIVE", "bns", "pretrain.loss", options_of_loss)
     variables = encoder.initialise(network, jax.random.key(0), images.shape[1:])
     tx = optim.create(training, 100, len(images))
     current = state.create(variables, tx)
-    data = {"images": jnp.asarray(images), "labels": jnp.asarray(labels), "key": KEY}
+    data = on_device(images, labels)
     b = options.batch
     batch = jnp.stack([jnp.arange(b), jnp.arange(b) + b], axis=1).astype(jnp.int32)
     views = jnp.asarray(images[: 3 * b], jnp.float32) / 255
@@ -190,12 +193,12 @@ def contrastive(options, images, labels):
         return jax.value_and_grad(loss_of)(embeddings)
 
     def of_augmentation(key, x):
-        return policies.apply(key, x, pretrain.augment)
+        return augment.apply(key, x, settings)
 
     pixels = jnp.asarray(images[: 3 * b])
     return {
         "network and projector, 3 views": compiled(alone, current.params, current.batch_stats, views),
-        "BNS step, whole": (AsTrained(step.pretrain(network, tx, pretrain), current, data, batch), ()),
+        "BNS step, whole": (AsTrained(step.pretrain(network, tx, objective, settings), current, data, batch), ()),
         "  augmentation of 3 views": compiled(of_augmentation, jax.random.key(1), pixels),
         "  negatives and loss": compiled(of_loss, jax.random.key(3), unit),
     }
@@ -250,7 +253,7 @@ def on_host(options):
     """Returns seconds per step of the training loop around a step that computes nothing, lines of the log included."""
     labels = np.arange(CIFAR10_LT) % CLASSES
     order_of = {
-        "supervised step, whole": orders.Order(len(labels), options.batch, 0),
+        "supervised step, whole": orders.Order(labels, options.batch, 0),
         "BNS step, whole": partners.PartnerOrder(labels, options.batch, 1, 0),
     }
     split = types.SimpleNamespace(images=np.zeros(0), labels=labels)
@@ -260,7 +263,9 @@ def on_host(options):
 
     def spent(order, steps):
         fresh = state.create({"params": {"w": jnp.zeros(())}}, optax.identity())
-        job = train.Job("host", 0, nothing, batches.Held(split, order), steps, 97, options.batch, lambda step: 0.0)
+        held = batches.Held(split, order)
+        classes = losses.Classes.of(np.bincount(labels))
+        job = train.Job("host", 0, nothing, held, steps, 97, options.batch, lambda step: 0.0, classes)
         with tempfile.TemporaryDirectory() as folder:
             _, progress = train.train(job, fresh, epath.Path(folder), common.base())
         return progress["seconds"]

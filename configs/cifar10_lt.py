@@ -43,7 +43,7 @@ def standard(config, tokens):
     augment = common.augment(crop_scale=1.0, flip=0.5, strength=0.0, grey=0.0, blur=False)
     augment.pad = 4
     config.baseline = common.baseline(common.standard_cifar(min(tokens.epochs, 200.0)), augment)
-    config.stages = ("baseline", "evaluate", "report")
+    config.stages = ("baseline", "heads", "evaluate", "report")
 
 
 def recipe(name, tokens, largest, many=100, few=20):

@@ -45,21 +45,26 @@ def _cast(key, text, default):
 def base():
     """The settings that every experiment has."""
     config = ml_collections.ConfigDict()
-    config.method = "bns_ipdpp"  # the name in result.json
+    config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one
     config.stages = (  # what --stage=all runs
         "pretrain",
         "probe",
         "baseline",
+        "heads",
         "retrain",
         "evaluate",
         "report",
     )
+    config.heads = ("logit_adjustment", "crt", "nearest_class_mean")  # on the frozen features of the baseline
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used
 
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 50  # a line of metrics.jsonl each so many steps
+
+    config.profile = profile = ml_collections.ConfigDict()
+    profile.steps = ""  # "10:15" traces steps 10 to 14 of every training into profile/STAGE, for xprof or Perfetto
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_seconds = 300.0  # the most work that a kill can lose
@@ -71,10 +76,12 @@ def base():
     host.heartbeat_seconds = 30  # a process that is silent for so long counts as lost
     host.start_seconds = 300  # the processes wait so long for each other at the start
     host.shard_params = False  # each device keeps its part of parameters and optimiser: less memory, more traffic
+    host.keep_memory = True  # on a CPU the C library keeps freed memory for the next step, instead of returning it
     host.compile_cache = "~/.cache/lt_jax/jax"  # compiled programs are kept here between runs; "" = nowhere
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.batch_size = 500  # images in one forward pass; also where features are extracted
+    evaluate.every_epochs = 0  # validation images are evaluated after each so many epochs of training; 0 = at the end
     evaluate.ece_bins = 15  # confidence bins of the expected calibration error
 
     config.report = report = ml_collections.ConfigDict()
@@ -159,7 +166,7 @@ def standard_cifar(epochs=200.0):
 def pretrain(training, augment, projector, temperature=0.5, n=16):
     """Contrastive pretraining."""
     config = training
-    config.loss = "paper"  # "paper" is Eq. 12, "official" the released code's; to compare: "supcon", "simclr"
+    config.loss = "bns"  # the paper's, Eq. 12; an entry of lt_jax.methods.CONTRASTIVE
     config.temperature = temperature  # of the similarities
     config.m = 1  # same-class partners of each anchor, in the query view
     config.n = n  # balanced negatives of each anchor
@@ -173,8 +180,8 @@ def pretrain(training, augment, projector, temperature=0.5, n=16):
 def baseline(training, augment):
     """A classifier trained on all images."""
     config = training
-    config.loss = "cross_entropy"  # or "balanced_softmax"
-    config.sampling = "instance"  # or "class_aware": every class as often
+    config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
+    config.sampling = "instance"  # an entry of lt_jax.methods.ORDERS, as "class_balanced": every class as often
     config.augment = augment
     return config
 
@@ -187,10 +194,10 @@ def probe(training, augment, per_class):
     return config
 
 
-def retrain(training, augment, k, redraw_every, head_epochs=5.0, method="rank_one"):
+def retrain(training, augment, k, redraw_every, head_epochs=5.0):
     """The second stage: a classifier on balanced subsets."""
     config = training
-    config.method = method  # rank_one and eigen are exact; paper and uniform are there to compare
+    config.method = "rank_one"  # an entry of lt_jax.methods.SELECTORS: rank_one and eigen are exact
     config.k = k  # images kept of a class that has more
     config.scale_power = 1  # a kernel of p_i p_j / N^scale_power: 1 is the paper's, 2 the released code's
     config.redraw_every = redraw_every  # R: epochs between two draws of the subset
@@ -226,7 +233,7 @@ def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     config.blur = blur  # Gaussian blur, sigma U(.1, 2), of a tenth of the side, at least 3x3
     config.policy = ""  # or "trivial": TrivialAugment after the rest
     config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
-    config.mix = ""  # or "mixup" or "cutmix", where a classifier is trained
+    config.mix = ""  # or an entry of lt_jax.methods.MIXES, as "mixup", where a classifier is trained
     return config
 
 

@@ -16,7 +16,7 @@ from configs import common
 
 
 def get_config(arg=""):
-    tokens = common.parse(arg, imbalance_factor=25.0, method="rank_one")
+    tokens = common.parse(arg, imbalance_factor=25.0)
     config = common.base()
     config.data = common.data("digits", largest=120, imbalance_factor=tokens.imbalance_factor, many=60, few=20)
 
@@ -33,9 +33,7 @@ def get_config(arg=""):
     config.probe = common.probe(training, _augment(), per_class=20)
 
     training = common.training(epochs=100, batch_size=16, base_learning_rate=2e-2, warmup_epochs=5)
-    config.retrain = common.retrain(
-        training, _augment(), k=10, redraw_every=10, head_epochs=100.0, method=tokens.method
-    )
+    config.retrain = common.retrain(training, _augment(), k=10, redraw_every=10, head_epochs=100.0)
     config.retrain.weight_decay = 3.0  # keeps the fine-tuned encoder from overfitting the 89 images
 
     config.log.every_steps = 20

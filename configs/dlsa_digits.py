@@ -13,7 +13,7 @@ from configs import common, digits_lt
 
 
 def get_config(arg=""):
-    tokens = common.parse(arg, imbalance_factor=25.0, method="rank_one")
+    tokens = common.parse(arg, imbalance_factor=25.0)
     config = digits_lt.get_config(arg)
     for name in ("baseline", "retrain"):
         del config[name]

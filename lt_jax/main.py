@@ -1,6 +1,5 @@
 """The command line: `python -m lt_jax.main`; `USAGE` says how."""
 
-import os
 import sys
 
 from absl import logging
@@ -17,7 +16,7 @@ Long-tailed image recognition: one command from images to a balanced classifier 
   --config   experiment, with tokens behind a colon: a number is the imbalance factor, `smoke` the short form.
              Without it: the embedded demo on handwritten digits.
   --workdir  where the run lives; default runs/NAME.
-  --stage    all (default), pretrain, baseline, probe, retrain, evaluate, report or show_data;
+  --stage    all (default), pretrain, baseline, heads, probe, retrain, evaluate, report or show_data;
              features, dlsa or separability with a DLSA config; of a finished run also export, and
              predict --images=DIR|FILE... [--format=table|csv|json] [--out=FILE].
 
@@ -44,12 +43,13 @@ def main(argv: list[str]) -> int:
 
 def _run(config, options):
     from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
+    from lt_jax.run import host
 
     is_after = options.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
     workdir = files.expand(options.workdir, "--workdir") if is_after else files.prepare_folder(options.workdir)
     functions = _functions(options)
     logging.set_verbosity(logging.FATAL)  # orbax logs a traceback for each thread of a save; we say it in one line
-    _keep_compiled_programs(config.host.compile_cache)
+    host.prepare(config.host)
     if is_after:
         return functions[options.stage](config, workdir)
     with lock.owned(workdir):
@@ -58,22 +58,15 @@ def _run(config, options):
     return None
 
 
-def _keep_compiled_programs(folder):
-    import jax
-
-    if folder and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def _functions(options):
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
     from lt_jax import report
     from lt_jax.serve import export, predict, show_data
-    from lt_jax.stages import baseline, dlsa, evaluate, pretrain, probe, retrain
+    from lt_jax.stages import baseline, dlsa, evaluate, heads, pretrain, probe, retrain
 
     return {
-        "pretrain": pretrain.run, "baseline": baseline.run, "probe": probe.run, "retrain": retrain.run,
+        "pretrain": pretrain.run, "baseline": baseline.run, "heads": heads.run, "probe": probe.run,
+        "retrain": retrain.run,
         "features": dlsa.run_features, "dlsa": dlsa.run, "separability": dlsa.run_separability,
         "evaluate": evaluate.run,
         "report": lambda experiment: report.run(experiment.config, experiment.workdir),

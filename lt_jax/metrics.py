@@ -16,8 +16,9 @@ def measures(labels: np.ndarray, logits: np.ndarray, groups: dict[str, np.ndarra
       bins: number of bins of the calibration error.
 
     Returns:
-      overall, many, medium, few, balanced, macro_f1, mcc, nmi, ece, worst_class, per_class. A group without classes is
-      None; a class without test images is None in `per_class` and is excluded from the other measures.
+      overall, many, medium, few, balanced and its standard error balanced_error, macro_f1, micro_f1, mcc, nmi, ece,
+      worst_class, harmonic_mean and geometric_mean of the class accuracies, per_class. A group without classes is None;
+      a class without test images is None in `per_class` and is excluded from the other measures.
     """
     predicted = logits.argmax(axis=1)
     per_class = _per_class(labels, predicted, logits.shape[1])
@@ -26,11 +27,15 @@ def measures(labels: np.ndarray, logits: np.ndarray, groups: dict[str, np.ndarra
         "overall": float((predicted == labels).mean()),
         **{name: _mean(per_class[mask]) for name, mask in groups.items()},
         "balanced": _mean(per_class),
+        "balanced_error": _balanced_error(labels, per_class),
         "macro_f1": float(sk.f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
+        "micro_f1": float(sk.f1_score(labels, predicted, labels=present, average="micro", zero_division=0.0)),
         "mcc": float(sk.matthews_corrcoef(labels, predicted)),
         "nmi": float(sk.normalized_mutual_info_score(labels, predicted)),
         "ece": expected_calibration_error(labels, logits, bins),
         "worst_class": _number(np.nanmin(per_class)),
+        "harmonic_mean": _harmonic_mean(per_class[present]),
+        "geometric_mean": float(np.prod(per_class[present] ** (1.0 / len(present)))),
         "per_class": [_number(x) for x in per_class],
     }
 
@@ -48,6 +53,35 @@ def confidences(logits: np.ndarray) -> np.ndarray:
     """Softmax probability of the predicted class, (n,) float64, from logits (n, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return 1.0 / np.exp(shifted).sum(axis=1)
+
+
+def select(validation: dict[str, dict[str, Any] | None], default: str) -> str:
+    """The method with the best balanced accuracy on validation images.
+
+    Among methods within one standard error of the best, the first wins. Without validation images it is `default`.
+
+    Args:
+      validation: name -> `measures` on validation images, or None.
+      default: the name to return if nothing was validated.
+    """
+    balanced = {name: x["balanced"] for name, x in validation.items() if x is not None}
+    if not balanced:
+        return default
+    best = max(balanced, key=lambda name: balanced[name])
+    least = balanced[best] - (validation[best] or {}).get("balanced_error", 0.0)
+    return next(name for name, accuracy in balanced.items() if accuracy >= least)
+
+
+def _harmonic_mean(values):
+    return float(len(values) / (1.0 / values).sum()) if (values > 0).all() else 0.0
+
+
+def _balanced_error(labels, per_class):
+    """Standard error of the balanced accuracy: classes are independent, and the images of each."""
+    images = np.bincount(labels, minlength=len(per_class))
+    present = images > 0
+    variance = per_class[present] * (1 - per_class[present]) / images[present]
+    return float(np.sqrt(variance.sum()) / present.sum())
 
 
 def _per_class(labels, predicted, num_classes):

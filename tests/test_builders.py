@@ -12,7 +12,8 @@ from PIL import Image
 from configs import common
 from lt_jax import data
 from lt_jax.core import errors
-from lt_jax.data.sources import archives, builders, lists
+from lt_jax.data.sources import archives, lists
+from lt_jax.data.sources import tfds as tfds_source
 
 tfds = pytest.importorskip("tensorflow_datasets")
 tfds.builder_cls("cifar10")  # the first call registers the builders, which must not happen in the block below
@@ -84,7 +85,7 @@ def test_the_id_restores_the_official_order(builder, bytes_before, classes, tmp_
     check(name, tmp_path / "archive", tmp_path / "tfds")
     config = common.data(name, largest=0, imbalance_factor=1.0)
     config.update(dir=str(tmp_path / "tfds"))
-    stored = [row["id"] for row in builders.open_source(name, "train", config)]
+    stored = [row["id"] for row in tfds_source.open_source(name, "train", config)]
     assert sorted(stored) != stored  # stored in shuffled order, so the test is meaningful
 
 
@@ -106,7 +107,7 @@ LARGE = {
 
 def stock(name, rows):
     """Returns the standard builder of a large set, except that it reads `rows`: split -> [(file, label), ...]."""
-    base = tfds.builder_cls(builders.NAMES[name])
+    base = tfds.builder_cls(tfds_source.NAMES[name])
     more = {"file_name": "x"} if name == "imagenet_lt" else {"id": "x", "supercategory": 0}
 
     def examples(entries):
@@ -116,7 +117,7 @@ def stock(name, rows):
     def splits(self, dl_manager):
         return {split: examples(entries) for split, entries in rows.items()}
 
-    body = {"_split_generators": splits, "name": builders.NAMES[name], "pkg_dir_path": base.pkg_dir_path}
+    body = {"_split_generators": splits, "name": tfds_source.NAMES[name], "pkg_dir_path": base.pkg_dir_path}
     with tfds.core.registered.skip_registration():
         return type(LARGE[name][0], (base,), body)
 

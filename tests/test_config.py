@@ -43,7 +43,6 @@ def test_tokens():
     assert config.data.imbalance_factor == 50 and config.encoder.name == "resnet32"
     assert config.pretrain.epochs == 7.0 and config.retrain.k == 100
     assert get("cifar10_lt").retrain.k == 500
-    assert get("digits_lt", "method=uniform").retrain.method == "uniform"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import optax
 import pytest
 
 from configs import common
-from lt_jax import models
-from lt_jax.augment import policies
+from lt_jax import augment, losses, methods, models
 from lt_jax.train import state, steps
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
@@ -40,35 +39,37 @@ def test_the_check_detects_a_key_that_is_used_twice(checked):
 
 
 def test_every_augmentation_uses_its_own_key(checked):
-    augmented = jax.jit(lambda key, images: policies.apply(key, images, options()))(jax.random.key(0), IMAGES)
+    augmented = jax.jit(lambda key, images: augment.apply(key, images, options()))(jax.random.key(0), IMAGES)
     assert augmented.shape == IMAGES.shape
 
 
-@pytest.mark.parametrize("mix", ["", "mixup", "cutmix"])
+@pytest.mark.parametrize("mix", ["", *methods.MIXES])
 def test_a_supervised_step(checked, mix):
     config = common.every_key()
     config.encoder.update(name="resnet_small", width=4)
     network = models.classifier(config.encoder, 3, "float32")
     optimizer = optax.sgd(0.1)
     current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), optimizer)
-    assert np.isfinite(loss_of(steps.classify(network, optimizer, options(mix=mix)), current, np.arange(8)))
+    mix_function = methods.MIXES[mix] if mix else None
+    step = steps.classify(network, optimizer, options(), mix=mix_function)
+    assert np.isfinite(loss_of(step, current, np.arange(8)))
 
 
-@pytest.mark.parametrize("loss", ["paper", "official"])
+@pytest.mark.parametrize("loss", methods.CONTRASTIVE)
 def test_a_contrastive_step(checked, loss):
     config = common.every_key()
     config.encoder.update(name="resnet_small", width=4)
-    config.pretrain.update(loss=loss, projector=(8,))
-    config.pretrain.augment = options()
+    objective = methods.CONTRASTIVE[loss]
     network = models.contrastive(config.encoder, (8,), "float32")
     optimizer = optax.sgd(0.1)
     current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), optimizer)
-    partners = np.stack([np.arange(8), np.arange(8)], axis=1) if loss == "paper" else np.arange(8)[:, None]
-    assert np.isfinite(loss_of(steps.pretrain(network, optimizer, config.pretrain), current, partners))
+    partners = np.stack([np.arange(8), np.arange(8)], axis=1) if objective.one_pass else np.arange(8)[:, None]
+    assert np.isfinite(loss_of(steps.pretrain(network, optimizer, objective, options()), current, partners))
 
 
 def loss_of(step, current, batch):
     data = {"images": jnp.asarray(IMAGES), "labels": jnp.asarray(LABELS)}
+    data["classes"] = jax.tree.map(jnp.asarray, losses.Classes.of(np.bincount(LABELS, minlength=3)))
     data["key"] = jax.random.key_data(jax.random.key(1))
     _, metrics = jax.jit(step)(current, data, jnp.asarray(batch))
     return metrics["loss"]
@@ -76,5 +77,5 @@ def loss_of(step, current, batch):
 
 def test_augmentations_split_their_keys():
     """split(key, n)[i] equals fold_in(key, i), so using both on one key would repeat random numbers."""
-    folder = pathlib.Path(policies.__file__).parent
+    folder = pathlib.Path(augment.__file__).parent
     assert not [file.name for file in folder.glob("*.py") if "fold_in" in file.read_text()]

@@ -111,7 +111,7 @@ def resident():
 def test_memory_does_not_grow_over_ten_thousand_batches():
     dataset = load("folder")
     object.__setattr__(dataset.train.images, "workers", 1)
-    fed = batches.feed(dataset.train, orders.Order(len(dataset.train.labels), 2, seed=0), 2, 0, 0.3)
+    fed = batches.feed(dataset.train, orders.Order(dataset.train.labels, 2, seed=0), 2, 0, 0.3)
     seen = []
     for step in range(10_000):
         batch = fed(step)

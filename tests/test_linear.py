@@ -6,11 +6,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from configs import common
-from lt_jax.heads import linear
+from lt_jax import heads, losses
 from lt_jax.train import extract as features
 
 CONFIG = common.training(epochs=1.0, batch_size=32, base_learning_rate=0.8, warmup_epochs=0.0)
 CONFIG.weight_decay = 0.0
+
+
+def fit(seed, x, labels, config, epochs, **options):
+    settings = heads.Settings.of(config, epochs)
+    classes = losses.Classes.of(np.bincount(labels))
+    return heads.linear(jax.random.key(seed), x, labels, classes, settings=settings, **options)
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +31,10 @@ def clusters():
 
 def test_fit_matches_logistic_regression(clusters):
     x, labels = clusters
-    head = linear.fit(jax.random.key(0), x, labels, 3, CONFIG, epochs=150)
+    head = fit(0, x, labels, CONFIG, 150)
     scaled = (x - x.mean(0)) / x.std(0)
     expected = LogisticRegression(C=1e6, max_iter=1000).fit(scaled, labels).predict_proba(scaled)
-    logits = x @ head["kernel"] + head["bias"]
+    logits = head(x)
     ours = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=0.02)
 
@@ -38,15 +44,15 @@ def test_warm_up_takes_at_most_a_quarter_of_a_short_fit(clusters):
     x, labels = clusters
     long, short = CONFIG.copy_and_resolve_references(), CONFIG.copy_and_resolve_references()
     long.warmup_epochs, short.warmup_epochs = 5.0, 1.25
-    heads = [linear.fit(jax.random.key(0), x, labels, 3, options, epochs=5) for options in (long, short)]
-    np.testing.assert_array_equal(heads[0]["kernel"], heads[1]["kernel"])
+    fitted = [fit(0, x, labels, options, 5) for options in (long, short)]
+    np.testing.assert_array_equal(fitted[0].kernel, fitted[1].kernel)
 
 
 def test_class_aware_fit_approaches_balanced_logistic_regression(clusters):
     x, labels = clusters
     scaled = (x - x.mean(0)) / x.std(0)
-    head = linear.fit(jax.random.key(0), x, labels, 3, CONFIG, epochs=600, class_aware=True)
-    logits = x @ head["kernel"] + head["bias"]
+    head = fit(0, x, labels, CONFIG, 600, class_balanced=True)
+    logits = head(x)
     ours = np.exp(logits - logits.max(1, keepdims=True))
     ours /= ours.sum(1, keepdims=True)
     balanced, plain = (
@@ -59,15 +65,15 @@ def test_class_aware_fit_approaches_balanced_logistic_regression(clusters):
 
 def test_fit_is_deterministic_for_a_key(clusters):
     x, labels = clusters
-    first, again, other = (linear.fit(jax.random.key(s), x, labels, 3, CONFIG, epochs=2) for s in (0, 0, 1))
-    np.testing.assert_array_equal(first["kernel"], again["kernel"])
-    assert not np.array_equal(first["kernel"], other["kernel"])
+    first, again, other = (fit(s, x, labels, CONFIG, 2) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first.kernel, again.kernel)
+    assert not np.array_equal(first.kernel, other.kernel)
 
 
 def test_constant_features_give_finite_weights():
     x = np.ones((8, 2), np.float32)
-    head = linear.fit(jax.random.key(0), x, np.arange(8) % 2, 2, CONFIG, epochs=2)
-    assert np.isfinite(head["kernel"]).all() and np.isfinite(head["bias"]).all()
+    head = fit(0, x, np.arange(8) % 2, CONFIG, 2)
+    assert np.isfinite(head.kernel).all() and np.isfinite(head.bias).all()
 
 
 def test_log_probabilities_do_not_underflow():

@@ -145,3 +145,33 @@ def test_contrastive_losses_to_compare_with_against_loops(name):
     np.testing.assert_allclose(found, supcon_by_loops(z, positives, 0.3), rtol=1e-5)
     gradient = jax.grad(lambda z: loss_of(z, jnp.asarray(labels), 0.3).mean())(jnp.asarray(z, jnp.float32))
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.01
+
+
+CLASSES = losses.Classes.of(np.array([3, 1, 0]))
+
+
+def test_label_smoothing_by_hand():
+    """Equal logits, counts 3, 1, 0: .9 on the label and .1 on the one other class that has images."""
+    share = np.array([6, 2, 1]) / 9  # softmax of the log prior: an empty class counts as half an image
+    loss = losses.balanced_softmax(jnp.zeros((2, 3)), jnp.array([0, 1]), CLASSES, smoothing=0.1)
+    first = np.log(share)
+    np.testing.assert_allclose(loss, [-0.9 * first[0] - 0.1 * first[1], -0.9 * first[1] - 0.1 * first[0]], rtol=1e-5)
+    one_class = losses.Classes.of(np.array([2, 0, 0]))
+    alone = losses.cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), one_class, smoothing=0.1)
+    np.testing.assert_allclose(alone, 0.9 * np.log(3), rtol=1e-6)
+
+
+def test_smoothing_needs_the_classes():
+    with pytest.raises(ValueError, match="expected the argument `classes`"):
+        losses.cross_entropy(jnp.zeros((1, 3)), jnp.array([0]), smoothing=0.1)
+
+
+def test_logit_adjustment_by_hand():
+    logits = jnp.array([[1.0, 2.0, 0.5]])
+    adjusted = np.array([1.0, 2.0, 0.5]) + 2.0 * np.log([3 / 4, 1 / 4, 1 / 8])
+    loss = losses.logit_adjustment(logits, jnp.array([1]), CLASSES, tau=2.0)
+    np.testing.assert_allclose(loss, [np.log(np.exp(adjusted).sum()) - adjusted[1]], rtol=1e-5)
+
+
+def test_a_class_without_images_has_a_finite_prior():
+    np.testing.assert_allclose(losses.log_prior(np.array([8, 0])), np.log([1, 1 / 16]), atol=1e-7)

@@ -19,14 +19,21 @@ def read(path):
 
 def test_result_has_every_measure(finished):
     result = read(finished / "result.json")
-    assert result["status"] == "complete" and result["method"] == "bns_ipdpp" and result["epoch_rule"] == "last"
+    assert result["status"] == "complete" and result["method"] == "bns_ipdpp"
+    assert result["protocol"]["epoch_rule"] == "last" and not result["protocol"]["test_time_augmentation"]
+    assert result["protocol"]["network"] == "resnet_small" and result["protocol"]["parameters"] > 1000
+    assert result["protocol"]["subset_digest"] == result["dataset"]["index_digest"]
+    assert result["final"] == result["selected"] == "bns_ipdpp"
     assert result["dataset"]["train_size"] == 383 and result["dataset"]["counts"][0] == 120
     assert {name: len(c) for name, c in result["dataset"]["groups"].items()} == {"many": 2, "medium": 4, "few": 4}
     for measures in (result["test"], result["baseline"]["cross_entropy"], *result["probe"].values()):
         assert 0 <= measures["worst_class"] <= measures["overall"] <= 1 and len(measures["per_class"]) == 10
         assert measures["overall"] == pytest.approx(np.mean(measures["per_class"]))
         assert measures["few"] == pytest.approx(np.mean(measures["per_class"][6:]))
-    assert set(result["yardsticks"]) == {"logit_adjustment", "crt", "nearest_class_mean"}
+    assert list(result["methods"]) == [
+        "cross_entropy", "logit_adjustment", "crt", "nearest_class_mean", "linear_probe", "linear_probe_official",
+        "bns_ipdpp",
+    ]  # fmt: skip
     assert result["timing"]["pretrain_s"] > 0 and result["timing"]["select_s"] > 0
 
 
@@ -38,7 +45,9 @@ def test_files_of_the_work_directory(finished):
     log_p = np.load(finished / "features/train.log_p.npy")
     assert features.shape == (383, 16) and log_p.shape == (383,) and log_p.max() <= 0
     stages = {path.stem: read(path)["status"] for path in (finished / "stages").iterdir()}
-    assert stages == dict.fromkeys(("pretrain", "probe", "baseline", "retrain", "evaluate", "report"), "complete")
+    assert stages == dict.fromkeys(
+        ("pretrain", "probe", "baseline", "heads", "retrain", "evaluate", "report"), "complete"
+    )
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert {"pretrain", "baseline", "probe", "retrain"} == {line["stage"] for line in lines}
     for line in lines:

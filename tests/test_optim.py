@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from configs import cifar10_lt, cifar100_lt, common
-from lt_jax import optim
-from lt_jax.augment import policies, simclr
+from lt_jax import augment, optim
+from lt_jax.augment import simclr
 from lt_jax.train import checkpoint, state
 
 
@@ -113,9 +113,9 @@ def test_padded_crops_are_windows_of_the_padded_image():
 def test_padding_is_an_augmentation_of_its_own():
     options = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
     images = np.full((8, 6, 6, 3), 255, np.uint8)
-    np.testing.assert_array_equal(policies.apply(jax.random.key(0), images, options), 1.0)
+    np.testing.assert_array_equal(augment.apply(jax.random.key(0), images, options), 1.0)
     options.pad = 2
-    shifted = np.asarray(policies.apply(jax.random.key(0), images, options))
+    shifted = np.asarray(augment.apply(jax.random.key(0), images, options))
     assert set(np.unique(shifted)) == {0.0, 1.0}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lt_jax import ipdpp
 from lt_jax.core import files
-from lt_jax.report import answers, embedding, figures, selection, svg
+from lt_jax.report import embedding, figures, predictions, selection, svg
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,12 @@ def test_the_table_has_every_yardstick_in_its_place(result, finished):
     table = page[page.index("All numbers") :]
     rows = re.findall(r'<th scope="row">(.*?)</th>((?:<td>.*?</td>)+)', table)
     assert [name for name, _ in rows] == [
-        "cross-entropy", "logit adjustment", "cRT", "nearest class mean", "linear probe", "BNS + IP-DPP"
+        "Cross-entropy", "Logit adjustment", "cRT", "Nearest class mean", "Linear probe", "Linear probe, official",
+        "BNS + IP-DPP",
     ]  # fmt: skip
     cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
-    assert cells["cRT"][0] == f"{100 * result['yardsticks']['crt']['overall']:.1f}"
-    assert cells["nearest class mean"][-1] == "n/a"  # cosines have no calibration
+    assert cells["cRT"][0] == f"{100 * result['methods']['crt']['test']['overall']:.1f}"
+    assert cells["Nearest class mean"][-1] == "n/a"  # cosines have no calibration
 
 
 def test_accuracy_by_class_size(result):
@@ -75,13 +76,13 @@ def test_group_bars(result):
     axes = axes_of(figures.group_bars(result))
     found = {c.get_label(): [bar.get_height() for bar in c] for c in axes.containers}
     assert found["BNS + IP-DPP"] == [result["test"][g] for g in ("many", "medium", "few")]
-    assert found["cross-entropy"] == [result["baseline"]["cross_entropy"][g] for g in ("many", "medium", "few")]
-    assert found["linear probe"][2] == result["probe"]["plain"]["few"]
+    assert found["Cross-entropy"] == [result["baseline"]["cross_entropy"][g] for g in ("many", "medium", "few")]
+    assert found["Linear probe"][2] == result["probe"]["plain"]["few"]
 
 
 def test_a_group_without_classes_says_so(result):
     changed = json.loads(json.dumps(result))
-    changed["test"]["few"] = None
+    changed["methods"][changed["final"]]["test"]["few"] = None
     texts = [t.get_text() for t in axes_of(figures.group_bars(changed)).texts]
     assert texts.count("n/a") == 1
 
@@ -96,33 +97,33 @@ def test_curves(result, lines):
 
 
 def test_confusion_by_hand():
-    which, names = answers.bins_of_classes([5, 50, 5])  # the largest class comes first
+    which, names = predictions.bins_of_classes([5, 50, 5])  # the largest class comes first
     assert which.tolist() == [1, 0, 2] and names == ["50", "5", "5"]
     labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1])
-    assert answers.confusion(labels, predicted, which).tolist() == [[1, 0, 0], [0.5, 0.5, 0], [1, 0, 0]]
+    assert predictions.confusion(labels, predicted, which).tolist() == [[1, 0, 0], [0.5, 0.5, 0], [1, 0, 0]]
 
 
 def test_many_classes_share_a_bin():
-    which, names = answers.bins_of_classes(list(range(1, 41)))
+    which, names = predictions.bins_of_classes(list(range(1, 41)))
     assert np.bincount(which).tolist() == [4] * 10 and which[39] == 0 and names[0] == "40–37"
 
 
 def test_reliability_by_hand():
     confidence = np.repeat([0.95, 0.55, 0.2], (10, 6, 4))  # four images say too little
     right = np.r_[np.ones(9), 0, np.ones(3), np.zeros(3), np.ones(4)]
-    x, y, images = answers.reliability(np.zeros(20), 1 - right, confidence)
+    x, y, images = predictions.reliability(np.zeros(20), 1 - right, confidence)
     np.testing.assert_allclose(x, [0.55, 0.95])
     np.testing.assert_allclose(y, [0.5, 0.9])
     assert images.tolist() == [6, 10]
 
 
 def test_answers_are_those_of_the_result(finished, result):
-    predictions = files.read_npz(finished / "predictions.npz")
-    found = answers.answers(predictions, result)
-    assert list(found) == ["cross-entropy", "BNS + IP-DPP"]
-    for name, expected in (("cross-entropy", result["baseline"]["cross_entropy"]), ("BNS + IP-DPP", result["test"])):
+    content = files.read_npz(finished / "predictions.npz")
+    found = predictions.by_method(content, result)
+    assert list(found) == ["Cross-entropy", "BNS + IP-DPP"]
+    for name, expected in (("Cross-entropy", result["baseline"]["cross_entropy"]), ("BNS + IP-DPP", result["test"])):
         predicted, confidence = found[name]
-        assert (predicted == predictions["labels"]).mean() == pytest.approx(expected["overall"])
+        assert (predicted == content["labels"]).mean() == pytest.approx(expected["overall"])
         assert ((confidence > 0.1 - 1e-6) & (confidence <= 1)).all()
 
 

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from configs import common, digits_lt
-from lt_jax import data, models, optim
+from lt_jax import data, losses, methods, models, optim
 from lt_jax.core import distributed, errors, files
 from lt_jax.data import batches
 from lt_jax.run import config as config_lib
@@ -40,6 +40,18 @@ def dataset(config):
 
 
 @pytest.fixture(scope="module")
+def classes(dataset):
+    return losses.Classes.of(dataset.counts)
+
+
+@pytest.fixture
+def held(dataset, classes):
+    """What a step finds on the device."""
+    arrays = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
+    return {**arrays, "classes": classes}
+
+
+@pytest.fixture(scope="module")
 def network(config):
     return models.contrastive(config.encoder, config.pretrain.projector, "float32")
 
@@ -50,18 +62,20 @@ def tx(config):
 
 
 @pytest.fixture(scope="module")
-def parts(config, dataset, network, tx):
+def parts(config, dataset, classes, network, tx):
     """(job without its length, a function that makes a fresh state)."""
     per_epoch = 383 // 32
+    objective = methods.entry("CONTRASTIVE", config.pretrain.loss, "config.pretrain.loss", config.pretrain)
     job = train.Job(
         stage="pretrain",
         seed=0,
-        step=step.pretrain(network, tx, config.pretrain),
+        step=step.pretrain(network, tx, objective, config.pretrain.augment),
         feed=batches.feed(dataset.train, partners.PartnerOrder(dataset.train.labels, 32, 1, 0), 32, 0, 0.5),
         steps=6,
         steps_per_epoch=per_epoch,
         batch_size=32,
         learning_rate=optim.schedule(config.pretrain, per_epoch, 383),
+        classes=classes,
     )
     key = state.stream(config.seed, "pretrain/init")
     return job, lambda: state.create(models.initialise(network, key, dataset.image_shape), tx)
@@ -70,7 +84,9 @@ def parts(config, dataset, network, tx):
 def losses_on(devices, parts, steps):
     job, fresh = parts
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
-    current, held = sharding.put_replicated((fresh(), {**job.feed.data, "key": np.zeros(2, np.uint32)}), mesh)
+    current, held = sharding.put_replicated(
+        (fresh(), {**job.feed.data, "classes": job.classes, "key": np.zeros(2, np.uint32)}), mesh
+    )
     advance, found = jax.jit(job.step), []
     for number in range(steps):
         current, metrics = advance(current, held, sharding.put_batch(job.feed(number), mesh))
@@ -86,18 +102,17 @@ def test_one_and_eight_devices_have_the_same_first_losses(parts):
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
 def test_keys_sent_round_the_devices_train_like_keys_gathered(parts, config, network, tx):
     job, fresh = parts
-    options = config.pretrain.copy_and_resolve_references()
-    options.ring = True
-    ring = dataclasses.replace(job, step=step.pretrain(network, tx, options))
+    objective = methods.entry("CONTRASTIVE", "bns(ring=True)", "config.pretrain.loss", config.pretrain)
+    ring = dataclasses.replace(job, step=step.pretrain(network, tx, objective, config.pretrain.augment))
     np.testing.assert_allclose(losses_on(8, (ring, fresh), 3), losses_on(8, parts, 3), rtol=1e-4)
 
 
 def test_expected_negatives_train(parts, config, network, tx):
     """The loss starts where the drawn one does, since it is its mean, and falls."""
     job, fresh = parts
-    options = config.pretrain.copy_and_resolve_references()
-    options.negatives = "expected"
-    found = losses_on(1, (dataclasses.replace(job, step=step.pretrain(network, tx, options)), fresh), 8)
+    objective = methods.entry("CONTRASTIVE", "bns(negatives='expected')", "config.pretrain.loss", config.pretrain)
+    expected = dataclasses.replace(job, step=step.pretrain(network, tx, objective, config.pretrain.augment))
+    found = losses_on(1, (expected, fresh), 8)
     assert found[0] == pytest.approx(losses_on(1, parts, 1)[0], rel=0.1) and min(found[4:]) < found[0]
 
 
@@ -325,14 +340,13 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint
     assert steps_of(tmp_path)[-1] == 4
 
 
-def test_step_marks_the_first_bad_step(config, dataset):
+def test_step_marks_the_first_bad_step(config, held):
     tx = optim.create(config.baseline, 10, 383)
     network = models.classifier(config.encoder, 10, "float32")
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx)
     broken = jax.tree.map(lambda x: x * np.nan, current.params)
     advance = jax.jit(step.classify(network, tx, config.baseline.augment))
-    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     good, _ = advance(current.replace(step=current.step + 3), held, np.arange(8))
     bad, _ = advance(current.replace(params=broken, step=current.step + 3), held, np.arange(8))
     assert int(good.bad_step) == -1 and int(bad.bad_step) == 3
@@ -340,12 +354,11 @@ def test_step_marks_the_first_bad_step(config, dataset):
     assert int(worse.bad_step) == 3
 
 
-def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
+def test_frozen_encoder_rests_and_the_head_learns(config, held):
     tx = optim.create(config.probe, 10, 383)
     network = models.classifier(config.encoder, 10, "float32")
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, tx, trainable="head")
-    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     for moving in (False, True):
         advance = jax.jit(step.classify(network, tx, config.probe.augment, moving=moving))
         new, _ = advance(current, held, np.arange(16))
@@ -354,12 +367,11 @@ def test_frozen_encoder_rests_and_the_head_learns(config, dataset):
         assert equal(new.batch_stats, current.batch_stats) is not moving
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
+def test_accumulated_gradients_are_those_of_the_whole_batch(config, held):
     """Of a network without BatchNorm, whose statistics would be those of a part."""
     tx = optax.sgd(1.0)
     network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
     current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
-    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     found = []
     for count in (1, 4):
         advance = jax.jit(step.classify(network, tx, config.baseline.augment, accumulate=count))
@@ -372,18 +384,34 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, dataset):
         step.classify(network, tx, config.baseline.augment, accumulate=5)(current, held, np.arange(12))
 
 
-def test_balanced_softmax_adds_the_log_prior_to_the_logits(config, dataset):
+def test_a_step_minimises_the_loss_that_it_is_given(config, dataset, held):
     network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
     current = state.create(variables, optax.sgd(1.0))
-    held = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
     as_is = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
     log_prior = np.log(dataset.counts / dataset.counts.sum()).astype(np.float32)
-    one_step = step.classify(network, optax.sgd(1.0), as_is, log_prior=log_prior)
-    found = jax.jit(one_step)(current, held, np.arange(0, 300, 25))[1]["loss"]
+    one_step = step.classify(network, optax.sgd(1.0), as_is, losses.balanced_softmax)
+    loss = jax.jit(one_step)(current, held, np.arange(0, 300, 25))[1]["loss"]
     logits = np.asarray(network.apply(variables, dataset.train.images[:300:25].astype(np.float32) / 255)) + log_prior
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(12), dataset.train.labels[:300:25]]
-    np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+
+
+def test_a_profile_holds_the_steps_that_are_asked_for(parts, config, tmp_path, capsys):
+    job, fresh = parts
+    profiled = config.copy_and_resolve_references()
+    profiled.profile.steps = "1:3"
+    train.train(dataclasses.replace(job, steps=4), fresh(), epath.Path(tmp_path), profiled)
+    assert f"the profile is in {tmp_path}/profile/pretrain" in capsys.readouterr().err
+    assert list((tmp_path / "profile/pretrain").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("text", ["10", "5:5", "a:b"])
+def test_wrong_steps_of_a_profile_are_one_line(text):
+    config = digits_lt.get_config("smoke")
+    config.profile.steps = text
+    with pytest.raises(errors.BadInput, match="config.profile.steps: expected FIRST:END such as 10:15"):
+        config_lib.validate(config)
 
 
 def test_accumulation_is_refused_in_pretraining():

@@ -47,6 +47,11 @@ class Dataset:
         return identity.whole(identity.of_dataset(self)[0])
 
     @property
+    def evaluated(self) -> dict[str, Split]:
+        """The splits that classifiers are measured on: "test", and "validation" if there is one."""
+        return {"test": self.test} | ({"validation": self.validation} if self.validation is not None else {})
+
+    @property
     def num_classes(self) -> int:
         return len(self.class_names)
 

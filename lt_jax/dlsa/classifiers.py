@@ -13,17 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lt_jax import losses
 from lt_jax.core import errors
 from lt_jax.dlsa import batches, heads, sampling, scaling
 from lt_jax.dlsa.heads import raw_logits
 
-_NEVER = -1e30  # log count of a class without items, and logit of a class without training items
+_NEVER = -1e30  # logit of a class without training items
 _ALMOST_NO_ITEM = 1e-6  # added to the counts in the released form, where every class is possible
 
 KINDS = heads.KINDS
-LOSSES = ("balanced_softmax", "cross_entropy")
+LOSSES = {"balanced_softmax": losses.balanced_softmax, "cross_entropy": losses.cross_entropy}
 UNSEEN = ("never", "possible")
 
 
@@ -47,21 +48,6 @@ class Classifier:
         """Logits (B, C) of x (B, D), with help (B, C) if trained with it."""
         x = scaling.apply(x, self.mean, self.deviation, self.unit)
         return jnp.where(self.seen[None, :], raw_logits(self.params, x, help, self.kind), _NEVER)
-
-
-def balanced_softmax(logits: jax.Array, labels: jax.Array, counts: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """-log softmax(logits + log counts)[label]: logits (B, C), counts (C,) items of each class -> (B,).
-
-    With `smoothing` s the label has weight 1 - s; the n - 1 other classes with items have s / (n - 1) each.
-    """
-    present = counts > 0
-    prior = jnp.where(present, jnp.log(jnp.where(present, counts, 1.0)), _NEVER)
-    shifted = logits + prior[None, :]
-    hard = losses.cross_entropy(shifted, labels)
-    if not smoothing:
-        return hard
-    total = -jnp.where(present[None, :], jax.nn.log_softmax(shifted, axis=1), 0.0).sum(axis=1)
-    return (1 - smoothing) * hard + smoothing * (total - hard) / jnp.maximum(present.sum() - 1, 1)
 
 
 def fit(
@@ -93,13 +79,11 @@ def fit(
     )
     if initial is not None:
         params = heads.start_from(params, initial, scaled, config.kind)
-    seen, prior = _seen_and_prior(np.bincount(labels[positions], minlength=len(counts)), counts, config)
-    carry = {"params": params, "velocity": jax.tree.map(jnp.zeros_like, params), "loss": jnp.zeros(())}
-    constants = {"scaling": scaled, "prior": jnp.asarray(prior, jnp.float32)}
-    smoothing = config.get("label_smoothing", 0.0)
-    scan = batches.compiled_scan(
-        _step, (config.kind, config.learning_rate, config.momentum, config.weight_decay, smoothing)
-    )
+    seen, classes = _seen_and_classes(np.bincount(labels[positions], minlength=len(counts)), counts, config)
+    rates = (config.learning_rate, config.momentum, config.weight_decay)
+    carry = {"params": params, "opt_state": _optimizer(*rates).init(params), "loss": jnp.zeros(())}
+    constants = {"scaling": scaled, "classes": classes, "seen": jnp.asarray(seen)}
+    scan = batches.compiled_scan(_step, (config.kind, config.loss, config.get("label_smoothing", 0.0), *rates))
 
     def rows(chosen):
         x = np.asarray(features[positions[chosen].reshape(-1)], np.float32).reshape(*chosen.shape, -1)
@@ -116,41 +100,33 @@ def fit(
     return Classifier(carry["params"], mean, deviation, jnp.asarray(seen), config.kind, unit)
 
 
-def nearest_class_mean(features: np.ndarray, labels: np.ndarray, test: np.ndarray, num_classes: int) -> np.ndarray:
-    """Cosine to the mean of each class, (n, C); -2 for a class without items."""
-
-    def unit(x):
-        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-    centre = features.mean(axis=0)
-    x, test = unit(features - centre), unit(test - centre)
-    means = np.stack([x[labels == c].mean(axis=0) if (labels == c).any() else 0 * x[0] for c in range(num_classes)])
-    return np.where(np.isin(np.arange(num_classes), labels)[None], test @ unit(means).T, -2.0)
-
-
-def _seen_and_prior(own, counts, config):
-    """Mask (C,) of the classes that may be predicted, and the counts (C,) of the loss; 0 excludes a class.
+def _seen_and_classes(own, counts, config):
+    """Mask (C,) of the classes that may be predicted, and what the loss knows of the classes.
 
     Args:
       own: (C,) training items of each class; counts: (C,) those of the prior.
     """
-    is_balanced = config.loss == "balanced_softmax"
     if config.get("unseen", "never") == "possible":
-        return np.ones(len(own), bool), counts + _ALMOST_NO_ITEM if is_balanced else np.ones(len(own))
+        shifted = np.asarray(counts + _ALMOST_NO_ITEM, np.float32)
+        return np.ones(len(own), bool), losses.Classes(shifted, np.log(shifted), np.ones_like(shifted))
     seen = own > 0
-    return seen, np.where(seen, counts, 0) if is_balanced else seen.astype(int)
+    return seen, losses.Classes.of(np.where(seen, counts, 0))
+
+
+def _optimizer(learning_rate, momentum, weight_decay):
+    """SGD with momentum and coupled weight decay on all parameters, as torch.optim.SGD."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
 
 
 def _step(static, constants, carry, batch):
-    kind, learning_rate, momentum, weight_decay, smoothing = static
+    kind, loss_name, smoothing, *rates = static
     x, labels, help = batch
     x = scaling.apply(x, *constants["scaling"])
 
     def loss_of(params):
-        return balanced_softmax(raw_logits(params, x, help, kind), labels, constants["prior"], smoothing).mean()
+        logits = jnp.where(constants["seen"][None, :], raw_logits(params, x, help, kind), _NEVER)
+        return LOSSES[loss_name](logits, labels, constants["classes"], smoothing=smoothing).mean()
 
     loss, gradients = jax.value_and_grad(loss_of)(carry["params"])
-    decayed = jax.tree.map(lambda g, p: g + weight_decay * p, gradients, carry["params"])
-    velocity = jax.tree.map(lambda v, g: momentum * v + g, carry["velocity"], decayed)
-    params = jax.tree.map(lambda p, v: p - learning_rate * v, carry["params"], velocity)
-    return {"params": params, "velocity": velocity, "loss": loss}
+    updates, opt_state = _optimizer(*rates).update(gradients, carry["opt_state"], carry["params"])
+    return {"params": optax.apply_updates(carry["params"], updates), "opt_state": opt_state, "loss": loss}

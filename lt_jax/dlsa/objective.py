@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lt_jax.dlsa import flow as flows
 from lt_jax.dlsa import scaling
@@ -106,7 +107,12 @@ def step(static: tuple[float, ...], constants: Any, carry: dict[str, Any], batch
         return loss + purity_weight * purity_loss(logits, other_logits).mean(), (stats, running)
 
     (loss, (stats, running)), gradients = jax.value_and_grad(loss_of, has_aux=True)(carry["params"])
-    if weight_decay:  # only on matrices, not on biases and norms
-        gradients = jax.tree.map(lambda g, p: g + weight_decay * p if p.ndim == 2 else g, gradients, carry["params"])
-    params = jax.tree.map(lambda p, g: p - learning_rate * g, carry["params"], gradients)
+    optimizer = optax.chain(optax.add_decayed_weights(weight_decay, _matrices), optax.sgd(learning_rate))
+    updates, _ = optimizer.update(gradients, optimizer.init(carry["params"]), carry["params"])  # it has no state
+    params = optax.apply_updates(carry["params"], updates)
     return {**carry, "params": params, "stats": stats, "running": running, "step": number, "loss": loss}
+
+
+def _matrices(params):
+    """Mask of the parameters that decay: not biases and norms."""
+    return jax.tree.map(lambda x: x.ndim == 2, params)

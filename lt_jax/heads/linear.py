@@ -1,7 +1,9 @@
-"""Linear classifier on fixed features, fitted by one compiled program."""
+"""Linear classifiers on frozen features, fitted by one compiled program."""
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,52 +13,129 @@ import numpy as np
 from lt_jax import losses, optim
 
 
-def fit(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, num_classes: int, config: Any, epochs: float,
-    class_aware: bool = False,
-):  # fmt: skip
-    """Fits a linear layer by cross-entropy with the optimizer of `config`; incomplete batches are used.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Logits (n, C) = features (n, d) @ kernel (d, C) + bias (C,)."""
+
+    kernel: Any
+    bias: Any
+
+    def __call__(self, features: Any) -> Any:
+        return features @ self.kernel + self.bias[None, :]
+
+    def params(self) -> dict[str, Any]:
+        """Parameters in the layout of `lt_jax.models.projectors.Linear`."""
+        return {"dense": {"kernel": self.kernel, "bias": self.bias}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a linear head is trained; the fields are those of `configs.common.training`."""
+
+    epochs: float = 100.0
+    steps: int = 0
+    batch_size: int = 64
+    base_learning_rate: float = 1e-2
+    warmup_epochs: float = 5.0
+    schedule: str = "cosine"
+    decay_epochs: tuple[float, ...] = ()
+    decay_factor: float = 0.1
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.05
+    decay_norms: bool = False
+    clip_norm: float = 0.0
+
+    @staticmethod
+    def of(config: Any, epochs: float | None = None) -> "Settings":
+        """The settings of a config block, with another number of epochs where one is given.
+
+        A warm-up that is meant for longer training is cut to a quarter of the epochs.
+        """
+        values = {field.name: config[field.name] for field in dataclasses.fields(Settings)}
+        if epochs is not None:
+            values.update(epochs=float(epochs), steps=0, warmup_epochs=min(values["warmup_epochs"], epochs / 4))
+        return Settings(**{**values, "decay_epochs": tuple(values["decay_epochs"])})
+
+
+def linear(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear | None = None,
+    loss: Callable[..., jax.Array] = losses.cross_entropy,
+    class_balanced: bool = False,
+    settings: Settings | None = None,
+) -> Linear:
+    """Linear probe.
 
     Features are standardised by their mean and deviation, so that one learning rate suits every encoder; the returned
-    layer takes the original features.
+    head takes the original features. Incomplete batches are used.
 
     Args:
+      key: rng key of the batches.
       features: (n, d) float32.
       labels: (n,).
-      config: batch_size, base_learning_rate, warmup_epochs, weight_decay as in configs/common.py.
-      class_aware: an epoch draws n items, each from a uniformly drawn class; else it is a permutation.
-
-    Returns:
-      {"kernel": (d, num_classes), "bias": (num_classes,)}, with the layout of `lt_jax.models.projectors.Linear`.
+      classes: of the training set.
+      initial: unused: training starts from zero.
+      loss: an entry of `lt_jax.methods.SUPERVISED`.
+      class_balanced: an epoch draws n items, each from a uniformly drawn class; else it is a permutation.
+      settings: rates and durations.
     """
-    options = config.copy_and_resolve_references()
-    warmup = min(config.warmup_epochs, epochs / 4)  # a warm-up meant for longer training could cover all epochs
-    options.update(epochs=float(epochs), steps=0, warmup_epochs=warmup)
-    run = jax.jit(functools.partial(_fit, config=options, num_classes=num_classes, class_aware=class_aware))
+    del initial
     mean = features.mean(axis=0)
     deviation = features.std(axis=0) + 1e-6
-    fitted = run(key, jnp.asarray((features - mean) / deviation, jnp.float32), jnp.asarray(labels))
+    standardised = jnp.asarray((features - mean) / deviation, jnp.float32)
+    static = (settings or Settings(), loss, class_balanced)
+    fitted = _fit(key, standardised, jnp.asarray(labels), jax.tree.map(jnp.asarray, classes), static)
     kernel = np.asarray(fitted["kernel"]) / deviation[:, None]
-    return {"kernel": kernel, "bias": np.asarray(fitted["bias"]) - mean @ kernel}
+    return Linear(kernel, np.asarray(fitted["bias"]) - mean @ kernel)
 
 
-def _fit(key, features, labels, *, config, num_classes, class_aware):
+def crt(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear | None = None,
+    settings: Settings | None = None,
+) -> Linear:
+    """cRT.
+
+    A new linear layer trained with classes drawn equally often; here on clean features, which stay fixed.
+
+    Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (ICLR 2020).
+
+    Args: as in `linear`.
+    """
+    return linear(key, features, labels, classes, initial=initial, class_balanced=True, settings=settings)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _fit(key, features, labels, classes, static):
+    settings, loss_function, class_balanced = static
     n, d = features.shape
-    size = optim.batch_size(config, n)
+    num_classes = classes.counts.shape[0]
+    size = optim.batch_size(settings, n)
     per_epoch = math.ceil(n / size)
-    tx = optim.create(config, per_epoch, n)
+    optimizer = optim.create(settings, per_epoch, n)
     params = {"kernel": jnp.zeros((d, num_classes)), "bias": jnp.zeros(num_classes)}
 
     def loss_of(params, positions):
         logits = jnp.dot(features[positions], params["kernel"], precision=losses.PRECISION) + params["bias"][None, :]
-        weights = positions >= 0
-        each = losses.cross_entropy(logits, labels[positions])
-        return jnp.where(weights, each, 0.0).sum() / weights.sum()
+        is_used = positions >= 0
+        each = loss_function(logits, labels[positions], classes)
+        return jnp.where(is_used, each, 0.0).sum() / is_used.sum()
 
     def one_step(carry, positions):
         params, opt_state = carry
         gradients = jax.grad(loss_of)(params, positions)
-        updates, opt_state = tx.update(gradients, opt_state, params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (jax.tree.map(jnp.add, params, updates), opt_state), None
 
     counts = jnp.bincount(labels, length=num_classes)
@@ -65,15 +144,15 @@ def _fit(key, features, labels, *, config, num_classes, class_aware):
 
     def one_of_each(key):
         k_class, k_item = jax.random.split(key)
-        classes = jax.random.choice(k_class, num_classes, (per_epoch * size,), p=jnp.where(counts > 0, 1.0, 0.0))
-        return by_class[starts[classes] + jax.random.randint(k_item, classes.shape, 0, counts[classes])]
+        drawn = jax.random.choice(k_class, num_classes, (per_epoch * size,), p=jnp.where(counts > 0, 1.0, 0.0))
+        return by_class[starts[drawn] + jax.random.randint(k_item, drawn.shape, 0, counts[drawn])]
 
     def one_epoch(carry, key):
-        if class_aware:
+        if class_balanced:
             order = one_of_each(key)
         else:
             order = jnp.append(jax.random.permutation(key, n), jnp.full(per_epoch * size - n, -1))
         return jax.lax.scan(one_step, carry, order.reshape(per_epoch, size))
 
-    epochs = jax.random.split(key, math.ceil(config.epochs))
-    return jax.lax.scan(one_epoch, (params, tx.init(params)), epochs)[0][0]
+    epochs = jax.random.split(key, math.ceil(settings.epochs))
+    return jax.lax.scan(one_epoch, (params, optimizer.init(params)), epochs)[0][0]

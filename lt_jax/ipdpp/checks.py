@@ -98,9 +98,11 @@ def relative_scale(scale, log_p):
 
 
 def method_of(method, methods):
-    if method not in methods:
+    """The name of a method; "paper" is the name that algorithm1 had in version 0.1."""
+    name = "algorithm1" if method == "paper" else method
+    if name not in methods:
         raise ValueError(f"method must be one of {', '.join(methods)}, but is {method!r}")
-    return methods[method]
+    return name
 
 
 def labels_of(labels, size):

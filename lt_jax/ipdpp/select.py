@@ -39,7 +39,7 @@ def _uniform(key, log_p, n, relative_scale, k):
     return jnp.sort(jax.lax.sort((missing, bits, items), num_keys=2)[2][:k])
 
 
-METHODS = {"rank_one": _rank_one, "eigen": _eigen, "paper": eigen.draw_as_printed, "uniform": _uniform}
+METHODS = {"rank_one": _rank_one, "eigen": _eigen, "algorithm1": eigen.draw_as_printed, "uniform": _uniform}
 
 
 def padded_size(n, method):
@@ -49,7 +49,7 @@ def padded_size(n, method):
     two, at most a quarter larger than n.
     """
     bits = max(n - 1, 1).bit_length()
-    if n > (16 if method in ("eigen", "paper") else rank_one.CHAIN):
+    if n > (16 if method in ("eigen", "algorithm1") else rank_one.CHAIN):
         step = 1 << (bits - 3)
         return -(-n // step) * step
     return 1 << (bits + bits % 2)
@@ -81,19 +81,19 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
       probabilities: (N,) probability that the classifier gives to each item's true label, in [0, 1]; None if
         log_probabilities are given.
       k: number of items, a Python int from 0 to N.
-      method: "rank_one" (exact, any N), "eigen" (exact, N up to a few thousand), "paper" (Algorithm 1 as
+      method: "rank_one" (exact, any N), "eigen" (exact, N up to a few thousand), "algorithm1" (Algorithm 1 as
         printed, not exact, may fall short of k), "uniform" (ignores p).
       log_probabilities: (N,) log p instead; needed if 1 - p is below 1e-7 and p is float32.
       scale: of the kernel, S_ij = scale p_i p_j; None is the paper's 1/N.
 
     Returns:
-      (k,) int32, ascending, distinct. `paper` returns a -1 in front for every missing item.
+      (k,) int32, ascending, distinct. `algorithm1` returns a -1 in front for every missing item.
 
     Raises:
       ValueError: p of the wrong shape, out of range or NaN; k out of range; unknown method; a scale with
         scale * max(p) * sum(p) > 1. Inside jit values are unknown: an invalid p gives -1 everywhere.
     """
-    checks.method_of(method, METHODS)
+    method = checks.method_of(method, METHODS)
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     n = log_p.shape[0]
     k = checks.subset_size(k, n)
@@ -120,7 +120,7 @@ def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
     size = log_p.shape[1]
     if method == "rank_one" and size > rank_one.CHAIN:
         return jax.lax.map(draw, (classes, log_p, n, relative_scale))  # in a batch every class would be sorted
-    numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "paper": size**2, "uniform": size}[method]
+    numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "algorithm1": size**2, "uniform": size}[method]
     batch = min(max(BATCH_NUMBERS // numbers, 1), log_p.shape[0])
     return jax.lax.map(draw, (classes, log_p, n, relative_scale), batch_size=batch)
 
@@ -195,7 +195,7 @@ def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_pro
     Raises:
       ValueError: as for `sample`; labels of another length, not integer or negative; a scale_power below 1.
     """
-    checks.method_of(method, METHODS)
+    method = checks.method_of(method, METHODS)
     if not scale_power >= 1:
         raise ValueError(f"scale_power must be at least 1, but is {scale_power!r}")
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)

@@ -34,7 +34,7 @@ def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]
             text,
             {"": separability(divided["separability"])},
         )
-    names = {"balanced_softmax": "balanced softmax", "dlsa": "DLSA"}
+    names = {name: divided["methods"][name]["title"] for name in ("balanced_softmax", "dlsa")}
     return {
         "dlsa_depths": (
             "Which depth classifies which group",

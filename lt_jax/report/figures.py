@@ -17,30 +17,23 @@ SLOTS = ("plain", "probe", "final")  # each method has the same colour and marke
 MARKERS = ("o", "^", "s")
 _BARS = 60  # maximum number of bars in a figure
 _POINTS = 300  # maximum number of points in an outline
-_NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT", "bns_ipdpp": "BNS + IP-DPP", "dlsa": "DLSA"}
 
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name -> measures, in display order: baseline, probe, final."""
-    by_method = _titled(result["baseline"] or {})
-    if result["probe"]:
-        by_method["linear probe"] = result["probe"]["plain"]
-    by_method[final_name(result)] = result["test"]
-    return by_method
+    """Title -> test measures, in display order: baselines, linear probe, final."""
+    names = [*(result["baseline"] or {}), "linear_probe", result["final"]]
+    return {x["title"]: x["test"] for name in names if (x := result["methods"].get(name)) is not None}
 
 
 def every_method(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Like `methods`, with the heads on the frozen baseline features listed after the baseline."""
-    plain = {**_titled(result["baseline"] or {}), **_titled(result.get("yardsticks", {}))}
-    return plain | methods(result)
-
-
-def _titled(measures):
-    return {_NAMES.get(name, name.replace("_", " ")): x for name, x in measures.items()}
+    """Title -> test measures of all methods of the run, the final one last."""
+    names = sorted(result["methods"], key=lambda name: name == result["final"])
+    return {result["methods"][name]["title"]: result["methods"][name]["test"] for name in names}
 
 
 def final_name(result: dict[str, Any]) -> str:
-    return _NAMES.get(result["method"], result["method"])
+    """Title of the final method."""
+    return result["methods"][result["final"]]["title"]
 
 
 def group_of(result: dict[str, Any]) -> list[str]:
@@ -168,8 +161,16 @@ def curve(lines: list[dict[str, Any]], stage: str, key: str) -> tuple[list[float
 
 
 def slots(result: dict[str, Any]) -> list[tuple[int, tuple[str, dict[str, Any]]]]:
-    """(slot, (name, measures)) of at most three methods: baseline, an intermediate one, and the final one last."""
+    """(slot, (title, measures)) of at most three methods: the first, an intermediate one, and the final one last.
+
+    The intermediate one is the last that is neither: the linear probe, or in a DLSA run a plain classifier.
+    """
     by_method = methods(result)
-    final = list(by_method)[-1]
-    second = "balanced softmax" if "balanced softmax" in by_method else "linear probe"
-    return [(slot, (n, by_method[n])) for slot, n in enumerate(("cross-entropy", second, final)) if n in by_method]
+    titles = list(by_method)
+    between = titles[1:-1]
+    if result["method"] == "dlsa":
+        between = [title for title in between if title == result["methods"]["balanced_softmax"]["title"]]
+    shown = dict.fromkeys([(0, titles[0]), *((1, title) for title in between[-1:]), (2, titles[-1])])
+    if len(titles) == 1:
+        shown = {(2, titles[0]): None}
+    return [(slot, (title, by_method[title])) for slot, title in shown]

@@ -7,7 +7,8 @@ import numpy as np
 from etils import epath
 
 from lt_jax.core import files
-from lt_jax.report import answers, dlsa, embedding, figures, selection
+from lt_jax.report import dlsa, embedding, figures, selection
+from lt_jax.report import predictions as predicted
 
 # Name, title, text, panels, HTML.
 Exhibit = tuple[str, str, str, dict[str, Any], str]
@@ -76,10 +77,10 @@ def _return(result, predictions, divided):
     exhibits = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
     if predictions is None:
         return exhibits
-    by_method = answers.answers(predictions, result)
+    by_method = predicted.by_method(predictions, result)
     labels = predictions["labels"]
     text = "On the dashed line confidence equals accuracy; below it the classifier is overconfident."
-    drawn = {"": answers.reliability_figure(labels, by_method)}
+    drawn = {"": predicted.reliability_figure(labels, by_method)}
     exhibits.append(("reliability", "Can its confidence be trusted?", text, drawn, ""))
     if divided is None:
         exhibits.append(_confusion(result, by_method, labels))
@@ -87,10 +88,12 @@ def _return(result, predictions, divided):
 
 
 def _confusion(result, by_method, labels):
-    which, names = answers.bins_of_classes(result["dataset"]["counts"])
+    which, names = predicted.bins_of_classes(result["dataset"]["counts"])
     last = list(by_method)[-1]
     panels = {
-        name: answers.confusion_figure(answers.confusion(labels, x, which), names, "final" if name == last else "plain")
+        name: predicted.confusion_figure(
+            predicted.confusion(labels, x, which), names, "final" if name == last else "plain"
+        )
         for name, (x, _) in by_method.items()
     }
     text = (
@@ -182,7 +185,14 @@ def _rounds(workdir):
 def _training(lines):
     text = "Cross-entropy on the balanced subset; it may jump when the subset is redrawn."
     exhibits = _curves(lines, "retrain", "Retraining loss", text)
-    return exhibits + _curves(lines, "baseline", "Baseline", "Training loss of the baseline.")
+    exhibits += _curves(lines, "baseline", "Baseline", "Training loss of the baseline.")
+    keys = {"validation_balanced": "balanced", "validation_overall": "overall"}
+    for stage, title in (("retrain", "Validation during retraining"), ("baseline", "Validation of the baseline")):
+        if _has(lines, stage, "validation_balanced"):
+            drawn = figures.training_curve(lines, stage, keys)
+            text = "Accuracy on the validation images during training. It selects nothing."
+            exhibits.append((f"{stage}_validation", title, text, {"": drawn}, ""))
+    return exhibits
 
 
 def _curves(lines, stage, title, text):

@@ -20,20 +20,22 @@ DEFAULT = "configs/digits_lt.py"
 # What a finished stage was computed from. Logging, device and host keys, and what changes memory alone are in no
 # digest. Files count by their content (lt_jax.inputs), not by their path.
 _TRUNK = ("seed", "data", "encoder", "dtype")
+_METHOD = ("pretrain", "probe", "baseline", "heads", "retrain", "dlsa", "evaluate", "method", "stages")
 DEPENDS = {
     "pretrain": (*_TRUNK, "pretrain"),
     "probe": (*_TRUNK, "pretrain", "probe"),
     "baseline": (*_TRUNK, "baseline"),
+    "heads": (*_TRUNK, "baseline", "probe", "heads"),
     "retrain": (*_TRUNK, "pretrain", "retrain"),
     "features": (*_TRUNK, "pretrain", "probe"),
     "dlsa": (*_TRUNK, "pretrain", "probe", "dlsa", "evaluate"),
     "separability": (*_TRUNK, "pretrain", "probe", "dlsa"),
-    "evaluate": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages"),
-    "report": (*_TRUNK, "pretrain", "probe", "baseline", "retrain", "dlsa", "evaluate", "method", "stages", "report"),
+    "evaluate": (*_TRUNK, *_METHOD),
+    "report": (*_TRUNK, *_METHOD, "report"),
 }
 _NOT_DIGESTED = {
     ("data", "dir"), ("data", "list"), ("data", "classes"), ("data", "workers"),
-    ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"),
+    ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"), ("evaluate", "every_epochs"),
 }  # fmt: skip
 _PATHS = (
     "data.dir",
@@ -51,11 +53,7 @@ CHOICES = {
     "data.splits": ("auto", "folders", "none"),
     "encoder.stem": ("small", "imagenet"),
     "encoder.init": ("he", "torch"),
-    "pretrain.loss": ("paper", "official", "supcon", "simclr"),
-    "baseline.loss": ("cross_entropy", "balanced_softmax"),
-    "baseline.sampling": ("instance", "class_aware"),
     "pretrain.negatives": ("sampled", "expected"),
-    "retrain.method": ("rank_one", "eigen", "paper", "uniform"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
     "dtype": ("float32", "bfloat16"),
@@ -64,7 +62,6 @@ for _stage in ("pretrain", "baseline", "probe", "retrain"):
     CHOICES[f"{_stage}.optimizer"] = ("adamw", "sgd")
     CHOICES[f"{_stage}.schedule"] = ("cosine", "step", "constant")
     CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
-    CHOICES[f"{_stage}.augment.mix"] = ("",) if _stage == "pretrain" else ("", "mixup", "cutmix")
 
 
 def builtin_folder() -> pathlib.Path:
@@ -127,14 +124,41 @@ def split_tokens(text: str) -> tuple[str, str]:
 
 def _load(file, tokens):
     _make_importable()
+    recipe, tokens = _split_recipe(tokens)
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     try:
         spec.loader.exec_module(module)  # type: ignore[union-attr]
-        return module.get_config(tokens).lock()
+        config = module.get_config(tokens).lock()
     except Exception as error:  # the file is the user's own program: it may raise anything
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise errors.BadInput(f"{file.name}: {kind}{error}") from error
+    if recipe is not None:
+        apply_recipe(config, recipe)
+    return config
+
+
+def _split_recipe(tokens):
+    """(name of the recipe in the token `method=NAME` or None, the other tokens)."""
+    words = tokens.split(",")
+    names = [word.partition("=")[2] for word in words if word.startswith("method=")]
+    return (names[-1] if names else None), ",".join(word for word in words if not word.startswith("method="))
+
+
+def apply_recipe(config: ml_collections.ConfigDict, name: str) -> None:
+    """Changes the config to what a recipe of `lt_jax.methods.RECIPES` trains.
+
+    Raises:
+      BadInput: an unknown name, or a config without a block that the recipe needs.
+    """
+    from lt_jax import methods  # here, so that configs without a recipe do not wait for JAX
+
+    recipe = methods.entry("RECIPES", name, "config argument method")
+    needed = [stage for stage in ("pretrain", "probe", "baseline", "retrain", "dlsa") if stage in recipe.stages]
+    missing = next((block for block in needed if block not in config), None)
+    if missing is not None:
+        raise errors.BadInput(f"config argument method={name}: this config has no block config.{missing}")
+    config.update_from_flattened_dict({"method": name, "stages": recipe.stages, **recipe.overrides})
 
 
 def _check_key(config, dotted):
@@ -172,24 +196,65 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise errors.BadInput(
                 f"config.{key}: expected one of {', '.join(c or repr(c) for c in choices)}, found {value!r}"
             )
+    _check_methods(config)
     knobs.check_intervals(config)
     for key in _PATHS:
         for value in _listed(get(config, key)):
             if os.path.expanduser(value).startswith("~"):
                 raise errors.BadInput(f"config.{key}: there is no home folder as in {value!r}")
+    _check_profile(config.profile.steps)
     _check_stages(config)
     _check_data(config.data)
     _check_pretraining(config)
+
+
+# Keys that name an entry of a table of lt_jax.methods; "" names none.
+_ENTRIES = {
+    "pretrain.loss": "CONTRASTIVE",
+    "baseline.loss": "SUPERVISED",
+    "baseline.sampling": "ORDERS",
+    "baseline.augment.mix": "MIXES",
+    "probe.augment.mix": "MIXES",
+    "retrain.method": "SELECTORS",
+    "retrain.augment.mix": "MIXES",
+    "heads": "HEADS",
+}
+
+
+def _check_methods(config):
+    from lt_jax import methods  # here, so that a usage error does not wait for JAX
+
+    for key, table in _ENTRIES.items():
+        for text in _listed(get(config, key)):
+            if text:
+                methods.entry(table, text, f"config.{key}")
+    if get(config, "pretrain.augment.mix"):
+        raise errors.BadInput(f"config.pretrain.augment.mix: expected '', found {config.pretrain.augment.mix!r}")
+    if get(config, "pretrain.loss") and get(config, "pretrain.ring"):
+        chosen = (methods.name_of("CONTRASTIVE", config.pretrain.loss), config.pretrain.negatives)
+        if chosen != ("bns", "sampled"):
+            raise errors.BadInput(
+                "config.pretrain.ring: expected pretrain.loss bns and pretrain.negatives sampled, found "
+                f"{chosen[0]} and {chosen[1]}"
+            )
 
 
 def _listed(value):
     return [value] if isinstance(value, str) else value or []
 
 
+def _check_profile(text):
+    steps = re.fullmatch(r"(\d+):(\d+)", text)
+    if text and (steps is None or int(steps[1]) >= int(steps[2])):
+        raise errors.BadInput(f"config.profile.steps: expected FIRST:END such as 10:15, found {text!r}")
+
+
 def _check_stages(config):
     unknown = [stage for stage in config.stages if stage not in DEPENDS]
     if unknown:
         raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
+    if "heads" in config.stages and "baseline" not in config.stages:
+        raise errors.BadInput("config.stages: heads needs baseline before it")
     if "evaluate" in config.stages and not {"baseline", "retrain", "dlsa"} & set(config.stages):
         raise errors.BadInput("config.stages: evaluate needs baseline, retrain or dlsa before it")
     for block in ("pretrain", "probe", "baseline", "retrain", "dlsa"):
@@ -213,11 +278,6 @@ def _check_pretraining(config):
         raise errors.BadInput(
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
             "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
-        )
-    if get(config, "pretrain.ring") and (config.pretrain.loss, config.pretrain.negatives) != ("paper", "sampled"):
-        raise errors.BadInput(
-            "config.pretrain.ring: expected pretrain.loss paper and pretrain.negatives sampled, found "
-            f"{config.pretrain.loss} and {config.pretrain.negatives}"
         )
 
 

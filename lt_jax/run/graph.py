@@ -18,10 +18,11 @@ from lt_jax.train import checkpoint
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
 _LEAVES = {
     "pretrain": ("checkpoints/pretrain",),
-    "probe": ("checkpoints/probe", "probe.json"),
+    "probe": ("checkpoints/probe", "probe.json", "heads/probe"),
     "baseline": ("checkpoints/baseline",),
+    "heads": ("heads/baseline",),
     "retrain": ("checkpoints/retrain", "subsets"),
-    "features": ("features",),
+    "features": ("features", "heads/probe"),
     "dlsa": ("dlsa", "dlsa.json"),
     "separability": ("separability.json",),
     "evaluate": ("result.json", "predictions.npz", "thumbnails.npz", "inclusion.npz", "features/shown.npz"),
@@ -32,10 +33,11 @@ _LEAVES = {
 _READS = {
     "probe": ("pretrain",),
     "retrain": ("pretrain",),
+    "heads": ("baseline",),
     "features": ("pretrain",),
     "dlsa": ("features",),
     "separability": ("features",),
-    "evaluate": ("baseline", "retrain", "dlsa"),
+    "evaluate": ("baseline", "heads", "retrain", "dlsa"),
     "report": ("evaluate",),
 }
 

@@ -37,6 +37,7 @@ INTERVALS = {
     "host.heartbeat_seconds": "[1, inf)",
     "host.start_seconds": "[1, inf)",
     "evaluate.batch_size": "[1, inf)",
+    "evaluate.every_epochs": "[0, inf)",
     "evaluate.ece_bins": "[1, inf)",
     "data.generated": "[0, inf)",
     "data.image_size": "[1, inf)",

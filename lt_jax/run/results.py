@@ -38,6 +38,8 @@ def read(workdir: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config, result = (files.read_json(workdir / name) for name in ("config.json", "result.json"))
     if config is None or result is None:
         raise errors.BadInput(f"no finished run in {workdir}: expected its config.json and result.json")
+    if "methods" not in result:
+        raise errors.BadInput(f"{workdir} was made by lt_jax 0.1: run the same command again, or use that version")
     check(workdir, config, result)
     return config, result
 

@@ -32,7 +32,7 @@ class PartnerOrder:
         self._index = orders.class_index(labels)
         self._m = m
         self._seed = seed
-        self._order = orders.Order(len(labels), batch_size, seed, drop_last=True)
+        self._order = orders.Order(labels, batch_size, seed, drop_last=True)
 
     def __call__(self, step: int) -> np.ndarray:
         """The positions of the batch of `step`, (batch_size, 1 + m) int32."""

@@ -1,6 +1,7 @@
 """The classifier of a finished run: images to class probabilities. Needs the work directory, not the data."""
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -12,12 +13,12 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import models
+from lt_jax import losses, methods, models
 from lt_jax.core import errors, extras, files, log
 from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
-from lt_jax.stages import dlsa
+from lt_jax.stages import dlsa, heads
 from lt_jax.train import checkpoint, extract, steps
 
 
@@ -32,7 +33,8 @@ class Classifier:
     network: nn.Module
     variables: Any
     batch_size: int
-    divided: divide.Model | None = None  # only in a DLSA run: computes the scores from the network's features
+    head: Any = None  # computes the logits from the network's features, in place of the network's own head
+    prior: Any = None  # (C,), subtracted from the logits
 
     def predict(self, images: Any) -> np.ndarray:
         """Class probabilities (n, C) float32; rows sum to one.
@@ -49,9 +51,7 @@ class Classifier:
             return np.zeros((0, len(self.class_names)), np.float32)
         size = min(self.batch_size, 1 << (len(pixels) - 1).bit_length())  # powers of two: few compilations
         feature_vectors, logits = extract.Extractor(self.network, size)(self.variables, pixels)
-        if self.divided is not None:
-            logits = divide.scores(self.divided, feature_vectors)[0]
-        return np.asarray(jax.nn.softmax(logits, axis=-1))
+        return np.asarray(jax.nn.softmax(self._logits(feature_vectors, logits), axis=-1))
 
     def pixels(self, images: Any) -> np.ndarray:
         """The images that `predict` accepts, as uint8 (n, h, w, c). Raises the same errors."""
@@ -63,8 +63,15 @@ class Classifier:
 
     def probabilities(self, images: jax.Array) -> jax.Array:
         """Class probabilities (n, C) of uint8 images (n, h, w, c); the pure function that is exported."""
-        feature_vectors, logits = steps.infer(self.network)(self.variables, images)
-        return jax.nn.softmax(logits if self.divided is None else self.divided(feature_vectors)[0], axis=-1)
+        return jax.nn.softmax(self._logits(*steps.infer(self.network)(self.variables, images)), axis=-1)
+
+    def _logits(self, feature_vectors, logits):
+        if isinstance(self.head, divide.Model):
+            by_model = divide.scores if isinstance(feature_vectors, np.ndarray) else divide.Model.__call__
+            logits = by_model(self.head, feature_vectors)[0]
+        elif self.head is not None:
+            logits = self.head(feature_vectors)
+        return logits if self.prior is None else logits - self.prior[None, :]
 
     def _checked(self, array):
         if array.dtype != np.uint8 or array.shape[1:] != self.image_shape:
@@ -96,16 +103,22 @@ def _content(path):
         raise errors.BadInput(f"{log.printable(os.fspath(path))}: {(error.strerror or str(error)).lower()}") from error
 
 
-def load(workdir: epath.PathLike) -> Classifier:
+def load(workdir: epath.PathLike, method: str | None = None, tau: float | None = None) -> Classifier:
     """The classifier of a finished run.
 
+    Args:
+      workdir: the work directory.
+      method: a name under "methods" of result.json; None is the selected one.
+      tau: subtracts tau * log prior from the logits: above 0 it favours rare classes, below 0 frequent ones.
+
     Raises:
-      BadInput: the run is not finished, or classifies features instead of images.
+      BadInput: the run is not finished, has no such method, or classifies features instead of images.
     """
     workdir = files.expand(workdir, "workdir")
     config, result = results.read(workdir)
     config, about = ml_collections.ConfigDict(config), result["dataset"]
     images = _images(workdir, about)
+    stage, head = _parts(config, workdir, result, method or result["selected"])
     network = models.classifier(config.encoder, len(about["class_names"]), config.dtype)
     return Classifier(
         tuple(about["class_names"]),
@@ -113,18 +126,37 @@ def load(workdir: epath.PathLike) -> Classifier:
         images["view"],
         images["upright"],
         network,
-        _variables(config, workdir, network, tuple(images["shape"])),
+        _variables(config, workdir, stage, network, tuple(images["shape"])),
         config.evaluate.batch_size,
-        dlsa.load(workdir, config.dlsa.classifier.kind) if "dlsa" in config.stages else None,
+        head,
+        tau * losses.log_prior(np.array(about["counts"])) if tau else None,
     )
 
 
-def _variables(config, workdir, network, image_shape):
-    """Variables of the network whose logits (for DLSA: features) the prediction uses."""
-    if "dlsa" not in config.stages:
-        return checkpoint.load(workdir, "retrain" if "retrain" in config.stages else "baseline")
+def _parts(config, workdir, result, method):
+    """(stage that trained the network, head on its features or None for its own) of a method."""
+    if method not in result["methods"]:
+        close = difflib.get_close_matches(method, result["methods"], 1)
+        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(result['methods'])}"
+        raise errors.BadInput(f"{workdir} has no method {method!r}: {hint}")
+    if "dlsa" in config.stages and method == "dlsa":
+        return "pretrain", dlsa.load(workdir, config.dlsa.classifier.kind)
+    if "dlsa" in config.stages or method == "linear_probe_official":
+        raise errors.BadInput(f"{workdir}: {method} was measured, but its classifier is not saved")
+    if method == "linear_probe":
+        return "pretrain", heads.load(workdir, "probe", method)
+    if method in heads.names(config) and "heads" in config.stages:
+        return "baseline", heads.load(workdir, "baseline", method)
+    is_baseline = "baseline" in config.stages and method == methods.name_of("SUPERVISED", config.baseline.loss)
+    return ("baseline" if is_baseline else "retrain"), None
+
+
+def _variables(config, workdir, stage, network, image_shape):
+    """Variables of the network of a stage; that of pretraining gets a head, whose logits are not looked at."""
+    if stage != "pretrain":
+        return checkpoint.load(workdir, stage)
     variables = checkpoint.load(workdir, "init_from" if config.init_from else "pretrain")
-    head = models.initialise_head(network, jax.random.key(0), image_shape)  # its logits are not looked at
+    head = models.initialise_head(network, jax.random.key(0), image_shape)
     return {**variables, "params": {**variables["params"], "head": head}}
 
 

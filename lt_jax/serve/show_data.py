@@ -5,24 +5,24 @@ import io
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw
 
-from lt_jax import data
-from lt_jax.augment import policies
+from lt_jax import augment, data, losses, methods
 from lt_jax.core import errors, files, log
 from lt_jax.data import decode, splits
 from lt_jax.train import state
 
 _ROWS = 8  # classes
 _CELL = 96  # pixels
+_PLAIN = {"strength": 0.0, "grey": 0.0, "blur": False}
 FAMILIES = {
-    "crop + flip": {"strength": 0.0, "grey": 0.0, "blur": False},
-    "trivial": {"strength": 0.0, "grey": 0.0, "blur": False, "policy": "trivial"},
-    "cutout": {"strength": 0.0, "grey": 0.0, "blur": False, "cutout": 0.4},
-    "mixup": {"mix": "mixup", "strength": 0.0, "grey": 0.0, "blur": False},
-    "cutmix": {"mix": "cutmix", "strength": 0.0, "grey": 0.0, "blur": False},
+    "crop + flip": _PLAIN,
+    "trivial": {**_PLAIN, "policy": "trivial"},
+    "cutout": {**_PLAIN, "cutout": 0.4},
+    **{name: {**_PLAIN, "mix": name} for name in methods.MIXES},
 }
 
 
@@ -110,15 +110,21 @@ def augmented(config: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
     columns = {}
     for i, (name, options) in enumerate(options_of.items()):
         key = jax.random.fold_in(state.stream(config.seed, "show_data"), i)
-        pixels = np.asarray(jax.jit(functools.partial(_one_family, options=options))(key, images, labels))
+        pixels = np.asarray(jax.jit(functools.partial(_one_family, labels=labels, options=options))(key, images))
         columns[name] = (pixels * 255).round().clip(0, 255).astype(np.uint8)
     return columns
 
 
-def _one_family(key, images, labels, *, options):
+def _one_family(key, images, *, labels, options):
     k_augment, k_mix = jax.random.split(key)
-    augmented_images = policies.apply(k_augment, images, options)
-    return policies.mix(k_mix, augmented_images, labels, options.mix)[0]
+    augmented_images = augment.apply(k_augment, images, options)
+    if not options.mix:
+        return augmented_images
+    num_classes = int(labels.max()) + 1
+    batch = (augmented_images, jax.nn.one_hot(labels, num_classes))
+    partners = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), batch)
+    mix = methods.entry("MIXES", options.mix, "config.augment.mix")
+    return mix(k_mix, batch, partners, losses.Classes.of(np.ones(num_classes)))[0]
 
 
 def _whole(split, position):

@@ -1,13 +1,9 @@
-"""A classifier trained on all images by a plain loss: what long-tailed methods are compared with.
+"""A classifier trained on all images: what long-tailed methods are compared with."""
 
-`loss` is cross-entropy, or the balanced softmax, cross-entropy of logits + log prior (Ren et al., NeurIPS 2020, Eq. 3),
-which is also the loss of logit adjustment with tau = 1 (Menon et al., ICLR 2021, Eq. 10). `sampling` draws images, or
-with `class_aware` classes, equally often.
-"""
-
+import functools
 from typing import Any
 
-from lt_jax import losses
+from lt_jax import methods
 from lt_jax.sampling import orders
 from lt_jax.stages import experiment as experiments
 from lt_jax.train import steps
@@ -16,20 +12,31 @@ from lt_jax.train import steps
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Trains the encoder and a linear head from fresh variables."""
     config, dataset, network = experiment.config, experiment.dataset, experiment.network
-    settings, labels = config.baseline, dataset.train.labels
-    log_prior = losses.log_prior(dataset.counts) if settings.loss == "balanced_softmax" else None
-
-    def order(batch_size, seed):
-        if settings.sampling == "class_aware":
-            return orders.ClassAware(labels, batch_size, seed)
-        return orders.Order(len(labels), batch_size, seed)
-
+    settings = config.baseline
+    epoch_order = methods.entry("ORDERS", settings.sampling, "config.baseline.sampling")
     _, progress = experiment.fit(
         "baseline",
         variables=experiment.initial(network, "baseline", config.encoder.weights),
-        step=lambda optimizer: steps.classify(
-            network, optimizer, settings.augment, accumulate=settings.accumulate, log_prior=log_prior
-        ),
-        order=order,
+        step=functools.partial(_step, network, settings),
+        order=lambda batch_size, seed: orders.Order(dataset.train.labels, batch_size, seed, epoch_order=epoch_order),
+        evaluate=experiment.validate,
     )
     return {"seconds": progress["seconds"]}
+
+
+def _step(network, settings, optimizer):
+    loss = methods.entry("SUPERVISED", settings.loss, "config.baseline.loss")
+    mix = mix_of(settings, "baseline")
+    return steps.classify(network, optimizer, settings.augment, loss, mix, accumulate=settings.accumulate)
+
+
+def mix_of(settings: Any, stage: str) -> Any:
+    """The mix that the augmentation of a stage names; None for "", which mixes nothing."""
+    name = settings.augment.mix
+    return methods.entry("MIXES", name, f"config.{stage}.augment.mix") if name else None
+
+
+def is_plain(settings: Any) -> bool:
+    """Whether the loss and the order leave the class prior in the logits, so that it can be taken out afterwards."""
+    loss = methods.name_of("SUPERVISED", settings.loss)
+    return (loss, methods.name_of("ORDERS", settings.sampling)) == ("cross_entropy", "instance")

@@ -8,12 +8,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import metrics
+from lt_jax import heads, losses, methods, metrics
 from lt_jax.core import errors, files, log
 from lt_jax.dlsa import batches, classifiers, divide, separate
 from lt_jax.dlsa import filter as filters
 from lt_jax.dlsa import flow as flows
-from lt_jax.heads import linear
 from lt_jax.stages import experiment as experiments
 from lt_jax.stages import probe
 from lt_jax.train import state
@@ -22,15 +21,15 @@ GROUPS = ("many", "medium", "few")
 
 
 def run_features(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Writes `features/{train,test}.*.npy`: a person's own features, or those of the pretrained encoder."""
+    """Writes `features/{train,test,validation}.*.npy`: a person's own features, or those of the pretrained encoder."""
     dataset, workdir = experiment.dataset, experiment.workdir
     if dataset.train.images.ndim == 2:
-        for name, split in (("train", dataset.train), ("test", dataset.test)):
+        for name, split in {"train": dataset.train, **dataset.evaluated}.items():
             files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
             files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
     else:
         measures = probe.plain(experiment, experiment.encoder())
-        files.write_json(workdir / "probe.json", {"plain": measures, "official": None})
+        files.write_json(workdir / "probe.json", probe.by_split({"plain": measures, "official": None}))
     return {}
 
 
@@ -38,27 +37,47 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Fits DLSA and the plain baselines on the features; writes `dlsa/` and `dlsa.json`."""
     began = time.monotonic()
     config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
-    (train, labels), (test, test_labels) = (read(workdir, split) for split in ("train", "test"))
+    train, labels = read(workdir, "train")
     _check_same_data(dataset, labels, workdir)
     head = backbone_head(config, train, labels, dataset.num_classes)
     key = state.stream(config.seed, "dlsa")
     model, train_depth = divide.fit_and_divide(key, train, labels, config.dlsa, head)
     seconds = time.monotonic() - began
     save(workdir, model)
-    logits, depth, likelihood = divide.scores(model, test)
-    bins = config.evaluate.ece_bins
-    plain = baselines(config, train, labels, test, dataset.num_classes, head)
-    measured = {name: metrics.measures(test_labels, x, dataset.groups, bins) for name, x in plain.items()}
-    shown = {"dlsa": logits, "balanced_softmax": plain["balanced_softmax"]}
+    features = {split: read(workdir, split)[0] for split in dataset.evaluated}
+    scores = {split: divide.scores(model, x) for split, x in features.items()}
+    logits, depth, likelihood = scores["test"]
+    plain = {split: baselines(config, train, labels, x, dataset.num_classes, head) for split, x in features.items()}
+    by_split = {split: {**plain[split], "dlsa": scores[split][0]} for split in features}
+    measured = _measured(experiment, by_split, {"dlsa": seconds})
+    shown = {"dlsa": logits, "balanced_softmax": plain["test"]["balanced_softmax"]}
+    test_labels = dataset.test.labels
     result = {
-        "test": metrics.measures(test_labels, logits, dataset.groups, bins),
-        "baselines": measured,
+        "test": measured["dlsa"]["test"],
+        "baselines": {name: x["test"] for name, x in measured.items() if name != "dlsa"},
+        "methods": measured,
         "depths": _depths(model, labels, train_depth, test_labels, logits.argmax(axis=1), depth, dataset),
         "confusion": {n: group_confusion(test_labels, x.argmax(axis=1), dataset.groups) for n, x in shown.items()},
     }
     files.write_npz(workdir / "dlsa" / "test.npz", labels=test_labels, logits=logits, depth=depth, log_p=likelihood)
     files.write_json(workdir / "dlsa.json", result)
     return {"seconds": seconds}
+
+
+def _measured(experiment, by_split, seconds):
+    """Name -> what result.json says of the method, from split -> name -> logits."""
+    dataset, bins = experiment.dataset, experiment.config.evaluate.ece_bins
+    measured = {}
+    for name in by_split["test"]:
+        measures = {
+            split: metrics.measures(getattr(dataset, split).labels, logits[name], dataset.groups, bins)
+            for split, logits in by_split.items()
+        }
+        title = "Cosine" if name == "cosine" else methods.title("RECIPES", name)
+        validation = measures.get("validation")
+        spent = seconds.get(name)
+        measured[name] = {"title": title, "test": measures["test"], "validation": validation, "seconds": spent}
+    return measured
 
 
 def run_separability(experiment: experiments.Experiment) -> dict[str, Any]:
@@ -93,7 +112,10 @@ def backbone_head(config: Any, train: Any, labels: np.ndarray, num_classes: int)
             "of your own; set it to random, or call lt_jax.dlsa.fit with an `initial` head"
         )
     key = state.stream(config.seed, "probe/plain")
-    return linear.fit(key, np.asarray(train), labels, num_classes, config.probe, config.probe.epochs)
+    classes = losses.Classes.of(np.bincount(labels, minlength=num_classes))
+    settings = heads.Settings.of(config.probe, config.probe.epochs)
+    head = heads.linear(key, np.asarray(train), labels, classes, settings=settings)
+    return {"kernel": head.kernel, "bias": head.bias}
 
 
 def baselines(
@@ -114,9 +136,8 @@ def baselines(
         key = state.stream(config.seed, f"dlsa/{name}")
         fitted = classifiers.fit(key, train, labels, everything, counts, options, None, initial)
         scores[name] = batches.over_all(_logits, fitted, test, np.arange(len(test)))[0]
-    scores["nearest_class_mean"] = classifiers.nearest_class_mean(
-        np.asarray(train), labels, np.asarray(test), num_classes
-    )
+    classes = losses.Classes.of(counts)
+    scores["nearest_class_mean"] = heads.nearest_class_mean(None, np.asarray(train), labels, classes)(np.asarray(test))
     return scores
 
 

@@ -1,81 +1,124 @@
 """From the checkpoints of a run to `predictions.npz`, `result.json` and a table.
 
-Headline numbers are those of the last epoch: the test set chooses nothing.
+Headline numbers are those of the last epoch, without test-time augmentation: the test set chooses nothing.
 """
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from lt_jax import metrics
+from lt_jax import heads as head_kinds
+from lt_jax import methods, metrics
 from lt_jax.core import errors, files, log
-from lt_jax.stages import exhibits, fit_heads
 from lt_jax.stages import experiment as experiments
+from lt_jax.stages import heads, report_data
 
-NAMES = {"cross_entropy": "cross-entropy", "crt": "cRT"}
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `predictions.npz`, `result.json` and what the page needs, and prints the table."""
     config, workdir = experiment.config, experiment.workdir
-    evaluate = _from_dlsa if "dlsa" in config.stages else _from_checkpoints
-    predictions, test, baselines, by_method, final = evaluate(experiment)
-    files.write_npz(workdir / "predictions.npz", labels=experiment.dataset.test.labels, **predictions)
-    exhibits.write(experiment, final)
-    result = {**_result(experiment, test, baselines), "yardsticks": by_method}
+    measure = _dlsa if "dlsa" in config.stages else _networks
+    measured, logits, variables = measure(experiment)
+    final = config.method if config.method in measured else list(measured)[-1]
+    files.write_npz(
+        workdir / "predictions.npz",
+        labels=experiment.dataset.test.labels,
+        logits=logits[final],
+        **_baseline_predictions(config, logits, final),
+    )
+    report_data.write(experiment, variables)
+    result = _result(experiment, measured, final)
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
     return {}
 
 
-def _from_checkpoints(experiment):
-    """What predictions.npz holds, measures of the final network, of the baseline, of heads on it; final variables."""
-    config, dataset = experiment.config, experiment.dataset
-    logits, variables, head_logits = {}, {}, {}
-    for stage in ("baseline", "retrain"):
-        if stage not in config.stages:
-            continue
-        variables = experiment.trained(stage)
-        features, logits[stage] = experiment.extract(variables, dataset.test.images)
-        if stage == "baseline":
-            head_logits = fit_heads.logits(experiment, variables, features, logits[stage])
-    measures, head_measures = (
-        {
-            name: metrics.measures(dataset.test.labels, x, dataset.groups, config.evaluate.ece_bins)
-            for name, x in logits_by_name.items()
-        }
-        for logits_by_name in (logits, head_logits)
-    )
-    if "nearest_class_mean" in head_measures:
-        head_measures["nearest_class_mean"]["ece"] = None  # cosines are no confidences
-    final = "retrain" if "retrain" in logits else "baseline"
-    if final == "baseline" or "baseline" not in measures:
-        return {"logits": logits[final]}, measures[final], None, head_measures, variables
-    predictions = {"logits": logits[final], **_answers(logits["baseline"])}
-    return predictions, measures[final], {config.baseline.loss: measures["baseline"]}, head_measures, variables
+def _networks(experiment):
+    """({name: what result.json says of the method}, {name: test logits}, variables of the last network)."""
+    config = experiment.config
+    seconds = _seconds(experiment.workdir)
+    measured, logits, variables = {}, {}, {}
+    if "baseline" in config.stages:
+        name = methods.name_of("SUPERVISED", config.baseline.loss)
+        variables = experiment.trained("baseline")
+        outputs = _outputs(experiment, variables)
+        measured[name] = _measured(experiment, methods.title("SUPERVISED", name), outputs, seconds["baseline"])
+        logits[name] = outputs["test"][1]
+        if "heads" in config.stages:
+            for name in heads.names(config):
+                head = heads.load(experiment.workdir, "baseline", name)
+                of_head = {split: (x, np.asarray(head(x))) for split, (x, _) in outputs.items()}
+                spent = _sum(seconds["baseline"], seconds["heads"].get(name))
+                measured[name] = _measured(experiment, methods.title("HEADS", name), of_head, spent)
+                logits[name] = of_head["test"][1]
+                if isinstance(head, head_kinds.Cosine):  # cosines are no confidences
+                    for measures in (measured[name]["test"], measured[name]["validation"] or {}):
+                        measures["ece"] = None
+    measured |= _probes(experiment.workdir, seconds["pretrain"])
+    if "retrain" in config.stages:
+        name = config.method if config.method not in measured else "retrained"
+        variables = experiment.trained("retrain")
+        outputs = _outputs(experiment, variables)
+        spent = _sum(seconds["pretrain"], seconds["retrain"])
+        measured[name] = _measured(experiment, methods.title("RECIPES", name), outputs, spent)
+        logits[name] = outputs["test"][1]
+    return measured, logits, variables
 
 
-def _answers(logits):
-    """What the page needs of the baseline: its answers (n,) and its confidence in them."""
-    confidence = metrics.confidences(logits).astype(np.float32)
-    return {"baseline_predicted": logits.argmax(axis=1).astype(np.int32), "baseline_confidence": confidence}
+def _outputs(experiment, variables):
+    """Split -> (features, logits) of the network with these variables."""
+    splits = experiment.dataset.evaluated
+    return {name: experiment.extract(variables, split.images) for name, split in splits.items()}
 
 
-def _from_dlsa(experiment):
+def _measured(experiment, title, outputs, seconds):
+    dataset, bins = experiment.dataset, experiment.config.evaluate.ece_bins
+    measures = {
+        split: metrics.measures(getattr(dataset, split).labels, logits, dataset.groups, bins)
+        for split, (_, logits) in outputs.items()
+    }
+    return {"title": title, "test": measures["test"], "validation": measures.get("validation"), "seconds": seconds}
+
+
+def _probes(workdir, seconds):
+    """The linear probes of the pretrained encoder, by protocol."""
+    probes = files.read_json(workdir / "probe.json") or {}
+    validation = probes.get("validation") or {}
+    names = {"plain": ("linear_probe", "Linear probe"), "official": ("linear_probe_official", "Linear probe, official")}
+    return {
+        name: {"title": title, "test": probes[protocol], "validation": validation.get(protocol), "seconds": seconds}
+        for protocol, (name, title) in names.items()
+        if probes.get(protocol)
+    }
+
+
+def _baseline_predictions(config, logits, final):
+    """What the page needs of the baseline: its predicted labels (n,) and their confidence."""
+    name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
+    if name is None or name == final:
+        return {}
+    confidence = metrics.confidences(logits[name]).astype(np.float32)
+    return {"baseline_predicted": logits[name].argmax(axis=1).astype(np.int32), "baseline_confidence": confidence}
+
+
+def _dlsa(experiment):
     file = experiment.workdir / "dlsa.json"
-    result = files.read_json(file)
-    if result is None:
+    measured = files.read_json(file)
+    if measured is None:
         raise errors.BadInput(f"no {file}: run --stage=dlsa first")
     logits = files.read_npz(experiment.workdir / "dlsa" / "test.npz")["logits"]
-    return {"logits": logits}, result["test"], result["baselines"], {}, None
+    return measured["methods"], {"dlsa": logits}, None
 
 
-def _result(experiment, test, baselines):
+def _result(experiment, measured, final):
     config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
+    probes = files.read_json(workdir / "probe.json")
     return {
         "status": "complete",
-        "method": config.method if {"retrain", "dlsa"} & set(config.stages) else config.baseline.loss,
+        "method": final,
         "seed": config.seed,
         "dataset": {
             "name": dataset.name,
@@ -87,13 +130,46 @@ def _result(experiment, test, baselines):
             "index_digest": dataset.index_digest,
             "images": _images(dataset),
         },
-        "test": test,
-        "probe": files.read_json(workdir / "probe.json"),
-        "baseline": baselines,
-        "epoch_rule": "last",
+        "methods": measured,
+        "final": final,
+        "selected": _selected(config, measured, final),
+        "test": measured[final]["test"],
+        "probe": probes and {protocol: probes.get(protocol) for protocol in ("plain", "official")},
+        "baseline": _baselines(config, measured, final),
+        "protocol": {
+            "subset_digest": dataset.index_digest,
+            "epoch_rule": "last",
+            "test_time_augmentation": False,
+            **_network(experiment),
+        },
         "digests": (files.read_json(workdir / "run.json") or {}).get("digests"),
         "timing": _timing(workdir),
     }
+
+
+def _baselines(config, measured, final):
+    """Name -> test measures of the plain classifiers that the final one is compared with; None if there is none."""
+    if "dlsa" in config.stages:
+        return {name: x["test"] for name, x in measured.items() if name != "dlsa"}
+    name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
+    return {name: measured[name]["test"]} if name and name != final else None
+
+
+def _selected(config, measured, final):
+    """The best method on validation images, of those that `lt_jax.load` can load."""
+    loadable = ("dlsa",) if "dlsa" in config.stages else [name for name in measured if name != "linear_probe_official"]
+    return metrics.select({name: measured[name]["validation"] for name in loadable}, final)
+
+
+def _network(experiment):
+    """Name of the encoder and its number of parameters, None where the data are features."""
+    dataset = experiment.dataset
+    if len(dataset.image_shape) != 3:
+        return {"network": None, "parameters": None}
+    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32)
+    shapes = jax.eval_shape(experiment.network.encoder.init, jax.random.key(0), images)
+    parameters = sum(x.size for x in jax.tree.leaves(shapes["params"]))
+    return {"network": experiment.config.encoder.name, "parameters": int(parameters)}
 
 
 def _images(dataset):
@@ -103,6 +179,18 @@ def _images(dataset):
     split = dataset.train
     view = "whole" if split.in_memory else "centre"  # evaluation looks at the middle of an image file
     return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": split.upright}
+
+
+def _seconds(workdir):
+    """Stage -> seconds of training, None where it was not run; of `heads` those of each head."""
+    names = ("pretrain", "baseline", "heads", "retrain")
+    seconds = {name: (files.read_json(workdir / "stages" / f"{name}.json") or {}).get("seconds") for name in names}
+    return {**seconds, "heads": seconds["heads"] or {}}
+
+
+def _sum(*seconds):
+    known = [x for x in seconds if x is not None]
+    return sum(known) if known else None
 
 
 def _timing(workdir):
@@ -117,19 +205,14 @@ def _timing(workdir):
 
 
 def table(result: dict[str, Any]) -> str:
-    """The rows of a result as plain text, accuracies in per cent."""
-    rows = []
-    for name, measures in {**(result["baseline"] or {}), **result.get("yardsticks", {})}.items():
-        rows.append((NAMES.get(name, name.replace("_", " ")), measures))
-    for protocol, measures in (result["probe"] or {}).items():
-        if measures:
-            rows.append((f"linear probe, {protocol}", measures))
-    rows.append((NAMES.get(result["method"], result["method"]), result["test"]))
-    width = max(len(name) for name, _ in rows)
+    """The rows of a result as plain text, accuracies in per cent; the final method is last."""
+    names = sorted(result["methods"], key=lambda name: name == result["final"])
+    rows = [(result["methods"][name]["title"], result["methods"][name]["test"]) for name in names]
+    width = max(len(title) for title, _ in rows)
     lines = [" " * width + "".join(f"{group:>13}" for group in GROUPS)]
-    for name, measures in rows:
+    for title, measures in rows:
         cells = ("n/a" if measures[group] is None else f"{100 * measures[group]:.1f}" for group in GROUPS)
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
+        lines.append(f"{title:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
     counts = result["dataset"]["counts"]
     groups = ", ".join(f"{name} {len(classes)}" for name, classes in result["dataset"]["groups"].items())
     lines.append(

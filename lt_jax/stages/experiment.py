@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lt_jax import data, models
+from lt_jax import data, losses, metrics, models
 from lt_jax.models import projectors
 from lt_jax.train import checkpoint, extract, state
 from lt_jax.train import fit as fit_lib
@@ -27,6 +27,11 @@ class Experiment:
         return data.load(self.config.data)
 
     @functools.cached_property
+    def classes(self) -> losses.Classes:
+        """What losses and heads know about the training set."""
+        return losses.Classes.of(self.dataset.counts)
+
+    @functools.cached_property
     def network(self) -> projectors.Network:
         """The encoder under a linear head with the classes of the data set."""
         return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype)
@@ -40,6 +45,14 @@ class Experiment:
     def extract(self) -> extract.Extractor:
         """Features and logits of `network`, compiled once."""
         return extract.Extractor(self.network, self.config.evaluate.batch_size)
+
+    def validate(self, variables: dict[str, Any]) -> dict[str, float]:
+        """Overall and balanced accuracy of `network` on the validation images; {} where there are none."""
+        split, bins = self.dataset.validation, self.config.evaluate.ece_bins
+        if split is None:
+            return {}
+        measures = metrics.measures(split.labels, self.extract(variables, split.images)[1], self.dataset.groups, bins)
+        return {f"validation_{name}": measures[name] for name in ("overall", "balanced")}
 
     def stream(self, name: str) -> jax.Array:
         """The random key of a named stream."""
@@ -82,6 +95,7 @@ class Experiment:
             stage=stage,
             options=self.config,
             seed=self.config.seed,
+            classes=self.classes,
             **options,
         )
 

@@ -1,7 +1,8 @@
-"""Stage 1: contrastive pretraining with Balanced Negative Sampling."""
+"""Stage 1: contrastive pretraining, by default with Balanced Negative Sampling."""
 
 from typing import Any
 
+from lt_jax import methods
 from lt_jax.sampling import partners
 from lt_jax.stages import experiment as experiments
 from lt_jax.train import fit, steps
@@ -11,11 +12,12 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Trains encoder and projector; the checkpoint is what every later stage starts from."""
     config, labels = experiment.config, experiment.dataset.train.labels
     settings, network = config.pretrain, experiment.contrastive
-    m = settings.m if settings.loss == "paper" else 0
+    objective = methods.entry("CONTRASTIVE", settings.loss, "config.pretrain.loss", settings)
+    m = settings.m if objective.one_pass else 0
     _, progress = experiment.fit(
         "pretrain",
         variables=experiment.initial(network, "pretrain", config.encoder.weights),
-        step=lambda optimizer: steps.pretrain(network, optimizer, settings),
+        step=lambda optimizer: steps.pretrain(network, optimizer, objective, settings.augment),
         order=lambda batch_size, seed: partners.PartnerOrder(labels, batch_size, m, seed),
         drop_last=True,
         own_key=True,

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax import metrics
+from lt_jax import heads, metrics
 from lt_jax.core import files
-from lt_jax.heads import linear
 from lt_jax.sampling import orders
 from lt_jax.stages import experiment as experiments
+from lt_jax.stages import heads as saved_heads
 from lt_jax.train import extract, steps
 
 
@@ -21,34 +21,40 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `probe.json` and `features/`."""
     encoder = experiment.encoder()
     measures = {"plain": plain(experiment, encoder), "official": official(experiment, encoder)}
-    files.write_json(experiment.workdir / "probe.json", measures)
+    files.write_json(experiment.workdir / "probe.json", by_split(measures))
     return {}
 
 
+def by_split(measures: dict[str, Any]) -> dict[str, Any]:
+    """Content of `probe.json`: test measures by protocol, and under "validation" those on validation images."""
+    validation = {protocol: x and x.get("validation") for protocol, x in measures.items()}
+    return {**{protocol: x and x["test"] for protocol, x in measures.items()}, "validation": validation}
+
+
 def plain(experiment: experiments.Experiment, encoder: dict[str, Any], write: bool = True) -> dict[str, Any]:
-    """Test measures of a linear layer on the frozen features of this encoder; with `write` they go to `features/`."""
+    """Measures by split of a linear layer on the frozen features of this encoder; with `write` these are saved."""
     config, dataset = experiment.config, experiment.dataset
     blank = experiment.under_new_head(encoder, "probe/blank")
     train_features, _ = experiment.extract(blank, dataset.train.images)
-    head = linear.fit(
+    head = heads.linear(
         experiment.stream("probe/plain"),
         train_features,
         dataset.train.labels,
-        dataset.num_classes,
-        config.probe,
-        config.probe.epochs,
+        experiment.classes,
+        settings=heads.Settings.of(config.probe, config.probe.epochs),
     )
-    variables = {**blank, "params": {**blank["params"], "head": {"dense": head}}}
-    test_features, test_logits = experiment.extract(variables, dataset.test.images)
+    variables = {**blank, "params": {**blank["params"], "head": head.params()}}
+    outputs = {name: experiment.extract(variables, split.images) for name, split in dataset.evaluated.items()}
     if write:
-        train_logits = train_features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-        extract.write(experiment.workdir, "train", train_features, train_logits, dataset.train)
-        extract.write(experiment.workdir, "test", test_features, test_logits, dataset.test)
-    return metrics.measures(dataset.test.labels, test_logits, dataset.groups, config.evaluate.ece_bins)
+        saved_heads.save(experiment.workdir, "probe", "linear_probe", head)
+        outputs_of_train = {"train": (train_features, head(train_features))}
+        for name, (features, logits) in {**outputs_of_train, **outputs}.items():
+            extract.write(experiment.workdir, name, features, logits, getattr(dataset, name))
+    return _measures(experiment, {name: logits for name, (_, logits) in outputs.items()})
 
 
 def official(experiment: experiments.Experiment, encoder: dict[str, Any]) -> dict[str, Any]:
-    """Test measures of the released code's protocol."""
+    """Measures by split of the released code's protocol."""
     config, dataset, network = experiment.config, experiment.dataset, experiment.network
     settings = config.probe
     subset = balanced_subset(dataset.train.labels, settings.per_class, experiment.number("probe/subset"))
@@ -56,12 +62,19 @@ def official(experiment: experiments.Experiment, encoder: dict[str, Any]) -> dic
         "probe",
         variables=experiment.under_new_head(encoder, "probe/official"),
         step=lambda optimizer: steps.classify(network, optimizer, settings.augment, accumulate=settings.accumulate),
-        order=lambda batch_size, seed: orders.Subset(subset, orders.Order(len(subset), batch_size, seed)),
+        order=lambda batch_size, seed: orders.Subset(subset, orders.Order(subset, batch_size, seed)),
         items=len(subset),
         trainable="head",
     )
-    _, test_logits = experiment.extract(final.averaged(), dataset.test.images)
-    return metrics.measures(dataset.test.labels, test_logits, dataset.groups, config.evaluate.ece_bins)
+    splits = dataset.evaluated.items()
+    return _measures(experiment, {name: experiment.extract(final.averaged(), x.images)[1] for name, x in splits})
+
+
+def _measures(experiment, logits):
+    dataset, bins = experiment.dataset, experiment.config.evaluate.ece_bins
+    return {
+        split: metrics.measures(getattr(dataset, split).labels, x, dataset.groups, bins) for split, x in logits.items()
+    }
 
 
 def balanced_subset(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import ipdpp
+from lt_jax import heads, methods
 from lt_jax.core import distributed, errors, files, log
-from lt_jax.heads import linear
 from lt_jax.sampling import orders
+from lt_jax.stages import baseline
 from lt_jax.stages import experiment as experiments
 from lt_jax.train import extract, state, steps
 
@@ -40,12 +40,18 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         "retrain",
         variables={**encoder, "params": {**fresh["params"], **encoder["params"]}},
         step=lambda optimizer: steps.classify(
-            experiment.network, optimizer, settings.augment, is_whole, settings.accumulate
+            experiment.network,
+            optimizer,
+            settings.augment,
+            mix=baseline.mix_of(settings, "retrain"),
+            moving=is_whole,
+            accumulate=settings.accumulate,
         ),
-        order=lambda batch_size, seed: orders.Order(size, batch_size, seed),
+        order=lambda batch_size, seed: orders.Order(np.empty(size), batch_size, seed),
         items=size,
         trainable=settings.trainable,
         at_epoch=rounds.at_epoch,
+        evaluate=experiment.validate,
     )
     return {"seconds": progress["seconds"], "select_seconds": progress.get("select_seconds", 0.0)}
 
@@ -92,15 +98,8 @@ class Rounds:
             return 0.0  # killed after the draw and before the next save
         settings, key = self._settings, self._key(number)
         began = time.monotonic()
-        indices = ipdpp.select_balanced(
-            key,
-            None,
-            self._labels,
-            settings.k,
-            settings.method,
-            log_probabilities=log_p,
-            scale_power=settings.scale_power,
-        )
+        select = methods.entry("SELECTORS", settings.method, "config.retrain.method", settings)
+        indices = select(key, log_p, None, self._labels, settings.k)
         seconds = time.monotonic() - began
         files.write_npz(
             self._file(number),
@@ -140,13 +139,11 @@ class Rounds:
         experiment, settings = self._experiment, self._settings
         variables = experiment.under_new_head(experiment.encoder(), "retrain/first")
         features, _ = experiment.extract(variables, experiment.dataset.train.images)
-        head = linear.fit(
+        head = heads.linear(
             experiment.stream("retrain/first"),
             features,
             self._labels,
-            experiment.dataset.num_classes,
-            settings,
-            settings.head_epochs,
+            experiment.classes,
+            settings=heads.Settings.of(settings, settings.head_epochs),
         )
-        logits = features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-        return extract.true_log_probabilities(logits, self._labels)
+        return extract.true_log_probabilities(head(features), self._labels)

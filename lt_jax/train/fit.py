@@ -7,7 +7,7 @@ from typing import Any
 import optax
 from etils import epath
 
-from lt_jax import data, optim
+from lt_jax import data, losses, optim
 from lt_jax.data import batches
 from lt_jax.sampling import orders
 from lt_jax.train import loop, sharding, state, steps
@@ -43,11 +43,13 @@ def fit(
     stage: str,
     options: Any,
     seed: int,
+    classes: losses.Classes,
     items: int | None = None,
     trainable: str = "all",
     drop_last: bool = False,
     own_key: bool = False,
     at_epoch: Callable[..., dict[str, Any]] | None = None,
+    evaluate: Callable[[dict[str, Any]], dict[str, float]] | None = None,
 ) -> tuple[state.TrainState, dict[str, Any]]:
     """Trains `variables` to the last step, from the newest checkpoint where there is one.
 
@@ -59,7 +61,8 @@ def fit(
       order: (batch size, seed) -> order of the images.
       directory: the work directory; checkpoints and metrics go there, under the name of the stage.
       stage: its name, which random numbers depend on too.
-      options: the config; its blocks host, log and checkpoint are read.
+      classes: of the training set, which losses read.
+      options: the config; its blocks host, log, checkpoint and evaluate are read.
       items: images of an epoch, where these are not all of the split.
       trainable: "all", or the part of the parameters that is trained.
       drop_last: an epoch leaves out the last, incomplete batch.
@@ -67,6 +70,7 @@ def fit(
       at_epoch: (state, epoch, progress, use) -> progress, before the first step of an epoch and of a resumed run;
         `use(positions)` trains on these images from now on, in `order` over them. Must be idempotent: after a resume it
         may run again for an epoch already seen.
+      evaluate: variables -> measures that are written to metrics.jsonl every `options.evaluate.every_epochs` epochs.
 
     Returns:
       The final state, and its progress: `seconds` spent, over all restarts, and what `at_epoch` has put there.
@@ -87,5 +91,7 @@ def fit(
 
     rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
     times = (sizes.steps, sizes.steps_per_epoch, sizes.batch_size)
-    job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, start_epoch if at_epoch else None)
+    start = start_epoch if at_epoch else None
+    every = options.evaluate.every_epochs * sizes.steps_per_epoch if evaluate else 0
+    job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, classes, start, evaluate, every)
     return loop.train(job, state.create(variables, optimizer, trainable, settings.ema), directory, options)

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from etils import epath
 
+from lt_jax import losses
 from lt_jax.core import distributed, errors, interrupt, log
-from lt_jax.train import checkpoint, sharding, state, steps
+from lt_jax.train import checkpoint, profile, sharding, state, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,13 @@ class Job:
     steps_per_epoch: int
     batch_size: int
     learning_rate: Callable[[int], Any]
+    classes: losses.Classes  # of the training set; steps find it in their data
     # Before the first step of each epoch, and of a resumed run: (state, epoch, progress) -> progress. Must be
     # idempotent: after a resume it may run again for an epoch already seen.
     at_epoch: Callable[[state.TrainState, int, dict[str, Any]], dict[str, Any]] | None = None
+    # (variables) -> measures, which go to metrics.jsonl after each so many steps; 0 = never.
+    evaluate: Callable[[dict[str, Any]], dict[str, float]] | None = None
+    evaluate_every: int = 0
 
 
 def train(
@@ -49,7 +54,7 @@ def train(
     mesh = sharding.mesh(job.batch_size)
     current = sharding.put_state(current, mesh, config.host.shard_params)
     key = np.asarray(jax.random.key_data(state.stream(job.seed, job.stage)))
-    data = sharding.put_replicated({**job.feed.data, "key": key}, mesh)
+    data = sharding.put_replicated({**job.feed.data, "classes": job.classes, "key": key}, mesh)
     if config.host.shard_params:
         share = sharding.held(current)
         log.say(f"{job.stage}: each of {mesh.size} devices holds {share:.0%} of parameters and optimiser")
@@ -57,6 +62,7 @@ def train(
         checkpoint.Saver(workdir / "checkpoints" / job.stage, config.checkpoint.keep) as saver,
         interrupt.deferred(),
         contextlib.closing(job.feed),
+        contextlib.closing(profile.Profiler(config.profile.steps, workdir / "profile" / job.stage)) as profiler,
     ):
         current, progress = _resume(job, saver, current)
         start = int(current.step)
@@ -75,9 +81,12 @@ def train(
                 _stop(job, saver, writer, number)
             # Dispatch returns before the step is done: the host decodes and puts the next batch while devices compute.
             batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
+            profiler.before(number, current)
             with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
                 current, metrics = advance(current, data, batch)
             writer.add(number + 1, current, metrics)
+            if job.evaluate is not None and job.evaluate_every and (number + 1) % job.evaluate_every == 0:
+                writer.add_measures(number + 1, job.evaluate(current.averaged()))
         _save(job, saver, writer, current, progress, clock)
         saver.wait()
         writer.close()
@@ -164,6 +173,10 @@ class _Writer:
             **{name: x if np.isfinite(x) else None for name, x in values.items()},
         )
         self._bar.update(number, loss=values["loss"])
+
+    def add_measures(self, number, measures):
+        epoch = round(number / self._job.steps_per_epoch, 4)
+        self._metrics.add(stage=self._job.stage, step=number, epoch=epoch, **measures)
 
     def flush(self):
         self._metrics.flush()

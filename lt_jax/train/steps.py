@@ -1,128 +1,125 @@
 """Pure training, evaluation and feature steps. A step is (state, data, batch) -> (state, metrics), ready for jit.
 
-`data` is what stays on the device (the key of the stage's random numbers, images uint8, labels) and `batch` holds
-positions in it; or `batch` holds images and labels itself, decoded and cropped on the host. All are arguments: a
-closure would bake the images into the executable, and every seed would compile anew.
+`data` is what stays on the device (the key of the stage's random numbers, `losses.Classes`, images uint8, labels) and
+`batch` holds positions in it; or `batch` holds images and labels itself, decoded and cropped on the host. All are
+arguments: a closure would bake the images into the executable, and every seed would compile anew.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
-from lt_jax import losses
-from lt_jax.augment import policies
-from lt_jax.augment import simclr as augment
+from lt_jax import augment, losses
+from lt_jax.augment import simclr
 from lt_jax.core import errors
-from lt_jax.losses import negatives
-from lt_jax.train import sharding, state
+from lt_jax.train import state
 
-# Losses of both views of a batch, (2B, d) embeddings and (2B,) labels; the last two are there to compare with.
-TWO_VIEW_LOSSES = {"official": losses.bns_official, "supcon": losses.supcon, "simclr": losses.simclr}
+_DISTANCES = 1024  # anchors whose distances are measured: of all pairs of a larger batch a device would hold too much
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[state.TrainState, Any, Any], tuple[state.TrainState, Metrics]]
 
 
-def pretrain(network: nn.Module, tx: optax.GradientTransformation, config: Any) -> Step:
-    """One BNS step. batch: (B, 1 + m) positions, the anchor first; `config` is config.pretrain."""
-    loss_of = _bns_loss if config.loss == "paper" else functools.partial(_two_view_loss, TWO_VIEW_LOSSES[config.loss])
+def pretrain(network: nn.Module, tx: optax.GradientTransformation, objective: Any, augment_options: Any) -> Step:
+    """One step of contrastive pretraining. batch: (B, 1 + m) positions, the anchor first.
+
+    Args:
+      network: images -> l2-normalised embeddings.
+      tx: the optimizer.
+      objective: an entry of `lt_jax.methods.CONTRASTIVE`.
+      augment_options: of the augmentation.
+    """
+    embed = _in_one_pass if objective.one_pass else _view_by_view
 
     def step(current, data, batch):
-        keys = _keys(data, current.step, 2)
-        return _update(current, tx, lambda params: loss_of(network, current, params, data, batch, keys, config))
+        *keys, k_loss = _keys(data, current.step, 3)
+        images, labels, is_cropped = _views(data, batch)
+
+        def loss_of(params):
+            views, stats = embed(network, current, params, images, keys, augment_options, is_cropped)
+            each, _ = objective.loss({}, views, labels, data["classes"], k_loss, None)
+            intra, inter = losses.class_distances(views[:_DISTANCES, -1], labels[:_DISTANCES])
+            return each.mean(), (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+
+        return _update(current, tx, loss_of)
 
     return step
 
 
-def _bns_loss(network, current, params, data, batch, keys, config):
-    """The views of the anchors and of their partners go through one forward pass."""
-    images, labels, is_cropped = _views(data, batch)
+def _in_one_pass(network, current, params, images, keys, options, is_cropped):
+    """Embeddings (B, V, d) of images (B, V, h, w, c); BatchNorm sees all views as one batch."""
     b, columns = images.shape[:2]
-    views = policies.apply(keys[0], images.reshape(-1, *images.shape[2:]), config.augment, is_cropped)
+    views = augment.apply(keys[0], images.reshape(-1, *images.shape[2:]), options, is_cropped)
     embeddings, stats = _forward(network, current, params, views)
-    embeddings = embeddings.reshape(b, columns, -1)
-    queries, anchors_key = embeddings[:, :-1], embeddings[:, -1]
-    loss = _over_negatives(queries, anchors_key, labels, keys[1], config).mean()
-    some = slice(256 if config.ring else None)  # of all pairs a device would hold a (B, B) matrix
-    intra, inter = losses.class_distances(anchors_key[some], labels[some])
-    return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+    return embeddings.reshape(b, columns, -1), stats
 
 
-def _over_negatives(queries, keys, labels, key, config):
-    """(B,): negatives drawn once for the global batch, or their mean; keys gathered, or sent round the devices."""
-    own = jnp.arange(len(labels))
-    if config.negatives == "expected":
-        weights = negatives.expected(labels, labels, config.n)
-        return losses.bns_expected(queries, keys, own, weights, config.temperature)
-    drawn = negatives.sample(key, labels, labels, config.n)
-    if not config.ring:
-        return losses.bns(queries, keys, own, drawn, config.temperature)
-    mesh = sharding.mesh(len(labels))
-    ring = functools.partial(losses.bns_ring, temperature=config.temperature, axis=sharding.AXIS)
-    return sharding.per_device(ring, mesh)(queries, keys, own, drawn)
-
-
-def _two_view_loss(loss_of, network, current, params, data, batch, keys, config):
-    """One forward pass a view, so that BatchNorm statistics are those of the view."""
-    images, labels, is_cropped = _views(data, batch)
-    views = [policies.apply(keys[i], images[:, -i], config.augment, is_cropped) for i in (0, 1)]
-    first, stats = _forward(network, current, params, views[0])
-    current = current.replace(batch_stats=stats)
-    second, stats = _forward(network, current, params, views[1])
-    embeddings, both = jnp.concatenate([first, second]), jnp.concatenate([labels, labels])
-    loss = loss_of(embeddings, both, config.temperature).mean()
-    intra, inter = losses.class_distances(second, labels)
-    return loss, (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+def _view_by_view(network, current, params, images, keys, options, is_cropped):
+    """Embeddings (B, 2, d) of images (B, 2, h, w, c); BatchNorm sees one view at a time."""
+    embeddings = []
+    stats = current.batch_stats
+    for view in (0, 1):
+        augmented = augment.apply(keys[view], images[:, view], options, is_cropped)
+        embedded, stats = _forward(network, current.replace(batch_stats=stats), params, augmented)
+        embeddings.append(embedded)
+    return jnp.stack(embeddings, axis=1), stats
 
 
 def classify(
     network: nn.Module,
     tx: optax.GradientTransformation,
     options: Any,
+    loss: Callable[..., jax.Array] = losses.cross_entropy,
+    mix: Callable[..., Any] | None = None,
     moving: bool = True,
     accumulate: int = 1,
-    log_prior: np.ndarray | None = None,
 ) -> Step:
-    """One step of cross-entropy, or of the balanced softmax. batch: (B,) positions.
+    """One step of a classifier. batch: (B,) positions.
 
     Args:
+      network: images -> logits.
+      tx: the optimizer.
       options: of the augmentation.
+      loss: an entry of `lt_jax.methods.SUPERVISED`.
+      mix: an entry of `lt_jax.methods.MIXES`; None mixes nothing.
       moving: BatchNorm normalises by the batch and updates its running statistics, also under a frozen encoder;
         otherwise it normalises by the running statistics and keeps them.
-      log_prior: (C,) log share of each class, for the balanced softmax; None is cross-entropy.
       accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
     """
 
-    prior = 0.0 if log_prior is None else log_prior[None, :]
-
     def step(current, data, batch):
-        k_augment, k_mix = _keys(data, current.step, 2)
+        k_augment, k_mix, k_loss = _keys(data, current.step, 3)
         images, labels, is_cropped = _take(data, batch)
-        images = policies.apply(k_augment, images, options, is_cropped)
-        images, second_labels, weight = policies.mix(k_mix, images, labels, options.mix)
+        images = augment.apply(k_augment, images, options, is_cropped)
+        targets = labels
+        if mix is not None:
+            images, targets = _mixed(mix, k_mix, images, labels, data["classes"])
 
         def loss_of(params, batch_stats, part):
-            images, labels, second_labels, weight = part
+            images, labels, targets, row = part
             logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
             accuracy = (logits.argmax(-1) == labels).mean()
-            logits = logits.astype(jnp.float32) + prior
-            each = losses.cross_entropy(logits, labels)
-            if options.mix:
-                each = weight * each + (1 - weight) * losses.cross_entropy(logits, second_labels)
+            each = loss(logits, targets, data["classes"], key=jax.random.fold_in(k_loss, row[0]))
             return each.mean(), (stats, {"accuracy": accuracy})
 
-        parts = (images, labels, second_labels, weight)
+        parts = (images, labels, targets, jnp.arange(len(labels)))
         if accumulate == 1:
             return _update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
         return _apply(current, tx, *_accumulated(loss_of, current, parts, accumulate))
 
     return step
+
+
+def _mixed(mix, key, images, labels, classes):
+    """Images mixed with other images of the batch, and their labels (B, C)."""
+    k_partner, k_mix = jax.random.split(key)
+    partner = jax.random.permutation(k_partner, len(labels))
+    targets = jax.nn.one_hot(labels, len(classes.counts))
+    return mix(k_mix, (images, targets), (images[partner], targets[partner]), classes)
 
 
 def _accumulated(loss_of, current, batch, count):
@@ -147,7 +144,7 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
     """(variables, uint8 images) -> (features, logits) on clean images in evaluation mode."""
 
     def step(variables, images):
-        features = network.apply(variables, augment.to_float(images), method="features")
+        features = network.apply(variables, simclr.to_float(images), method="features")
         return features, network.apply({"params": variables["params"]}, features, method=lambda m, x: m.head(x))
 
     return step

@@ -10,12 +10,6 @@ from lt_jax.core import errors
 from lt_jax.dlsa import classifiers, sampling
 
 
-def test_balanced_softmax_by_hand():
-    """Equal logits, counts 3 and 1: -log 3/4 and -log 1/4; a class without items has probability 0."""
-    loss = classifiers.balanced_softmax(jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.array([3.0, 1.0, 0.0]))
-    np.testing.assert_allclose(loss, [-np.log(0.75), -np.log(0.25)], rtol=1e-6)
-
-
 def test_cosine_logits_are_scaled_cosines():
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(3, 4)), rng.normal(size=(4, 2))
@@ -52,12 +46,6 @@ def test_cluster_frequencies_are_used(config):
         jax.random.key(0), features, labels, np.arange(80), np.array([40, 40]), config.classifier, help
     )
     assert (np.asarray(fitted(features, help)).argmax(axis=1) == labels).all()
-
-
-def test_nearest_class_mean_by_hand():
-    features = np.array([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]])
-    scores = classifiers.nearest_class_mean(features, np.array([0, 2, 3]), np.array([[1.0, 0.2], [0.1, 1.0]]), 4)
-    assert scores.argmax(axis=1).tolist() == [0, 2] and (scores[:, 1] == -2).all()
 
 
 def test_division_by_likelihood(config, gaussians):

@@ -63,16 +63,6 @@ def test_hidden_layer_by_hand():
     np.testing.assert_allclose(classifiers.raw_logits(params, x, None, "linear"), [[2 + 6 + 0.5], [0.5]])
 
 
-def test_label_smoothing_by_hand():
-    """Equal logits, counts 3, 1, 0: .9 on the label and .1 on the only other class with items."""
-    counts = jnp.array([3.0, 1.0, 0.0])
-    loss = classifiers.balanced_softmax(jnp.zeros((2, 3)), jnp.array([0, 1]), counts, smoothing=0.1)
-    expected = [-0.9 * np.log(0.75) - 0.1 * np.log(0.25), -0.9 * np.log(0.25) - 0.1 * np.log(0.75)]
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    one_class = classifiers.balanced_softmax(jnp.zeros((1, 3)), jnp.array([0]), jnp.array([2.0, 0, 0]), smoothing=0.1)
-    np.testing.assert_allclose(one_class, 0.0, atol=1e-6)
-
-
 def test_class_cycles_use_every_item_once_per_cycle():
     labels = np.repeat([0, 2, 5], (7, 3, 2))
     config = types.SimpleNamespace(sampling="class_cycles", epochs=20, batch_size=5)

@@ -17,7 +17,7 @@ import numpy as np
 
 from lt_jax.core import errors
 from lt_jax.data.images import Arrays, Raw
-from lt_jax.data.sources import builders
+from lt_jax.data.sources import tfds
 
 _DIGITS_TEST = 50
 
@@ -98,7 +98,7 @@ def cifar100(config: Any) -> Raw:
 
 def _cifar(name: str, archive: _Archive, config: Any) -> Raw:
     if config.tfds:
-        return builders.in_memory(name, archive.class_names, config)
+        return tfds.in_memory(name, archive.class_names, config)
     folder = _data_folder(name, config, archive.binary_tar)
     read, files = _open(folder, archive)
     splits = []

@@ -12,7 +12,7 @@ from typing import Any
 
 from lt_jax.core import errors, log
 from lt_jax.data import images
-from lt_jax.data.sources import builders, folders, generated, textfiles
+from lt_jax.data.sources import folders, generated, textfiles, tfds
 
 # git blob ids of published lists: a file with another id lists other images.
 PUBLISHED = {
@@ -48,7 +48,7 @@ def inat2018(config: Any) -> images.Raw:
 
 def _listed(name, pattern, splits, config):
     if config.tfds:
-        return builders.encoded(name, config)
+        return tfds.encoded(name, config)
     root, where = _folders(name, config)
     lists = [where / pattern.format(split) for split in splits]
     entries_by_file = [read_list(file, CLASSES[name]) for file in lists]

@@ -14,19 +14,19 @@ _BINS = 10
 _FEWEST = 5  # a confidence bin with fewer images is left out: its accuracy would be chance
 
 
-def answers(predictions: dict[str, np.ndarray], result: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def by_method(predictions: dict[str, np.ndarray], result: dict[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name of the method -> predicted labels (n,) and their confidence (n,), for the baseline (if any) and the final.
 
     Args:
       predictions: the content of predictions.npz.
     """
-    by_method = {}
+    predicted = {}
     if "baseline_predicted" in predictions:
         baseline = next(iter(figures.methods(result)))
-        by_method[baseline] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
+        predicted[baseline] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
     logits = predictions["logits"]
-    by_method[figures.final_name(result)] = (logits.argmax(axis=1), metrics.confidences(logits))
-    return by_method
+    predicted[figures.final_name(result)] = (logits.argmax(axis=1), metrics.confidences(logits))
+    return predicted
 
 
 def bins_of_classes(counts: list[int]) -> tuple[np.ndarray, list[str]]:

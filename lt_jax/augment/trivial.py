@@ -1,9 +1,7 @@
-"""Augmentation families on the device: SimCLR, crop and flip, TrivialAugment, cutout, and mixup and cutmix.
+"""TrivialAugment and its operations, on the device.
 
 Images are float32 (b, h, w, c) in [0, 1]; random numbers are drawn for the whole batch at once.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +9,6 @@ import jax.numpy as jnp
 from lt_jax.augment import simclr
 
 _BINS = 30  # magnitudes 0..30 of TrivialAugment, as published
-
-
-def apply(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = False) -> jax.Array:
-    """Augments images as set in `options` (configs/common.py: augment); crop and flip if all else is off.
-
-    Args:
-      images: (b, h, w, c) uint8.
-      is_cropped: the host already cropped the images during decoding.
-
-    Returns:
-      (b, h, w, c) float32 in [0, 1].
-    """
-    k_simclr, k_trivial, k_cutout = jax.random.split(key, 3)
-    out = simclr.simclr(k_simclr, images, options, is_cropped)
-    if options.policy == "trivial":
-        out = trivial(k_trivial, out)
-    if options.cutout > 0.0:
-        out = cutout(k_cutout, out, options.cutout)
-    return out
 
 
 def trivial(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -145,54 +124,3 @@ def _equalized(levels):
 def _levels(images):
     """Values 0..1 as whole numbers 0..255, in float."""
     return jnp.round(images * 255.0)
-
-
-def cutout(key: jax.Array, images: jax.Array, share: float) -> jax.Array:
-    """Fills a square of side share * h with grey, at a uniform centre, clipped (DeVries and Taylor, 2017)."""
-    b, h, w, _ = images.shape
-    k_row, k_column = jax.random.split(key)
-    row, column = jax.random.randint(k_row, (b,), 0, h), jax.random.randint(k_column, (b,), 0, w)
-    side = round(share * h)
-    return jnp.where(_boxes(row - side // 2, column - side // 2, side, side, (h, w)), 0.5, images)
-
-
-def _boxes(top, left, height, width, size):
-    """Mask (b, h, w, 1) bool, true inside each box."""
-    y, x = jnp.arange(size[0])[None, :, None], jnp.arange(size[1])[None, None, :]
-    top, left = top[:, None, None], left[:, None, None]
-    height, width = jnp.reshape(height, (-1, 1, 1)), jnp.reshape(width, (-1, 1, 1))
-    return ((y >= top) & (y < top + height) & (x >= left) & (x < left + width))[..., None]
-
-
-def mix(key: jax.Array, images: jax.Array, labels: jax.Array, kind: str) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mixes each image with another image of the batch.
-
-    Returns:
-      Mixed images, labels (b,) of the other images, and weight (b,) of the first labels.
-    """
-    if not kind:
-        return images, labels, jnp.ones(labels.shape[0])
-    k_order, k_weight, k_place = jax.random.split(key, 3)
-    order = jax.random.permutation(k_order, labels.shape[0])
-    weight = jax.random.uniform(k_weight, (labels.shape[0],))  # Beta(1, 1)
-    mixed = {"mixup": _mixup, "cutmix": _cutmix}[kind]
-    images, weight = mixed(k_place, images, images[order], weight)
-    return images, labels[order], weight
-
-
-def _mixup(key, images, other_images, weight):
-    """weight * image + (1 - weight) * other (Zhang et al., ICLR 2018)."""
-    del key
-    w = weight[:, None, None, None]
-    return w * images + (1 - w) * other_images, weight
-
-
-def _cutmix(key, images, other_images, weight):
-    """Replaces a box of area 1 - weight by the other image; returns the actual weight (Yun et al., ICCV 2019)."""
-    b, h, w, _ = images.shape
-    k_row, k_column = jax.random.split(key)
-    side = jnp.sqrt(1.0 - weight)
-    row, column = jax.random.randint(k_row, (b,), 0, h), jax.random.randint(k_column, (b,), 0, w)
-    height, width = jnp.floor(side * h).astype(jnp.int32), jnp.floor(side * w).astype(jnp.int32)
-    is_other = _boxes(row - height // 2, column - width // 2, height, width, (h, w))
-    return jnp.where(is_other, other_images, images), 1.0 - is_other.mean(axis=(1, 2, 3))

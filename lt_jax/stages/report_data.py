@@ -78,7 +78,7 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
         members = np.flatnonzero(labels == c)
         if method == "uniform":
             chance[members] = k / len(members)
-        elif method != "paper":  # which has no law that could be written down
+        elif method not in ("algorithm1", "paper"):  # which has no law that could be written down
             power = int(drawn["scale_power"])
             scale = None if power == 1 else float(len(members)) ** -power
             law = ipdpp.inclusion_probabilities(None, k, log_probabilities=log_p[members], scale=scale)

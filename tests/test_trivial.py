@@ -8,8 +8,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from sklearn import datasets
 
 from configs import common
-from lt_jax.augment import policies
-from lt_jax.augment import simclr as augment
+from lt_jax import augment, losses
+from lt_jax.augment import cutout, mix, simclr, trivial
+
+CLASSES = losses.Classes.of(np.ones(8))
 
 
 @pytest.fixture(scope="module")
@@ -24,46 +26,46 @@ def assert_close(ours, theirs, tolerance):
 
 
 def scaled(images):
-    return augment.to_float(jnp.asarray(images))
+    return simclr.to_float(jnp.asarray(images))
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8])
 def test_posterize(images, bits):
     theirs = [np.asarray(ImageOps.posterize(Image.fromarray(x), bits)) for x in images]
-    assert_close(policies.posterize(scaled(images), jnp.float32(bits)), theirs, 0.01)
+    assert_close(trivial.posterize(scaled(images), jnp.float32(bits)), theirs, 0.01)
 
 
 @pytest.mark.parametrize("threshold", [0, 100, 255])
 def test_solarize(images, threshold):
     theirs = [np.asarray(ImageOps.solarize(Image.fromarray(x), threshold)) for x in images]
-    assert_close(policies.solarize(scaled(images), jnp.float32((threshold - 0.5) / 255)), theirs, 0.01)
+    assert_close(trivial.solarize(scaled(images), jnp.float32((threshold - 0.5) / 255)), theirs, 0.01)
 
 
 def test_autocontrast(images):
     theirs = [np.asarray(ImageOps.autocontrast(Image.fromarray(x))) for x in images]
-    assert_close(policies.autocontrast(scaled(images)), theirs, 1.01)
+    assert_close(trivial.autocontrast(scaled(images)), theirs, 1.01)
     flat = np.full((1, 8, 8, 3), 77, np.uint8)
-    assert_close(policies.autocontrast(scaled(flat)), flat, 0.01)
+    assert_close(trivial.autocontrast(scaled(flat)), flat, 0.01)
 
 
 def test_equalize(images):
     theirs = [np.asarray(ImageOps.equalize(Image.fromarray(x))) for x in images]
-    assert_close(policies.equalize(scaled(images)), theirs, 0.01)
+    assert_close(trivial.equalize(scaled(images)), theirs, 0.01)
     flat = np.full((1, 8, 8, 3), 77, np.uint8)
-    assert_close(policies.equalize(scaled(flat)), flat, 0.01)
+    assert_close(trivial.equalize(scaled(flat)), flat, 0.01)
 
 
 @pytest.mark.parametrize("factor", [0.01, 1.0, 1.99])
 def test_sharpness(images, factor):
     theirs = [np.asarray(ImageEnhance.Sharpness(Image.fromarray(x)).enhance(factor)) for x in images]
-    assert_close(policies.sharpness(scaled(images), jnp.float32(factor)), theirs, 1.6)
+    assert_close(trivial.sharpness(scaled(images), jnp.float32(factor)), theirs, 1.6)
 
 
-@pytest.mark.parametrize("name", policies.GEOMETRIC)
+@pytest.mark.parametrize("name", trivial.GEOMETRIC)
 @pytest.mark.parametrize("signed", [-0.7, 0.31, 1.0])
 def test_geometry(images, name, signed):
-    which = jnp.full(len(images), policies.OPERATIONS.index(name))
-    matrices = policies._matrices(which, jnp.full(len(images), signed), (32, 32))
+    which = jnp.full(len(images), trivial.OPERATIONS.index(name))
+    matrices = trivial._matrices(which, jnp.full(len(images), signed), (32, 32))
     row = [float(x) for x in np.asarray(matrices[0])]
     expected = {
         "shear_x": (1, 0.99 * signed, -16 * 0.99 * signed, 0, 1, 0),
@@ -74,14 +76,14 @@ def test_geometry(images, name, signed):
     if name in expected:
         np.testing.assert_allclose(row, expected[name], atol=1e-5)
     theirs = [np.asarray(Image.fromarray(x).transform((32, 32), Image.Transform.AFFINE, row)) for x in images]
-    ours = np.asarray(policies.affine(scaled(images), matrices)) * 255
+    ours = np.asarray(trivial.affine(scaled(images), matrices)) * 255
     differ = np.abs(ours - np.stack(theirs)).max(-1) > 0.5
     assert differ.mean() < 0.03  # a point on the edge between two pixels may be rounded to either
 
 
 def test_trivial_applies_one_operation_per_image(images):
     many = scaled(np.tile(images[:1], (1400, 1, 1, 1)))
-    out = np.asarray(jax.jit(policies.trivial)(jax.random.key(0), many))
+    out = np.asarray(jax.jit(trivial.trivial)(jax.random.key(0), many))
     assert out.min() >= 0 and out.max() <= 1
     same = np.abs(out - np.asarray(many)).max((1, 2, 3)) < 1e-6
     assert 1 / 14 < same.mean() < 3 / 14  # identity, and operations at their lowest magnitude
@@ -90,7 +92,7 @@ def test_trivial_applies_one_operation_per_image(images):
 
 def test_cutout_by_hand(images):
     key = jax.random.key(4)
-    out = np.asarray(policies.cutout(key, scaled(images), 0.25))
+    out = np.asarray(cutout.cutout(key, scaled(images), 0.25))
     k_row, k_column = jax.random.split(key)
     rows, columns = jax.random.randint(k_row, (8,), 0, 32), jax.random.randint(k_column, (8,), 0, 32)
     for image, row, column, got in zip(images / np.float32(255), rows, columns, out, strict=True):
@@ -99,42 +101,39 @@ def test_cutout_by_hand(images):
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_by_hand(images, kind):
-    labels = jnp.arange(8)
-    mixed, partners, weight = policies.mix(jax.random.key(1), scaled(images), labels, kind)
-    weight, first, second = np.asarray(weight), images / 255.0, images[np.asarray(partners)] / 255.0
-    assert sorted(np.asarray(partners)) == list(range(8)) and weight.min() >= 0 and weight.max() <= 1
-    if kind == "mixup":
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+@pytest.mark.parametrize("function", [mix.mixup, mix.cutmix])
+def test_mixing_by_hand(images, function, alpha):
+    batch = (scaled(images), jnp.eye(8))
+    partners = (scaled(images[::-1]), jnp.eye(8)[::-1])
+    mixed, labels = (np.asarray(x) for x in function(jax.random.key(1), batch, partners, CLASSES, alpha=alpha))
+    weight = np.diag(labels)
+    np.testing.assert_allclose(labels, weight[:, None] * np.eye(8) + (1 - weight[:, None]) * np.eye(8)[::-1], atol=1e-6)
+    assert weight.min() >= 0 and weight.max() <= 1 and weight.std() > 0.05
+    first, second = images / 255.0, images[::-1] / 255.0
+    if function is mix.mixup:
         expected = weight[:, None, None, None] * first + (1 - weight[:, None, None, None]) * second
-        np.testing.assert_allclose(np.asarray(mixed), expected, atol=1e-5)
-    else:
-        is_first = np.abs(np.asarray(mixed) - first).max(-1) < 1e-6
-        is_second = np.abs(np.asarray(mixed) - second).max(-1) < 1e-6
-        assert (is_first | is_second).all()
-        differs = np.abs(first - second).max(-1) > 1e-3
-        for i in range(8):
-            if partners[i] != i:
-                assert abs(is_first[i][differs[i]].mean() - weight[i]) < 0.15
-
-
-def test_without_mixing_images_stay_unchanged(images):
-    mixed, partners, weight = policies.mix(jax.random.key(1), scaled(images), jnp.arange(8), "")
-    np.testing.assert_array_equal(mixed, scaled(images))
-    assert np.asarray(partners).tolist() == list(range(8)) and np.asarray(weight).tolist() == [1.0] * 8
+        np.testing.assert_allclose(mixed, expected, atol=1e-5)
+        return
+    is_first = np.abs(mixed - first).max(-1) < 1e-6
+    is_second = np.abs(mixed - second).max(-1) < 1e-6
+    assert (is_first | is_second).all()
+    differs = np.abs(first - second).max(-1) > 1e-3
+    for i in range(8):
+        assert abs(is_first[i][differs[i]].mean() - weight[i]) < 0.15
 
 
 def test_crop_and_flip_is_simclr_without_colours(images):
     options = common.augment(crop_scale=1.0, strength=0.0, grey=0.0, blur=False)
-    out = np.asarray(policies.apply(jax.random.key(0), jnp.asarray(images), options))
+    out = np.asarray(augment.apply(jax.random.key(0), jnp.asarray(images), options))
     for image, got in zip(images / np.float32(255), out, strict=True):
         assert np.allclose(got, image, atol=1e-6) or np.allclose(got, image[:, ::-1], atol=1e-6)
     options.policy, options.cutout = "trivial", 0.5
-    more = np.asarray(jax.jit(lambda key, x: policies.apply(key, x, options))(jax.random.key(0), images))
+    more = np.asarray(jax.jit(lambda key, x: augment.apply(key, x, options))(jax.random.key(0), images))
     assert np.abs(more - out).max((1, 2, 3)).min() > 0
 
 
 def test_cropped_images_are_not_cropped_again(images):
     options = common.augment(crop_scale=0.08, flip=0.0, strength=0.0, grey=0.0, blur=False)
-    out = policies.apply(jax.random.key(0), jnp.asarray(images), options, is_cropped=True)
+    out = augment.apply(jax.random.key(0), jnp.asarray(images), options, is_cropped=True)
     np.testing.assert_allclose(out, images / np.float32(255), atol=1e-6)

@@ -1,0 +1,34 @@
+"""Changes of a trained linear head that need no training."""
+
+import jax
+import numpy as np
+
+from lt_jax import losses
+from lt_jax.heads.linear import Linear
+
+
+def logit_adjustment(
+    key: jax.Array | None,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear,
+    tau: float = 1.0,
+) -> Linear:
+    """Logit adjustment.
+
+    Logits - tau * log prior of a network trained with plain cross-entropy.
+
+    Source: Menon et al., "Long-tail learning via logit adjustment" (ICLR 2021), Eq. 9.
+
+    Args:
+      key: unused.
+      features: unused.
+      labels: unused.
+      classes: their `log_prior` is subtracted.
+      initial: the head of the network.
+      tau: strength of the adjustment.
+    """
+    del key, features, labels
+    return Linear(initial.kernel, initial.bias - tau * np.asarray(classes.log_prior))

@@ -1,0 +1,150 @@
+"""The tables of methods. To add a method, write one function and add one line here.
+
+Everything that lists methods reads these tables: choices of config keys, display names, rows of a result, legends of
+the report, and the tests that run every entry. The first line of a function's docstring is its display name, its
+`Source:` line the paper. docs/methods.md has the signatures.
+
+A config names an entry, with options in brackets where they differ from the defaults: `logit_adjustment(tau=2.0)`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from lt_jax import heads, losses
+from lt_jax.augment import mix
+from lt_jax.core import errors
+from lt_jax.methods import contrastive, selectors
+from lt_jax.methods.contrastive import Objective
+from lt_jax.methods.recipes import RECIPES, Recipe
+from lt_jax.sampling import orders
+
+SUPERVISED: dict[str, Callable[..., Any]] = {
+    "cross_entropy": losses.cross_entropy,
+    "balanced_softmax": losses.balanced_softmax,
+    "logit_adjustment": losses.logit_adjustment,
+}
+CONTRASTIVE: dict[str, Objective] = {
+    "bns": Objective(contrastive.bns, one_pass=True),
+    "bns_official": Objective(contrastive.bns_official),
+    "supcon": Objective(contrastive.supcon),
+    "simclr": Objective(contrastive.simclr),
+}
+HEADS: dict[str, Callable[..., Any]] = {
+    "linear": heads.linear,
+    "crt": heads.crt,
+    "nearest_class_mean": heads.nearest_class_mean,
+    "logit_adjustment": heads.logit_adjustment,
+}
+ORDERS: dict[str, Callable[..., Any]] = {
+    "instance": orders.instance,
+    "class_balanced": orders.class_balanced,
+}
+SELECTORS: dict[str, Callable[..., Any]] = {
+    "rank_one": selectors.rank_one,
+    "eigen": selectors.eigen,
+    "algorithm1": selectors.algorithm1,
+    "uniform": selectors.uniform,
+}
+MIXES: dict[str, Callable[..., Any]] = {
+    "mixup": mix.mixup,
+    "cutmix": mix.cutmix,
+}
+
+# Names of version 0.1.
+ALIASES = {"paper": {"CONTRASTIVE": "bns", "SELECTORS": "algorithm1"}, "official": {"CONTRASTIVE": "bns_official"},
+           "class_aware": {"ORDERS": "class_balanced"}}  # fmt: skip
+
+__all__ = ["CONTRASTIVE", "HEADS", "MIXES", "ORDERS", "RECIPES", "SELECTORS", "SUPERVISED", "Objective", "Recipe"]
+
+
+def name_of(table: str, text: str) -> str:
+    """The name of the entry that `text` names, without its options: `focal(gamma=1.0)` is `focal`."""
+    name = text.partition("(")[0].strip()
+    return ALIASES.get(name, {}).get(table, name)
+
+
+def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
+    """The entry that `text` names, with the options in its brackets.
+
+    Args:
+      table: its name, as "SUPERVISED".
+      text: `NAME` or `NAME(option=value, ...)`; values are Python literals.
+      key: of the config, for the message.
+      settings: a block whose keys of the same name are options too; those in brackets come first.
+
+    Raises:
+      BadInput: an unknown name or option, with what was perhaps meant.
+    """
+    entries, name = globals()[table], name_of(table, text)
+    if name not in entries:
+        raise errors.BadInput(f"{key}: {_unknown(text, entries)}")
+    if table == "RECIPES":
+        return entries[name]
+    options, known = _options(text, key), options_of(table, name)
+    for option in options:
+        if option not in known:
+            raise errors.BadInput(f"{key}: {name} has no option {option!r}: {_hint(option, known, name)}")
+    options = {option: settings[option] for option in known if option in (settings or {})} | options
+    if not options:
+        return entries[name]
+    if table == "CONTRASTIVE":
+        return dataclasses.replace(entries[name], loss=functools.partial(entries[name].loss, **options))
+    return functools.partial(entries[name], **options)
+
+
+def options_of(table: str, name: str) -> dict[str, Any]:
+    """Option -> default of an entry: the keyword-only parameters of its function that have a plain default."""
+    function = globals()[table][name]
+    parameters = inspect.signature(getattr(function, "loss", function)).parameters.values()
+    plain = (bool, int, float, str, tuple)
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and isinstance(p.default, plain)}
+
+
+def title(table: str, name: str) -> str:
+    """Display name of an entry; an unknown name without its underscores."""
+    described = globals()[table].get(name)
+    if described is None:
+        return name.replace("_", " ")
+    if isinstance(described, Recipe):
+        return described.title
+    return inspect.getdoc(getattr(described, "loss", described)).partition("\n")[0].rstrip(".")  # type: ignore[union-attr]
+
+
+def source(table: str, name: str) -> str:
+    """The paper of an entry, in one line; "" where its docstring names none."""
+    described = globals()[table][name]
+    if isinstance(described, Recipe):
+        return described.paper
+    match = re.search(r"Source: (.*?)(?:\n\s*\n|$)", getattr(described, "loss", described).__doc__, re.DOTALL)
+    return " ".join(match[1].split()) if match else ""
+
+
+def _options(text, key):
+    """{option: value} of the brackets behind a name."""
+    if "(" not in text:
+        return {}
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (AssertionError, SyntaxError, ValueError) as error:
+        raise errors.BadInput(f"{key}: expected NAME or NAME(option=value, ...), found {text!r}") from error
+
+
+def _unknown(text, entries):
+    close = difflib.get_close_matches(text, entries, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"expected one of {', '.join(entries)}, found {text!r}{hint}"
+
+
+def _hint(option, known, name):
+    close = difflib.get_close_matches(option, known, 1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"it has {', '.join(known)}" if known else f"{name} has no options"

@@ -1,0 +1,59 @@
+"""Convolutions of the networks, in a form whose gradient is fast on a CPU. Accelerators get the plain operation."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`; gradients are bit-equal to it.
+
+    On a CPU the gradient of the kernel reads a transposed copy of x. XLA fuses the producers of x into that copy, here
+    the backward pass of BatchNorm and ReLU, and then computes them once more with strided access: more than half of
+    the time of a training step. A conditional around x keeps them apart. `jax.lax.optimization_barrier` would do, but
+    jax 0.10 drops it before fusion.
+    """
+    forward = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+
+    @jax.custom_vjp
+    def convolution(x, kernel):
+        return forward(x, kernel)
+
+    def save(x, kernel):
+        return forward(x, kernel), (x, kernel)
+
+    def gradients(saved, cotangent):
+        x, kernel = saved
+        for_x = jax.vjp(lambda x: forward(x, kernel), x)[1](cotangent)[0]
+        apart = jax.lax.platform_dependent(x, kernel, cpu=_apart, default=lambda x, kernel: x)
+        for_kernel = jax.vjp(lambda kernel: forward(apart, kernel), kernel)[1](cotangent)[0]
+        return for_x, for_kernel
+
+    convolution.defvjp(save, gradients)
+    return convolution(x, kernel)
+
+
+def _apart(x, kernel):
+    """x, behind a conditional that the compiler cannot remove: a weight equals itself unless it is NaN."""
+    weight = kernel.reshape(-1)[0]
+    return jax.lax.cond(weight == weight, lambda x: x, jnp.zeros_like, x)
+
+
+def unfolded(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence, **options: Any) -> jax.Array:
+    """`convolve`, but maps of at most 4x4 are one product of patches and kernel. Without groups or dilation.
+
+    On a CPU it is up to six times faster for such maps, and halves the time of a step of `resnet_small` on 8x8 images.
+    """
+    if max(x.shape[1:3]) > 4:
+        return convolve(x, kernel, strides, padding, **options)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width, _, features = kernel.shape
+    rows = x.shape[1] - height + 1
+    columns = x.shape[2] - width + 1
+    patches = [
+        x[:, i : i + rows : strides[0], j : j + columns : strides[1]] for i in range(height) for j in range(width)
+    ]
+    return jnp.matmul(jnp.concatenate(patches, -1), kernel.reshape(-1, features), precision=options["precision"])

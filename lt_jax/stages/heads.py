@@ -1,0 +1,85 @@
+"""Stage `heads`: classifiers on the frozen features of the baseline's network. The test set chooses nothing."""
+
+import inspect
+import time
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lt_jax import heads, methods
+from lt_jax.core import distributed, errors, files
+from lt_jax.stages import baseline
+from lt_jax.stages import experiment as experiments
+
+
+def run(experiment: experiments.Experiment) -> dict[str, Any]:
+    """Fits the heads that `config.heads` names; writes `heads/baseline/NAME.npz`."""
+    variables = experiment.trained("baseline")
+    features, _ = experiment.extract(variables, experiment.dataset.train.images)
+    seconds = {}
+    for name, text in names(experiment.config).items():
+        began = time.monotonic()
+        head = fit(experiment, text, features, of_network(variables))
+        seconds[name] = time.monotonic() - began
+        if distributed.is_main():
+            save(experiment.workdir, "baseline", name, head)
+    return {"seconds": seconds}
+
+
+def names(config: Any) -> dict[str, str]:
+    """Name -> entry with its options, of the heads that are fitted on this run's baseline.
+
+    Logit adjustment needs logits that hold the class prior, those of plain cross-entropy.
+    """
+    by_name = {methods.name_of("HEADS", text): text for text in config.heads}
+    if not baseline.is_plain(config.baseline):
+        by_name.pop("logit_adjustment", None)
+    return by_name
+
+
+def fit(experiment: experiments.Experiment, text: str, features: np.ndarray, initial: heads.Linear) -> Any:
+    """The head that `text` names, fitted on features (n, d) of the training images.
+
+    Args:
+      experiment: its config.probe has the settings of heads that are trained.
+      text: an entry of `lt_jax.methods.HEADS`, with options in brackets.
+      features: of all training images, in their order.
+      initial: the network's own head.
+    """
+    fit_head = methods.entry("HEADS", text, "config.heads")
+    options = {}
+    if "settings" in inspect.signature(fit_head).parameters and "probe" in experiment.config:
+        options["settings"] = heads.Settings.of(experiment.config.probe, experiment.config.probe.epochs)
+    key = experiment.stream(f"heads/{methods.name_of('HEADS', text)}")
+    labels = experiment.dataset.train.labels
+    return fit_head(key, features, labels, experiment.classes, initial=initial, **options)
+
+
+def of_network(variables: dict[str, Any]) -> heads.Linear:
+    """The linear head of a network with these variables."""
+    dense = variables["params"]["head"]["dense"]
+    return heads.Linear(np.asarray(dense["kernel"]), np.asarray(dense["bias"]))
+
+
+def save(workdir: epath.Path, stage: str, name: str, head: Any) -> None:
+    """Writes a head on the features of the network of a stage to `heads/STAGE/NAME.npz`."""
+    arrays = {field: np.asarray(value) for field, value in vars(head).items()}
+    files.write_npz(_file(workdir, stage, name), kind=type(head).__name__, **arrays)
+
+
+def load(workdir: epath.Path, stage: str, name: str) -> Any:
+    """The head that `save` has written.
+
+    Raises:
+      BadInput: there is none.
+    """
+    file = _file(workdir, stage, name)
+    if not file.exists():
+        raise errors.BadInput(f"no {file}: run --stage={'heads' if stage == 'baseline' else stage} first")
+    arrays = files.read_npz(file)
+    return heads.KINDS[str(arrays.pop("kind"))](**arrays)
+
+
+def _file(workdir, stage, name):
+    return workdir / "heads" / stage / f"{name}.npz"

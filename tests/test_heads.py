@@ -1,0 +1,96 @@
+"""Heads on frozen features, against the formulas and scikit-learn."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from sklearn.neighbors import NearestCentroid
+
+from configs import digits_lt
+from lt_jax import heads as heads_lib
+from lt_jax import losses, methods
+from lt_jax.core import errors
+from lt_jax.stages import heads
+
+COUNTS = np.array([300, 60, 10])
+
+
+def clusters(counts, seed=0):
+    """(features, labels) of three clusters in four dimensions."""
+    rng = np.random.default_rng(seed)
+    centres = np.array([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]])
+    labels = np.repeat(np.arange(3), counts)
+    return (centres[labels] + rng.normal(size=(len(labels), 4))).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    dataset = types.SimpleNamespace(train=types.SimpleNamespace(labels=np.repeat(np.arange(3), COUNTS)))
+    return types.SimpleNamespace(
+        config=digits_lt.get_config(),
+        dataset=dataset,
+        classes=losses.Classes.of(COUNTS),
+        stream=lambda name: jax.random.key(0),
+    )
+
+
+@pytest.fixture(scope="module")
+def initial():
+    rng = np.random.default_rng(1)
+    return heads_lib.Linear(rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["crt", "nearest_class_mean"])
+def test_balanced_heads_recognise_the_rare_class(experiment, initial, name):
+    features, _ = clusters(COUNTS)
+    test, test_labels = clusters([200] * 3, seed=2)
+    head = heads.fit(experiment, name, features, initial)
+    predicted = np.asarray(head(test)).argmax(axis=1)
+    assert (predicted == 2)[test_labels == 2].mean() > 0.6  # a plain fit reaches about .4 here
+
+
+def test_nearest_class_mean_is_nearly_the_nearest_centroid(experiment, initial):
+    features, labels = clusters(COUNTS)
+    test, _ = clusters([200] * 3, seed=2)
+    head = heads.fit(experiment, "nearest_class_mean", features, initial)
+    centroid = NearestCentroid().fit(features, labels).predict(test)
+    assert (np.asarray(head(test)).argmax(axis=1) == centroid).mean() > 0.8
+
+
+def test_nearest_class_mean_by_hand():
+    features = np.array([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]])
+    classes = losses.Classes.of(np.array([1, 0, 1, 1]))
+    head = heads_lib.nearest_class_mean(None, features, np.array([0, 2, 3]), classes)
+    scores = head(np.array([[1.0, 0.2], [0.1, 1.0]]))
+    assert scores.argmax(axis=1).tolist() == [0, 2] and (scores[:, 1] == -2).all()
+    np.testing.assert_allclose(head(jnp.array([[1.0, 0.2], [0.1, 1.0]])), scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5])
+def test_logit_adjustment_subtracts_the_log_prior(experiment, initial, tau):
+    features, _ = clusters(COUNTS)
+    head = heads.fit(experiment, f"logit_adjustment(tau={tau})", features, initial)
+    expected = initial(features) - tau * np.log(COUNTS / COUNTS.sum())
+    np.testing.assert_allclose(head(features), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("key", "value"), [("loss", "balanced_softmax"), ("sampling", "class_balanced")])
+def test_logits_without_the_prior_are_not_adjusted_again(key, value):
+    config = digits_lt.get_config()
+    assert list(heads.names(config)) == ["logit_adjustment", "crt", "nearest_class_mean"]
+    config.baseline[key] = value
+    assert list(heads.names(config)) == ["crt", "nearest_class_mean"]
+
+
+@pytest.mark.parametrize("name", methods.HEADS)
+def test_every_head_is_saved_and_loaded(experiment, initial, name, tmp_path):
+    features, _ = clusters(COUNTS)
+    head = heads.fit(experiment, name, features, initial)
+    heads.save(epath.Path(tmp_path), "baseline", name, head)
+    loaded = heads.load(epath.Path(tmp_path), "baseline", name)
+    np.testing.assert_array_equal(loaded(features), head(features))
+    with pytest.raises(errors.BadInput, match="no .*other.npz: run --stage=heads first"):
+        heads.load(epath.Path(tmp_path), "baseline", "other")
