@@ -202,7 +202,7 @@ def test_circular_symbolic_links(tree, capsys):
     assert "leads back to" in capsys.readouterr().err
 
 
-def places(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
+def places_lt(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
     """Writes Places-LT with two classes in the layout of the official lists and returns its config."""
     for path in ("train/a/0.jpg", "train/b/0.jpg", "train/a/1.jpg", "val/a/0.jpg", "val/b/0.jpg"):
         write(folder / path, JPEG)
@@ -213,13 +213,13 @@ def places(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
 
 
 def test_official_layout(tmp_path):
-    dataset = data.load(places(tmp_path))
+    dataset = data.load(places_lt(tmp_path))
     assert dataset.class_names == ("a", "b") and dataset.counts.tolist() == [1, 1]
     assert len(dataset.validation.labels) == 1 and len(dataset.test.labels) == 2
 
 
 def test_the_error_names_a_missing_image_and_its_line(tmp_path):
-    config = places(tmp_path, "train/a/0.jpg 0\ntrain/b/7.jpg 1\ntrain/b/8.jpg 1\n")
+    config = places_lt(tmp_path, "train/a/0.jpg 0\ntrain/b/7.jpg 1\ntrain/b/8.jpg 1\n")
     message = r"train/b/7\.jpg \(line 2 of Places_LT_train\.txt\): no such file or directory \(and 1 more\)"
     with pytest.raises(errors.BadInput, match=message):
         data.load(config)
@@ -237,7 +237,7 @@ def test_the_error_names_a_missing_image_and_its_line(tmp_path):
 )
 def test_invalid_line_of_a_list(tmp_path, line, message):
     with pytest.raises(errors.BadInput, match=message):
-        data.load(places(tmp_path, line + "\n"))
+        data.load(places_lt(tmp_path, line + "\n"))
 
 
 def test_missing_list_and_missing_folder(tmp_path):
