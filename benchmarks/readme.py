@@ -1,4 +1,4 @@
-"""Writes the measured tables of README.md and docs/dlsa.md from benchmarks/results/*.json.
+"""Writes the measured tables of the pages from benchmarks/results/*.json, and docs/methods.md from lt_jax.methods.
 
     python benchmarks/readme.py
 
@@ -12,7 +12,9 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "dlsa.md", ROOT / "docs" / "evidence.md", ROOT / "launch" / "README.md")
+PAGES = tuple(
+    ROOT / name for name in ("README.md", "docs/dlsa.md", "docs/evidence.md", "docs/methods.md", "launch/README.md")
+)
 GROUPS = ("overall", "many", "medium", "few")
 
 
@@ -23,13 +25,30 @@ def main():
 
 def filled(text):
     """Returns the page with every table filled in whose results exist; other tables stay unchanged."""
+    for name in re.findall(r"<!-- methods (\w+) -->", text):
+        text = replaced(text, f"methods {name}", methods_table(name))
     for name, table in TABLES.items():
         if (RESULTS / SOURCES[name]).exists():
-            filled_table = table(json.loads((RESULTS / SOURCES[name]).read_text()))
-            text = re.sub(
-                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=filled_table: m[1] + t + m[2], text, flags=re.S
-            )
+            text = replaced(text, name, table(json.loads((RESULTS / SOURCES[name]).read_text())))
     return text
+
+
+def replaced(text, name, table):
+    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
+
+
+def methods_table(name):
+    """Returns the rows of one table of lt_jax.methods: names, titles, options and papers."""
+    from lt_jax import methods
+
+    rows = []
+    for entry in getattr(methods, name):
+        if name == "RECIPES":
+            middle = ", ".join(methods.RECIPES[entry].stages)
+        else:
+            middle = ", ".join(f"`{key}={value!r}`" for key, value in methods.options_of(name, entry).items())
+        rows.append((f"`{entry}`", [methods.title(name, entry), middle, methods.source(name, entry)]))
+    return _table(("title", "stages" if name == "RECIPES" else "options", "source"), rows, corner="name")
 
 
 def cifar(result):
