@@ -1,8 +1,8 @@
-"""Strict settings for every test, eight CPU devices, the compile cache, and runs that many tests share."""
+"""Strict JAX settings, eight CPU devices, the compilation cache, and runs that many tests share."""
 
 import os
 
-# Before JAX starts. Programs of tiny networks run for milliseconds: compiling them fast is what counts.
+# Set before JAX starts. Programs of tiny networks run for milliseconds, so compile time dominates.
 _FLAGS = " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,13 +23,13 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-flags.FLAGS.mark_as_parsed()  # grain asks for it
+flags.FLAGS.mark_as_parsed()  # grain requires it
 config_lib._make_importable()
 
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of the official CIFAR archives, or a skip with the reason."""
+    """Returns the folder of the official CIFAR archives, or skips the test."""
     folder = os.environ.get("LT_JAX_DATA")
     shared = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder and (shared / "unpack.py").exists():
@@ -40,7 +40,7 @@ def real_data():
 
 
 def _unpack(shared):
-    """Rebuilds the archives once for all workers."""
+    """Rebuilds the archives once for all test workers and returns their folder."""
     import subprocess
     import sys
 
@@ -65,13 +65,13 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Flags of the smallest run that passes through every stage."""
+    """Returns the flags of the smallest run of all stages."""
     return TINY
 
 
 @pytest.fixture(scope="session")
 def run_main():
-    """main(flags) in this process -> exit status."""
+    """Returns run_main(*flags) -> exit status, which runs the command in this process."""
     from lt_jax import main
 
     return lambda *words: main.main(["lt_jax", *map(str, words)])
@@ -79,7 +79,7 @@ def run_main():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, run_main):
-    """The work directory of a finished tiny run. Read only."""
+    """Returns the work directory of a finished tiny run. Tests must not change it; see `copied`."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     assert run_main(*TINY, f"--workdir={workdir}") == 0
     return workdir
@@ -87,7 +87,7 @@ def finished(tmp_path_factory, run_main):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A copy of it, to do with as one likes."""
+    """Returns a copy of the finished run that a test may change."""
     import shutil
 
     return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""Augmentation against Pillow and plain NumPy."""
+"""Augmentation compared with Pillow and NumPy."""
 
 import colorsys
 
@@ -14,14 +14,14 @@ from lt_jax.augment import simclr as augment
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth random pictures, uint8 (6, 32, 32, 3): noise would only test the rounding."""
+    """Returns smooth random images, uint8 (6, 32, 32, 3); unsmoothed noise would test only the rounding."""
     generator = np.random.default_rng(0)
     small = generator.integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BICUBIC)) for x in small])
 
 
 def assert_close(ours, theirs, tolerance=1.01):
-    """Within one grey level: Pillow rounds to whole ones."""
+    """Compares within one grey level, since Pillow rounds to integers."""
     np.testing.assert_allclose(np.asarray(ours) * 255, theirs, atol=tolerance)
 
 
@@ -40,7 +40,7 @@ def test_crop_boxes_fit_and_have_the_right_area():
     assert (height >= 1).all() and np.all(height == np.round(height)) and np.all(left == np.round(left))
     area, ratio = height * width / 1024, width / height
     assert area.min() < 0.12 and area.max() > 0.9
-    assert abs(area.mean() - 0.51) < 0.03  # uniform over (.08, 1), less the large ones that do not fit
+    assert abs(area.mean() - 0.51) < 0.03  # uniform over (.08, 1), without large boxes that do not fit
     assert ratio.min() > 0.6 and ratio.max() < 1.6
 
 
@@ -82,7 +82,7 @@ def test_blur_against_pillow_kernel(images):
 
 @pytest.mark.parametrize(("side", "kernel"), [(8, 3), (32, 3), (64, 7), (224, 23)])
 def test_blur_has_a_kernel_of_a_tenth_of_the_side(side, kernel):
-    """A bright pixel spreads over the kernel and no further, in the proportions of the Gaussian."""
+    """A bright pixel spreads over exactly the kernel, in the proportions of the Gaussian."""
     point = jnp.zeros((1, side, side, 1)).at[0, side // 2, side // 2].set(1.0)
     key = jax.random.key(1)
     sigma = float(jax.random.uniform(key, (1, 1, 1, 1), minval=0.1, maxval=2.0)[0, 0, 0, 0])
@@ -93,7 +93,7 @@ def test_blur_has_a_kernel_of_a_tenth_of_the_side(side, kernel):
     np.testing.assert_allclose(augment.gaussian_blur(key, point)[0, :, :, 0], expected, atol=1e-6)
 
 
-def test_flip_and_grey_hit_the_right_share(images):
+def test_share_of_flipped_and_grey_images(images):
     many = jnp.tile(augment.to_float(jnp.asarray(images[:1])), (2000, 1, 1, 1))
     flipped = np.asarray(augment.random_flip(jax.random.key(0), many, 0.5))
     is_flipped = np.abs(flipped - np.asarray(many)[:, :, ::-1]).max((1, 2, 3)) == 0
@@ -104,7 +104,7 @@ def test_flip_and_grey_hit_the_right_share(images):
     assert_close(grey[is_grey][0, ..., 0], np.asarray(Image.fromarray(images[0]).convert("L"), float))
 
 
-def test_jitter_leaves_one_fifth_alone(images):
+def test_jitter_leaves_one_fifth_of_images_unchanged(images):
     many = jnp.tile(augment.to_float(jnp.asarray(images[:1])), (2000, 1, 1, 1))
     out = np.asarray(augment.color_jitter(jax.random.key(0), many, 1.0))
     untouched = np.abs(out - np.asarray(many)).max((1, 2, 3)) == 0
@@ -121,6 +121,6 @@ def test_whole_pipeline_is_pure_and_in_range(images):
     assert first.dtype == np.float32 and first.min() >= 0 and first.max() <= 1 + 1e-6
 
 
-def test_options_that_are_off_change_nothing(images):
+def test_without_options_images_stay_unchanged(images):
     options = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
     assert_close(augment.simclr(jax.random.key(0), jnp.asarray(images), options), images.astype(float), 1e-4)

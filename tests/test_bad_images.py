@@ -1,4 +1,4 @@
-"""Every way in which image files are odd or broken: each works, or is one clear line that names it."""
+"""Unusual and broken image files: each is read, or the error names it in one line."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def config_for(name, folder="", **changes):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Two classes with training and test images."""
+    """Returns a folder of two classes with training and test images."""
     for split, count in (("train", 4), ("test", 2)):
         for name in ("cat", "dog"):
             for i in range(count):
@@ -58,17 +58,17 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_images_are_read_as_rgb(kind):
+def test_unusual_images_are_read_as_rgb(kind):
     content, tolerance = ODD[kind]
-    found = decode.image(content, kind)
-    assert found.dtype == np.uint8 and found.shape == (40, 60, 3)
+    pixels = decode.image(content, kind)
+    assert pixels.dtype == np.uint8 and pixels.shape == (40, 60, 3)
     truth = PIXELS[..., :1].repeat(3, -1) if "grey" in kind else PIXELS
-    assert np.abs(found.astype(int) - truth).max() <= tolerance
+    assert np.abs(pixels.astype(int) - truth).max() <= tolerance
 
 
-def test_exif_turns_a_photo_but_not_a_benchmark():
+def test_exif_orientation_is_applied_only_if_upright():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # to be rotated clockwise by a quarter turn
     content = encoded(Image.fromarray(PIXELS), exif=exif, quality=95)
     assert decode.image(content, "photo").shape == (40, 60, 3)
     turned = decode.image(content, "photo", upright=True)
@@ -79,7 +79,7 @@ def test_exif_turns_a_photo_but_not_a_benchmark():
     assert seen == [(60, 40)]
 
 
-def test_tags_that_turn_nothing_are_read(tree):
+def test_exif_without_orientation_is_accepted(tree):
     write(tree / "train/cat/0.jpg", encoded(Image.fromarray(PIXELS), exif=Image.Exif().tobytes() or b"Exif\0\0"))
     assert data.load(config_for("folder", tree)).train.images.image(0).shape == (40, 60, 3)
 
@@ -112,15 +112,15 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_image_is_named(tree, kind):
+def test_the_error_names_a_broken_image(tree, kind):
     content, message = BROKEN[kind]
     write(tree / "train/dog/2.jpg", content)
     dataset = data.load(config_for("folder", tree))
-    place = next(i for i in range(8) if dataset.train.images.name(i).endswith("dog/2.jpg"))
+    position = next(i for i in range(8) if dataset.train.images.name(i).endswith("dog/2.jpg"))
     with pytest.raises(errors.BadInput, match=rf"train/dog/2\.jpg: .*({message})"):
-        dataset.train.images.views(place, decode.centre_box)
+        dataset.train.images.views(position, decode.centre_box)
     with pytest.raises(errors.BadInput, match=rf"train/dog/2\.jpg: .*({message})"):
-        dataset.train.images.image(place)
+        dataset.train.images.image(position)
 
 
 def test_skip_leaves_out_training_images_and_lists_them(tree, capsys):
@@ -134,7 +134,7 @@ def test_skip_leaves_out_training_images_and_lists_them(tree, capsys):
         assert dataset.train.images.image(i).shape == (40, 60, 3)
 
 
-def test_skip_never_leaves_out_a_test_image(tree):
+def test_skip_does_not_apply_to_test_images(tree):
     write(tree / "test/dog/1.jpg", b"")
     dataset = data.load(config_for("folder", tree, on_bad_image="skip"))
     assert len(dataset.test.labels) == 4
@@ -157,13 +157,13 @@ def test_two_classes_that_differ_by_case(tree):
         data.load(config_for("folder", tree))
 
 
-def test_class_of_the_test_split_alone(tree):
+def test_class_only_in_the_test_split(tree):
     write(tree / "test/emu/0.jpg", JPEG)
     with pytest.raises(errors.BadInput, match="'emu' is no class of the training split"):
         data.load(config_for("folder", tree))
 
 
-def test_folder_above_that_of_the_classes(tree):
+def test_parent_of_the_class_folders(tree):
     (tree / "train").rename(tree / "mine")
     (tree / "test").rename(tree / ".hidden")
     with pytest.raises(errors.BadInput, match=r"'mine' is the only folder with images, of one class; .* give .*mine$"):
@@ -184,17 +184,17 @@ def test_folder_without_images(tmp_path, layout):
 def test_unreadable_directory(tree, monkeypatch):
     scan = os.scandir
 
-    def refuse(place):
-        if os.fspath(place).endswith("dog"):
-            raise PermissionError(13, "Permission denied", place)
-        return scan(place)
+    def refuse(path):
+        if os.fspath(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is refused
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, who may read every folder
     with pytest.raises(errors.BadInput, match=r"train/dog: permission denied"):
         data.load(config_for("folder", tree))
 
 
-def test_symbolic_links_that_lead_in_circles(tree, capsys):
+def test_circular_symbolic_links(tree, capsys):
     os.symlink(tree / "train/cat", tree / "train/cat/again")
     os.symlink(tree / "train/dog/self", tree / "train/dog/self")
     dataset = data.load(config_for("folder", tree))
@@ -202,8 +202,8 @@ def test_symbolic_links_that_lead_in_circles(tree, capsys):
     assert "leads back to" in capsys.readouterr().err
 
 
-def places(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
-    """Places-LT with two classes in the layout of the official lists."""
+def places_lt(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
+    """Writes Places-LT with two classes in the layout of the official lists and returns its config."""
     for path in ("train/a/0.jpg", "train/b/0.jpg", "train/a/1.jpg", "val/a/0.jpg", "val/b/0.jpg"):
         write(folder / path, JPEG)
     (folder / "Places_LT_train.txt").write_text(train)
@@ -213,13 +213,13 @@ def places(folder, train="train/a/0.jpg 0\ntrain/b/0.jpg 1\n"):
 
 
 def test_official_layout(tmp_path):
-    dataset = data.load(places(tmp_path))
+    dataset = data.load(places_lt(tmp_path))
     assert dataset.class_names == ("a", "b") and dataset.counts.tolist() == [1, 1]
     assert len(dataset.validation.labels) == 1 and len(dataset.test.labels) == 2
 
 
-def test_missing_image_is_named_with_its_line(tmp_path):
-    config = places(tmp_path, "train/a/0.jpg 0\ntrain/b/7.jpg 1\ntrain/b/8.jpg 1\n")
+def test_the_error_names_a_missing_image_and_its_line(tmp_path):
+    config = places_lt(tmp_path, "train/a/0.jpg 0\ntrain/b/7.jpg 1\ntrain/b/8.jpg 1\n")
     message = r"train/b/7\.jpg \(line 2 of Places_LT_train\.txt\): no such file or directory \(and 1 more\)"
     with pytest.raises(errors.BadInput, match=message):
         data.load(config)
@@ -235,9 +235,9 @@ def test_missing_image_is_named_with_its_line(tmp_path):
         ("", "holds no images"),
     ],
 )
-def test_line_that_means_nothing(tmp_path, line, message):
+def test_invalid_line_of_a_list(tmp_path, line, message):
     with pytest.raises(errors.BadInput, match=message):
-        data.load(places(tmp_path, line + "\n"))
+        data.load(places_lt(tmp_path, line + "\n"))
 
 
 def test_missing_list_and_missing_folder(tmp_path):
@@ -247,7 +247,7 @@ def test_missing_list_and_missing_folder(tmp_path):
         data.load(config_for("places_lt", tmp_path / "nowhere"))
 
 
-def test_json_whose_label_is_unknown(tmp_path):
+def test_json_with_an_unknown_label(tmp_path):
     content = {
         "images": [{"id": 5, "file_name": "x.jpg"}],
         "annotations": [{"image_id": 5, "category_id": 9}],
@@ -332,13 +332,13 @@ def test_features(tmp_path, form):
     save(labels=np.zeros(7, int))
     with pytest.raises(errors.BadInput, match=r"expected \(n, d\) and \(n,\)"):
         data.load(config_for("features", list=str(file)))
-    for labels, said in (
+    for labels, message in (
         (np.arange(20) - 1, "found -1"),
         (np.arange(20) / 2, "found 0.0"),
         (np.full(20, b"cat"), "cat"),
     ):
         save(labels=labels)
-        with pytest.raises(errors.BadInput, match=f"training labels: expected whole numbers from 0 on, .*{said}"):
+        with pytest.raises(errors.BadInput, match=f"training labels: expected whole numbers from 0 on, .*{message}"):
             data.load(config_for("features", list=str(file)))
     del arrays["test_labels"]
     save()

@@ -1,6 +1,6 @@
-"""A work directory in an object store: no append, no rename, no folders. The store is in memory, behind gs://.
+"""A work directory in an object store without append, rename or folders. The store is in memory, under gs://.
 
-Checkpoints are written by orbax through a driver of its own, which needs a real bucket: no test here reaches it.
+Checkpoints are not tested here: orbax writes them through a driver of its own that needs a real bucket.
 """
 
 import io
@@ -21,7 +21,7 @@ from lt_jax.train import checkpoint
 
 
 class Store(MemoryFileSystem):
-    """What an object store can do: whole objects under names."""
+    """A file system with the operations of an object store: reading and writing whole objects."""
 
     protocol = ("gs", "gcs")
     store: dict = {}
@@ -33,7 +33,7 @@ class Store(MemoryFileSystem):
         return "/" + path.removeprefix("gs://").strip("/")
 
     def makedirs(self, path, exist_ok=False):
-        """A folder is there once something is in it."""
+        """Does nothing: a folder exists when it holds an object."""
 
     def _open(self, path, mode="rb", **kwargs):
         assert mode in ("rb", "wb"), f"{path} was opened with {mode}"
@@ -41,7 +41,7 @@ class Store(MemoryFileSystem):
         return super()._open(path, mode, **kwargs)
 
     def glob(self, path, **kwargs):
-        return [found.lstrip("/") for found in super().glob(path, **kwargs)]
+        return [name.lstrip("/") for name in super().glob(path, **kwargs)]
 
     def mv(self, *_, **__):
         raise AssertionError("an object store cannot rename")
@@ -80,7 +80,7 @@ def test_metrics_grow_and_are_cut_without_append(bucket):
     assert {mode for path, mode in Store.opened if path.endswith("metrics.jsonl")} == {"rb", "wb"}
 
 
-def test_what_a_killed_save_left_is_removed(bucket):
+def test_files_of_an_interrupted_save_are_removed(bucket):
     folder = epath.Path(bucket) / "checkpoints" / "pretrain"
     for name in ("4/state/data", "6.orbax-checkpoint-tmp-1/state/data"):
         (folder / name).write_bytes(b"x")
@@ -90,21 +90,21 @@ def test_what_a_killed_save_left_is_removed(bucket):
 
 @pytest.fixture
 def features(tmp_path):
-    """A file of features that a run without an encoder takes."""
+    """Returns a file of features for a run without an encoder."""
     generator = np.random.default_rng(0)
     labels, test = np.repeat(np.arange(4), [40, 20, 10, 5]), np.repeat(np.arange(4), 5)
     centres = generator.normal(size=(4, 8)) * 3
-    found = {
+    arrays = {
         "features": centres[labels] + generator.normal(size=(75, 8)),
         "labels": labels,
         "test_features": centres[test] + generator.normal(size=(20, 8)),
         "test_labels": test,
     }
-    np.savez(tmp_path / "features.npz", **{k: v.astype(np.float32 if "feat" in k else int) for k, v in found.items()})
+    np.savez(tmp_path / "features.npz", **{k: v.astype(np.float32 if "feat" in k else int) for k, v in arrays.items()})
     return tmp_path / "features.npz"
 
 
-def test_a_run_from_start_to_end_in_a_bucket(bucket, features, run_main, tiny):
+def test_a_whole_run_in_a_bucket(bucket, features, run_main, tiny):
     words = ["--config=configs/dlsa_features.py:smoke", f"--config.data.list={features}", tiny[-1]]
     assert run_main(*words, f"--workdir={bucket}") == 0
     workdir = epath.Path(bucket)
@@ -127,7 +127,7 @@ def test_a_bucket_has_one_owner(bucket, monkeypatch):
     assert not Store.store
 
 
-def test_images_to_predict_in_a_bucket(bucket, capsys):
+def test_predict_finds_images_in_a_bucket(bucket, capsys):
     jpeg = io.BytesIO()
     Image.new("RGB", (4, 4)).save(jpeg, "JPEG")
     folder = epath.Path("gs://bucket/pictures")

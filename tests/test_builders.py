@@ -1,4 +1,4 @@
-"""Sets that tensorflow-datasets has prepared, without TensorFlow: the same images as the official archive."""
+"""Data sets prepared by tensorflow-datasets, read without TensorFlow, hold the images of the official archive."""
 
 import dataclasses
 import io
@@ -16,11 +16,11 @@ from lt_jax.data.sources import archives, lists
 from lt_jax.data.sources import tfds as tfds_source
 
 tfds = pytest.importorskip("tensorflow_datasets")
-tfds.builder_cls("cifar10")  # it registers its builders when first asked, which must not be in the block below
+tfds.builder_cls("cifar10")  # the first call registers the builders, which must not happen in the block below
 
 
 class FromArchive:
-    """A stock builder of CIFAR, but for reading the archive itself: the stock one does that by TensorFlow."""
+    """The standard builder of CIFAR, except that it reads the archive without TensorFlow."""
 
     FOLDER = pathlib.Path()
     MORE: typing.ClassVar = {}
@@ -69,7 +69,7 @@ def check(name, source, target):
 
 @pytest.mark.parametrize(("builder", "bytes_before", "classes"), [(Cifar10, 1, 10), (Cifar100, 2, 100)])
 def test_the_id_restores_the_official_order(builder, bytes_before, classes, tmp_path, monkeypatch):
-    """On an archive in the true layout with a few images a file."""
+    """The archive has the true layout with a few images per file."""
     name, records = builder.name, (30, 20)
     archive = getattr(archives, f"_{name.upper()}")
     monkeypatch.setattr(archives, f"_{name.upper()}", dataclasses.replace(archive, records=records))
@@ -86,7 +86,7 @@ def test_the_id_restores_the_official_order(builder, bytes_before, classes, tmp_
     config = common.data(name, largest=0, imbalance_factor=1.0)
     config.update(dir=str(tmp_path / "tfds"))
     stored = [row["id"] for row in tfds_source.open_source(name, "train", config)]
-    assert sorted(stored) != stored  # it was shuffled, so the order had to be restored
+    assert sorted(stored) != stored  # stored in shuffled order, so the test is meaningful
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ LARGE = {
 
 
 def stock(name, rows):
-    """The stock builder of a large set, but for reading the archives: `rows` split -> (file, label) of each."""
+    """Returns the standard builder of a large set, except that it reads `rows`: split -> [(file, label), ...]."""
     base = tfds.builder_cls(tfds_source.NAMES[name])
     more = {"file_name": "x"} if name == "imagenet_lt" else {"id": "x", "supercategory": 0}
 
@@ -123,23 +123,23 @@ def stock(name, rows):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_large_sets_are_the_images_of_the_lists(name, tmp_path):
-    """A generated tree, prepared by the stock builder's features; read back, it holds the list's very bytes."""
+def test_large_sets_hold_the_images_of_the_lists(name, tmp_path):
+    """A generated tree, prepared with the features of the standard builder, holds the same bytes as the lists."""
     classes = 3
     config = common.data(name, largest=0, imbalance_factor=1.0)
     config.update(generated=classes, image_size=32)
     listed = getattr(lists, name)(config)
     parts = {"train": listed.train, "test": listed.test, "validation": listed.validation}
-    given = {official: parts["test" if name == "inat2018" and official == "validation" else official]
-             for official in LARGE[name][1]}  # fmt: skip
-    rows = {split: [(part.path(i), int(part.labels[i])) for i in range(len(part))] for split, part in given.items()}
+    sources = {official: parts["test" if name == "inat2018" and official == "validation" else official]
+               for official in LARGE[name][1]}  # fmt: skip
+    rows = {split: [(part.path(i), int(part.labels[i])) for i in range(len(part))] for split, part in sources.items()}
     options = tfds.download.DownloadConfig(compute_stats="skip")
     stock(name, rows)(data_dir=str(tmp_path), file_format="array_record").download_and_prepare(download_config=options)
     config.update(generated=0, tfds=True, dir=str(tmp_path))
-    found = getattr(lists, name)(config)
-    assert len(found.class_names) == lists.CLASSES[name]
+    loaded = getattr(lists, name)(config)
+    assert len(loaded.class_names) == lists.CLASSES[name]
     for split in ("train", "test", "validation"):
-        ours, theirs = getattr(found, split), parts[split]
+        ours, theirs = getattr(loaded, split), parts[split]
         if theirs is None:
             assert ours is None
             continue
@@ -147,7 +147,7 @@ def test_large_sets_are_the_images_of_the_lists(name, tmp_path):
         assert pairs(ours) == pairs(theirs) and len(ours) > 0
 
 
-def test_nothing_prepared_is_one_clear_line(tmp_path):
+def test_missing_prepared_data_is_an_error(tmp_path):
     config = common.data("cifar10", largest=0, imbalance_factor=1.0)
     config.update(dir=str(tmp_path), tfds=True)
     with pytest.raises(errors.BadInput, match=r"cifar10: no train split of cifar10 prepared as ArrayRecord in"):

@@ -47,16 +47,16 @@ def pictures(tmp_path, scans):
 
 def test_importing_waits_for_nothing():
     code = "import sys, lt_jax; lt_jax.load; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "set()"
+    stdout = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert stdout.strip() == "set()"
 
 
 def test_answers_are_those_of_the_evaluation(model, finished, scans):
     logits = np.load(finished / "predictions.npz")["logits"]
     expected = np.asarray(jax.nn.softmax(logits, axis=-1))
-    found = model.predict(scans)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
+    probabilities = model.predict(scans)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
     assert model.class_names == tuple("0123456789")
 
 
@@ -74,10 +74,10 @@ def test_image_files_are_cropped_as_in_evaluation(tmp_path):
     Image.fromarray(pixels).resize((600, 900)).save(tmp_path / "a.jpg", quality=95)
     split = images_lib.files(tmp_path, [("a.jpg", 0, 0)])
     like = classifier.Classifier(("x",), (224, 224, 3), "centre", False, None, None, 1)
-    (wanted,) = split.views(0, decode.centre_box)
-    np.testing.assert_array_equal(like.pixels([tmp_path / "a.jpg"])[0], wanted)
+    (crop,) = split.views(0, decode.centre_box)
+    np.testing.assert_array_equal(like.pixels([tmp_path / "a.jpg"])[0], crop)
     by_pillow = like.pixels([Image.open(tmp_path / "a.jpg")])[0]
-    assert np.abs(by_pillow.astype(int) - wanted).mean() < 8  # decoded whole, then shrunk
+    assert np.abs(by_pillow.astype(int) - crop).mean() < 8  # decoded whole, then shrunk
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_bad_images_are_one_line(words, message, finished, tmp_path, run_main, c
     (tmp_path / "nothing.png").write_bytes(b"")
     words = [word.format(tmp_path) for word in words]
     assert run_main(f"--workdir={finished}", "--stage=predict", *words) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and message in said[0]
+    error_lines = capsys.readouterr().err.strip().splitlines()
+    assert len(error_lines) == 1 and message in error_lines[0]
 
 
 @pytest.mark.parametrize("stage", ["predict", "export"])

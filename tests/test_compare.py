@@ -1,4 +1,4 @@
-"""Runs side by side: what sets them apart, mean and spread over seeds, and the page."""
+"""Comparison of runs: labels of their differences, mean and spread over seeds, and the page."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def test_difference_is_paired_by_seed():
     assert compare.difference(first, compare.grouped([run(0, 0.5)])[0], "overall") is None
 
 
-def test_the_same_run_twice_and_other_data_are_refused():
+def test_equal_seeds_and_different_data_are_refused():
     with pytest.raises(errors.BadInput, match="two runs of this experiment have the seed 0"):
         compare.grouped([run(0, 0.5), run(0, 0.5)])
     other = run(1, 0.5)
@@ -80,10 +80,10 @@ BAD = {
 
 
 @pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line(words, message, capsys):
+def test_invalid_input_is_a_one_line_error(words, message, capsys):
     assert command.main(words) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and message in said[0]
+    error_lines = capsys.readouterr().err.strip().splitlines()
+    assert len(error_lines) == 1 and message in error_lines[0]
 
 
 def test_help(capsys):

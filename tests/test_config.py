@@ -1,4 +1,4 @@
-"""Tokens, validation, digests; and that every knob is read by somebody."""
+"""Tokens, validation and digests of configs; every knob is read by a module."""
 
 import importlib
 import pathlib
@@ -20,7 +20,7 @@ def get(name, arg=""):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_smoke_changes_sizes_and_durations_only(name):
+def test_smoke_changes_only_sizes_and_durations(name):
     whole, smoke = (config_lib._flatten(config_lib.resolved(get(name, arg)), ()) for arg in ("", "smoke"))
     assert whole.keys() == smoke.keys()
     changed = {path[-1] for path in whole if whole[path] != smoke[path]}
@@ -76,7 +76,7 @@ def test_validation_names_the_key(key, value):
         config_lib.validate(config)
 
 
-def test_digest_depends_on_what_it_should():
+def test_digest_depends_on_the_settings_of_the_stage():
     def digest(stage, **changes):
         config = get("digits_lt")
         config.update_from_flattened_dict(changes)
@@ -91,15 +91,15 @@ def test_digest_depends_on_what_it_should():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_knob_is_read_and_commented(name):
-    """A knob that no module reads does nothing; one without a comment explains nothing."""
+    """A knob that no module reads has no effect; one without a comment is undocumented."""
     code = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py") if "configs" not in file.parts)
     defined = "\n".join(file.read_text() for file in config_lib.builtin_folder().glob("*.py"))
     for path in config_lib._flatten(config_lib.resolved(get(name)), ()):
         knob = path[-1]
-        assert re.search(rf"\.{knob}\b|\.get\(\"{knob}\"", code), f"nobody reads {'.'.join(path)}"
+        assert re.search(rf"\.{knob}\b|\.get\(\"{knob}\"", code), f"no module reads {'.'.join(path)}"
         assert re.search(rf"\.{knob} = .*  # \S", defined), f"{'.'.join(path)} has no comment"
 
 
-def test_config_that_is_not_there():
+def test_missing_config():
     with pytest.raises(errors.BadInput, match=r"did you mean configs/digits_lt\.py"):
         config_lib.find("configs/digit_lt.py")

@@ -1,4 +1,4 @@
-"""Encoders against their published definitions."""
+"""Encoders compared with their published definitions."""
 
 import functools
 
@@ -27,10 +27,10 @@ def shapes(config, side=32):
 @pytest.mark.parametrize(
     ("name", "width", "parameters", "features"),
     [
-        # torchvision's counts with a 3x3 stem instead of 7x7 and without the last layer: 11,689,512 - 513,000 - 7,680.
+        # Counts of torchvision with a 3x3 stem instead of 7x7, without the last layer: 11,689,512 - 513,000 - 7,680.
         ("resnet18", 64, 11_168_832, 512),
         ("resnet34", 64, 21_276_992, 512),  # 21,797,672 - 513,000 - 7,680
-        ("resnet32", 16, 463_504, 64),  # 464,154 in the CIFAR experiments, less a last layer of 650
+        ("resnet32", 16, 463_504, 64),  # 464,154 in the CIFAR experiments, minus a last layer of 650
     ],
 )
 def test_parameter_counts(name, width, parameters, features):
@@ -41,7 +41,7 @@ def test_parameter_counts(name, width, parameters, features):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "features"),
-    [  # torchvision's and timm's counts, less the last layer of 1000 classes
+    [  # counts of torchvision and timm, minus the last layer of 1000 classes
         ("resnet34", 21_797_672 - 513_000, 512),
         ("resnet50", 25_557_032 - 2_049_000, 2048),
         ("resnet152", 60_192_808 - 2_049_000, 2048),
@@ -72,7 +72,7 @@ def test_networks_give_float32_and_unit_embeddings(dtype):
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
 
 
-def test_initialise_is_what_flax_would_make():
+def test_initialise_gives_the_shapes_of_flax():
     network = encoder.classifier(options("resnet_small", 4), 3, "float32")
     variables = encoder.initialise(network, jax.random.key(0), (8, 8, 3))
     whole = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -81,11 +81,11 @@ def test_initialise_is_what_flax_would_make():
     assert features.shape == (2, 16)
 
 
-# Blocks again in NumPy, by loops over what is defined, with random weights and running statistics.
+# Reference blocks in NumPy, as loops over the definitions, with random weights and running statistics.
 
 
 def scattered(module, *arguments):
-    """Random variables of a module, none of them at its initial value."""
+    """Returns random variables of a module that all differ from their initial values."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *arguments))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: rng.uniform(0.3, 0.9, x.shape).astype(np.float32) * rng.choice([-1, 1]), shapes)
@@ -125,7 +125,7 @@ def test_bottleneck_against_numpy(groups):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (5, 4)])
-def test_small_maps_are_convolved_alike(size, side, stride):
+def test_unfolded_convolution_equals_the_default(size, side, stride):
     normal = np.random.default_rng(0).normal
     x, kernel = normal(size=(2, *size, 3)).astype("f"), normal(size=(side, side, 3, 5)).astype("f")
 
@@ -135,11 +135,11 @@ def test_small_maps_are_convolved_alike(size, side, stride):
         y = network.apply({"params": {"kernel": kernel}}, x)
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
-    found, expected = (
+    unfolded, expected = (
         jax.value_and_grad(functools.partial(loss, convolve), (0, 1), has_aux=True)(x, kernel)
         for convolve in (convolution.unfolded, None)
     )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), unfolded, expected)
 
 
 def layer_norm(x, params):
@@ -172,7 +172,7 @@ def test_transformer_block_against_numpy():
 @pytest.mark.parametrize(
     "make", [functools.partial(resnet.ResNet, (1,), 2), functools.partial(vit.ViT, 1, 1, 2, "small")]
 )
-def test_remat_changes_memory_and_nothing_else(make):
+def test_remat_does_not_change_the_gradient(make):
     grads = []
     for remat in (False, True):
         network = make(remat=remat)
@@ -208,45 +208,46 @@ def test_names_of_torchvision_and_timm(ours, theirs):
 
 
 def exported(variables):
-    """What torchvision or timm would call these variables, in their layout, and a last layer that is left over."""
-    found = {"fc.weight": np.zeros((10, 4), np.float32)}
-    for place, value in jax.tree_util.tree_flatten_with_path(variables)[0]:
+    """Returns the variables under the names and in the layout of torchvision or timm, with an unused last layer."""
+    tensors = {"fc.weight": np.zeros((10, 4), np.float32)}
+    for path, value in jax.tree_util.tree_flatten_with_path(variables)[0]:
         turn = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))
-        name = weights.theirs("/".join(str(key.key) for key in place[1:]))
-        found[name] = np.ascontiguousarray(np.transpose(value, tuple(turn)))
-    return found
+        name = weights.theirs("/".join(str(key.key) for key in path[1:]))
+        tensors[name] = np.ascontiguousarray(np.transpose(value, tuple(turn)))
+    return tensors
 
 
 @pytest.mark.parametrize(("name", "ending"), [("resnet50", "safetensors"), ("resnext50", "npz"), ("vit_small", "npz")])
-def test_weights_of_a_file_are_used(name, ending, tmp_path):
+def test_weights_of_a_file_are_loaded(name, ending, tmp_path):
     from safetensors import numpy as safetensors
 
     network = encoder.classifier(options(name, {"resnet50": 4, "resnext50": 16, "vit_small": 1}[name]), 3, "float32")
-    given = scattered(network.encoder, jnp.zeros((1, 8, 8, 3)))
+    stored = scattered(network.encoder, jnp.zeros((1, 8, 8, 3)))
     path = str(tmp_path / f"w.{ending}")
-    safetensors.save_file(exported(given), path) if ending == "safetensors" else np.savez(path, **exported(given))
+    safetensors.save_file(exported(stored), path) if ending == "safetensors" else np.savez(path, **exported(stored))
     variables = jax.eval_shape(lambda: encoder.initialise(network, jax.random.key(0), (8, 8, 3)))
-    own = {kind: variables[kind]["encoder"] for kind in given}
-    jax.tree.map(np.testing.assert_array_equal, weights.load(path, own), given)
+    own = {kind: variables[kind]["encoder"] for kind in stored}
+    jax.tree.map(np.testing.assert_array_equal, weights.load(path, own), stored)
 
 
-def test_files_that_do_not_fit_are_named(tmp_path):
+def test_errors_name_the_tensor_or_file_that_does_not_fit(tmp_path):
     network = encoder.classifier(options("resnet_small", 4), 3, "float32")
-    given = exported(scattered(network.encoder, jnp.zeros((1, 8, 8, 3))))
+    tensors = exported(scattered(network.encoder, jnp.zeros((1, 8, 8, 3))))
     start = functools.partial(encoder.initialise, network, jax.random.key(0), (8, 8, 3))
 
-    def said(**change):
-        np.savez(tmp_path / "w.npz", **{k: v for k, v in {**given, **change}.items() if v is not None})
+    def message_for(**change):
+        np.savez(tmp_path / "w.npz", **{k: v for k, v in {**tensors, **change}.items() if v is not None})
         with pytest.raises(errors.BadInput) as raised:
             start(str(tmp_path / "w.npz"))
         return str(raised.value)
 
-    assert "has no tensor 'conv1.weight', which stem/kernel needs" in said(**{"conv1.weight": None})
-    assert "'bn1.bias' in" in said(**{"bn1.bias": np.zeros(5)}) and "needs (4,)" in said(**{"bn1.bias": np.zeros(5)})
-    assert "is of type int64, expected floating point" in said(**{"bn1.bias": np.zeros(4, np.int64)})
-    assert "holds a value that is not finite" in said(**{"conv1.weight": given["conv1.weight"] * np.nan})
+    assert "has no tensor 'conv1.weight', which stem/kernel needs" in message_for(**{"conv1.weight": None})
+    wrong_shape = message_for(**{"bn1.bias": np.zeros(5)})
+    assert "'bn1.bias' in" in wrong_shape and "needs (4,)" in wrong_shape
+    assert "is of type int64, expected floating point" in message_for(**{"bn1.bias": np.zeros(4, np.int64)})
+    assert "holds a value that is not finite" in message_for(**{"conv1.weight": tensors["conv1.weight"] * np.nan})
     blocks = {"layer1.1.conv1.weight": np.zeros((4, 4, 3, 3)), "layer1.0.se.fc1.weight": np.zeros((4, 4))}
-    assert "holds 'layer1.0.se.fc1.weight' and 1 more tensors that this encoder does not have" in said(**blocks)
+    assert "holds 'layer1.0.se.fc1.weight' and 1 more tensors that this encoder does not have" in message_for(**blocks)
     for name, content in (("none.npz", None), ("bad.npz", b"nothing"), ("bad.safetensors", b"x" * 20), ("w.pth", b"")):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -254,13 +255,13 @@ def test_files_that_do_not_fit_are_named(tmp_path):
             start(str(tmp_path / name))
 
 
-def test_the_classifier_layer_and_counters_are_left_alone(tmp_path):
+def test_the_classifier_layer_and_counters_are_ignored(tmp_path):
     network = encoder.classifier(options("resnet_small", 4), 3, "float32")
-    given = exported(scattered(network.encoder, jnp.zeros((1, 8, 8, 3))))
+    tensors = exported(scattered(network.encoder, jnp.zeros((1, 8, 8, 3))))
     counters = {"bn1.num_batches_tracked": np.array(7), "layer1.0.bn1.num_batches_tracked": np.array(7)}
-    np.savez(tmp_path / "w.npz", **given, **counters, **{"fc.bias": np.zeros(10)})
+    np.savez(tmp_path / "w.npz", **tensors, **counters, **{"fc.bias": np.zeros(10)})
     loaded = encoder.initialise(network, jax.random.key(0), (8, 8, 3), str(tmp_path / "w.npz"))
-    stem = np.transpose(given["conv1.weight"], (2, 3, 1, 0))
+    stem = np.transpose(tensors["conv1.weight"], (2, 3, 1, 0))
     np.testing.assert_array_equal(loaded["params"]["encoder"]["stem"]["kernel"], stem)
 
 
@@ -287,7 +288,7 @@ def test_torch_initialisation_is_uniform_by_fan_in():
         encoder.build(transformer, "float32")
 
 
-def test_images_are_normalised_as_the_weights_want():
+def test_images_are_normalised_with_mean_and_std():
     config = options("resnet_small", 4)
     variables = encoder.initialise(encoder.classifier(config, 3, "float32"), jax.random.key(0), (8, 8, 3))
     images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))

@@ -1,4 +1,4 @@
-"""The variants of benchmarks/evidence.py say what the config understands; the runs themselves are the benchmark's."""
+"""The variants of benchmarks/evidence.py are valid changes of the config, and its tables are right. Nothing is run."""
 
 import argparse
 import pathlib
@@ -14,7 +14,7 @@ BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 @pytest.fixture(scope="module")
 def evidence():
     if not BENCHMARKS.exists():
-        pytest.skip("the benchmarks are not here: an installed copy")
+        pytest.skip("needs the benchmarks, which an installed copy does not have")
     sys.path.insert(0, str(BENCHMARKS))
     import evidence
 
@@ -26,23 +26,23 @@ def options_of(evidence, config="configs/digits_lt.py", **changed):
     return argparse.Namespace(**{**values, "no_write": True, **changed})
 
 
-def test_every_variant_is_a_change_of_the_config(evidence):
+def config_of(evidence, options, run):
+    return command.parse(["lt_jax", *evidence.command_words(options, run, seed=3)])[0]
+
+
+def test_every_variant_changes_the_config(evidence):
     options = options_of(evidence)
     default = command.parse(["lt_jax", "--config=configs/digits_lt.py"])[0]
     folders = {}
     for table in evidence.tables_of(options).values():
         assert len(table) > 1
         for run in table.values():
-            words = evidence.command_words(options, run, seed=3)
-            config = command.parse(["lt_jax", *words])[0]
+            config = config_of(evidence, options, run)
             assert tuple(config.stages) == run.stages and config.seed == 3
             before = evidence.pretraining(run)
             assert config.init_from == (str(evidence.folder(options, before, 3)) if before else "")
             assert (before is None) == (run.stages[0] == "baseline")
-            assert (
-                before is None
-                or command.parse(["lt_jax", *evidence.command_words(options, before, 3)])[0].init_from == ""
-            )
+            assert before is None or config_of(evidence, options, before).init_from == ""
             for flag in run.flags:
                 key = flag.partition("=")[0].split(".")
                 assert config[key[0]][key[1]] != default[key[0]][key[1]], f"{flag} changes nothing"
@@ -50,20 +50,20 @@ def test_every_variant_is_a_change_of_the_config(evidence):
     assert len(folders) > 25 and all(len(runs) == 1 for runs in folders.values())
 
 
-def test_the_table_pairs_over_seeds(evidence, capsys):
-    found = {"first": [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.5, 0.7)]}
-    found["second"] = [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.6, 0.8)]
-    evidence.report("roads", found, "abc", options_of(evidence))
-    said = capsys.readouterr().out
-    assert "60.0 ± 14.1" in said and "70.0 ± 14.1" in said and "10.0 ± 0.0" in said
+def test_gains_are_paired_over_seeds(evidence, capsys):
+    results_by_row = {"first": [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.5, 0.7)]}
+    results_by_row["second"] = [dict.fromkeys(evidence.keep.GROUPS, x) for x in (0.6, 0.8)]
+    evidence.report("roads", results_by_row, "abc", options_of(evidence))
+    stdout = capsys.readouterr().out
+    assert "60.0 ± 14.1" in stdout and "70.0 ± 14.1" in stdout and "10.0 ± 0.0" in stdout
 
 
-def test_imbalance_factors_are_compared_each_with_its_own_baseline(evidence, capsys):
+def test_each_imbalance_factor_is_compared_with_its_own_baseline(evidence, capsys):
     def row(*values):
         return [dict.fromkeys(evidence.keep.GROUPS, x) for x in values]
 
-    found = {"a": row(0.9, 0.9), "b": row(0.9, 0.9), "c": row(0.5, 0.5), "d": row(0.7, 0.7)}
-    evidence.report("imbalance", found, "abc", options_of(evidence))
+    results_by_row = {"a": row(0.9, 0.9), "b": row(0.9, 0.9), "c": row(0.5, 0.5), "d": row(0.7, 0.7)}
+    evidence.report("imbalance", results_by_row, "abc", options_of(evidence))
     gains = [line.split()[3] for line in capsys.readouterr().out.splitlines() if line.startswith("  gain")]
     assert gains == ["0.0", "20.0"]
 

@@ -1,4 +1,4 @@
-"""Optional packages: one line says how to install a missing one, and start-up imports none of them."""
+"""Optional packages: an error of one line names the extra that installs one, and start-up imports none of them."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ OPTIONAL = {"pyarrow", "h5py", "safetensors", "flatbuffers", "gcsfs", "imblearn"
 
 @pytest.fixture
 def hide(monkeypatch):
-    """hide(package): importing it fails as if it were not installed."""
+    """Returns hide(package), which makes its import fail as if it were not installed."""
 
     def hide(package):
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:
@@ -21,7 +21,7 @@ def hide(monkeypatch):
 
 
 def refused(run_main, capsys, *words):
-    """The line that a refused command prints."""
+    """Returns the last line that a refused command prints."""
     assert run_main(*words) == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -65,7 +65,7 @@ def test_the_under_sampler_names_its_extra(hide, monkeypatch):
         import lt_jax.ipdpp.imblearn  # noqa: F401
 
 
-def test_a_package_that_lacks_one_of_its_own_is_not_called_missing(monkeypatch, tmp_path):
+def test_the_error_names_the_missing_dependency_of_an_installed_package(monkeypatch, tmp_path):
     from lt_jax.core import extras
 
     (tmp_path / "halfthere.py").write_text("import nothing_of_this_name\n")
@@ -75,17 +75,17 @@ def test_a_package_that_lacks_one_of_its_own_is_not_called_missing(monkeypatch, 
 
 
 def imported_by(code):
-    """Top-level packages in memory after `code`, in a process of its own."""
+    """Returns the top-level packages that are imported after `code` has run in a new process."""
     code = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_the_sampler_needs_jax_and_numpy_alone():
+def test_the_sampler_needs_only_jax_and_numpy():
     heavy = {"flax", "grain", "orbax", "optax", "sklearn", "matplotlib", "ml_collections", "tensorflow_datasets"}
     assert not imported_by("import lt_jax.ipdpp") & (heavy | OPTIONAL - {"flatbuffers"})  # jax imports flatbuffers
 
 
-def test_the_package_and_its_help_do_not_wait_for_jax():
+def test_the_package_and_its_help_do_not_import_jax():
     assert not imported_by("import lt_jax") & {"jax", "numpy", "flax"}
     code = "from lt_jax import main; main.main(['lt_jax', '--help'])"
     assert not imported_by(code) & {"jax", "flax", "grain", "orbax", "sklearn", "matplotlib", *OPTIONAL}

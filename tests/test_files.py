@@ -1,4 +1,4 @@
-"""Files are whole or not there, and what the disk says becomes one line."""
+"""Files are written completely or not at all; errors of the disk become one line."""
 
 import errno
 import json
@@ -31,24 +31,24 @@ def test_json_is_strict(tmp_path):
     assert files.read_json(tmp_path / "x.json") is None
 
 
-def test_arrays_come_back(tmp_path):
+def test_arrays_are_read_as_written(tmp_path):
     files.write_npz(tmp_path / "a.npz", x=np.arange(3), method="eigen")
-    found = files.read_npz(tmp_path / "a.npz")
-    np.testing.assert_array_equal(found["x"], [0, 1, 2])
-    assert str(found["method"]) == "eigen"
+    arrays = files.read_npz(tmp_path / "a.npz")
+    np.testing.assert_array_equal(arrays["x"], [0, 1, 2])
+    assert str(arrays["method"]) == "eigen"
     files.write_npy(tmp_path / "deep" / "b.npy", np.eye(2))
     np.testing.assert_array_equal(np.load(tmp_path / "deep" / "b.npy", mmap_mode="r"), np.eye(2))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "deep"]
 
 
-def test_metrics_are_cut_at_the_restored_step(tmp_path):
+def test_metrics_after_the_restored_step_are_removed(tmp_path):
     metrics = log.Metrics(epath.Path(tmp_path))
     for step in (1, 2, 3):
         metrics.add(stage="pretrain", step=step)
     metrics.add(stage="probe", step=3)
     metrics.flush()
     with pathlib.Path(tmp_path, "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "pre')  # as a killed writer may leave it
+        file.write('{"stage": "pre')  # an incomplete line, as after a kill
     again = log.Metrics(epath.Path(tmp_path))
     again.cut("pretrain", after=2)
     again.flush()

@@ -1,4 +1,4 @@
-"""Folders as people have them: names of splits, files of other formats, folders of systems, links, odd names."""
+"""Image folders: names of splits, files of other formats, system folders, links, unusual names."""
 
 import io
 import os
@@ -110,7 +110,7 @@ def test_a_class_called_train_with_folders_in_it(tmp_path, capsys):
     assert line.endswith("splits train (training); bus, tram are left out")
 
 
-def test_a_test_folder_without_classes_is_left_out_and_said(tmp_path, capsys):
+def test_a_test_folder_without_classes_is_left_out_and_logged(tmp_path, capsys):
     write(tmp_path, "test/1.jpg", "test/2.jpg", *(f"train/{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)))
     dataset = load(tmp_path)
     assert dataset.class_names == ("cat", "dog") and dataset.counts.tolist() == [4, 4]
@@ -118,14 +118,14 @@ def test_a_test_folder_without_classes_is_left_out_and_said(tmp_path, capsys):
     assert line.endswith("splits train (training); test is left out: it holds no class folders")
 
 
-def test_folders_beside_the_splits_are_left_out_and_said(tmp_path, capsys):
+def test_folders_beside_the_splits_are_left_out_and_logged(tmp_path, capsys):
     write(tmp_path, "extra/1.jpg", *(f"{s}/{c}/0.jpg" for s in ("train", "test") for c in ("cat", "dog")))
     assert load(tmp_path).class_names == ("cat", "dog")
     (line,) = lines_of(capsys, f"folder {tmp_path}: ")
     assert line.endswith("splits train (training) and test (test); extra is left out")
 
 
-def test_the_key_overrides(tmp_path):
+def test_config_data_splits_overrides_the_detection(tmp_path):
     write(tmp_path, *(f"{split}/{c}/{i}.jpg" for split in ("train", "test") for c in ("a", "b") for i in range(2)))
     assert load(tmp_path, splits="none").class_names == ("test", "train")
     assert load(tmp_path, splits="folders").class_names == ("a", "b")
@@ -139,14 +139,14 @@ def test_split_folders_are_required(tmp_path):
         load(tmp_path, splits="folders")
 
 
-def test_a_wrong_key_on_the_command_line(tmp_path, run_main, capsys):
+def test_invalid_splits_on_the_command_line(tmp_path, run_main, capsys):
     words = ["--config=configs/folder.py:cpu", "--stage=show_data", f"--workdir={tmp_path / 'run'}"]
     assert run_main(*words, "--config.data.splits=some") == 2
     assert "config.data.splits: expected one of auto, folders, none, found 'some'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_key_on_the_command_line(tmp_path, run_main, capsys):
+def test_splits_on_the_command_line(tmp_path, run_main, capsys):
     write(tmp_path, *(f"{split}/{c}/{i}.jpg" for split in ("train", "test") for c in ("a", "b") for i in range(2)))
     words = ["--config=configs/folder.py:cpu", f"--config.data.dir={tmp_path}", "--stage=show_data",
              "--config.data.workers=0", f"--workdir={tmp_path / 'run'}"]  # fmt: skip
@@ -155,7 +155,7 @@ def test_the_key_on_the_command_line(tmp_path, run_main, capsys):
 
 
 @pytest.mark.parametrize("workdir", ["run", "runs/mine"])
-def test_a_work_directory_among_the_classes_is_no_class(tmp_path, capsys, workdir):
+def test_a_work_directory_among_the_classes_is_not_a_class(tmp_path, capsys, workdir):
     write(tmp_path, *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(3)))
     write(tmp_path / workdir, "run.json", "config.json", "figures/contact_sheet.png")
     assert load(tmp_path).class_names == ("cat", "dog")
@@ -181,7 +181,7 @@ def tree(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.jfif", "x", "x.JPG_large", "x.jpe", "x.heic", "x.img", "x.jpg "])
-def test_images_are_known_by_their_content(tree, name):
+def test_images_are_recognised_by_content(tree, name):
     write(tree, f"train/cat/{name}")
     dataset = load(tree)
     assert dataset.counts.tolist() == [3, 2] and f"train/cat/{name}" in names_of(dataset.train)
@@ -190,7 +190,7 @@ def test_images_are_known_by_their_content(tree, name):
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "QOI"])
-def test_every_format_is_known_by_its_content(tree, form):
+def test_every_format_is_recognised_by_content(tree, form):
     if form not in Image.SAVE:
         pytest.skip(f"this Pillow cannot write {form}")
     write(tree, "train/cat/x", content=encoded(form))
@@ -225,20 +225,20 @@ def test_other_files_are_counted_and_listed_in_one_line(tree, capsys):
     )
 
 
-def test_a_long_list_is_cut(tree, capsys):
+def test_a_long_list_of_skipped_files_is_shortened(tree, capsys):
     write(tree, *(f"train/cat/{i}.txt" for i in range(9)), content=b"words")
     load(tree)
     assert "9 files skipped: 9 .txt (train/cat/0.txt, train/cat/1.txt, train/cat/2.txt, ...)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "a.json", "a.csv", "a.xml", "a.md", "a.ini", "a.db"])
-def test_side_files_are_no_errors(tree, name):
-    write(tree, f"train/cat/{name}", content=JPEG)  # nobody looks into a side file
+def test_side_files_are_ignored(tree, name):
+    write(tree, f"train/cat/{name}", content=JPEG)  # side files are not opened, so their content has no effect
     assert load(tree).counts.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "emu"), ("test", "dog")])
-def test_a_class_that_vanishes_is_an_error(tree, split, name):
+def test_a_class_without_readable_images_is_an_error(tree, split, name):
     for file in (tree / split / "dog").iterdir():
         file.unlink()
     write(tree, *(f"{split}/{name}/{i}.HEIC" for i in range(3)), content=HEIC)
@@ -248,13 +248,13 @@ def test_a_class_that_vanishes_is_an_error(tree, split, name):
     assert "HEIC cannot be read, convert them to JPEG" in str(raised.value)
 
 
-def test_images_beside_the_class_folders_are_said(tmp_path, capsys):
+def test_images_beside_the_class_folders_are_logged(tmp_path, capsys):
     write(tmp_path, "0.jpg", "labels.csv", *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(3)))
     assert load(tmp_path).class_names == ("cat", "dog")
     assert f"folder {tmp_path}: 1 image lies in no class folder and is left out: 0.jpg" in capsys.readouterr().err
 
 
-def test_class_folders_without_files_are_said(tmp_path, capsys):
+def test_class_folders_without_files_are_logged(tmp_path, capsys):
     write(tmp_path, *(f"{c}/{i}.jpg" for c in ("cat", "dog") for i in range(3)))
     (tmp_path / "emu").mkdir()
     assert load(tmp_path).class_names == ("cat", "dog")
@@ -278,7 +278,7 @@ def test_system_files_and_folders_are_ignored_silently(tree, capsys, name):
     assert len(classifier.find_images([str(tree)])) == 8
 
 
-def test_predict_walks_as_training_does(tree, capsys):
+def test_predict_finds_the_same_images_as_training(tree, capsys):
     write(tree, "train/cat/x", "train/cat/y.jfif")
     write(tree, "train/cat/z.HEIC", content=HEIC)
     paths = [os.fspath(path) for path in classifier.find_images([str(tree / "train")])]
@@ -289,14 +289,14 @@ def test_predict_walks_as_training_does(tree, capsys):
         classifier.find_images([str(tree / "only")])
 
 
-def test_pipes_are_not_waited_for(tree, capsys):
+def test_pipes_are_skipped(tree, capsys):
     os.mkfifo(tree / "train/cat/x.jpg")
     os.mkfifo(tree / "train/cat/y")
     assert load(tree).counts.tolist() == [2, 2]
     assert "2 files skipped" in capsys.readouterr().err
 
 
-def test_only_unknown_suffixes_are_looked_into(tree, monkeypatch):
+def test_only_files_of_unknown_suffix_are_opened(tree, monkeypatch):
     import builtins
 
     opened, real = [], builtins.open
@@ -317,12 +317,12 @@ def test_folders_that_contain_themselves(tree, capsys):
     os.symlink(tree / "train", tree / "train/dog/above")
     dataset = load(tree)
     assert dataset.class_names == ("cat", "dog") and dataset.counts.tolist() == [2, 2]
-    assert capsys.readouterr().err.count(f"{tree}/self leads back to") == 0  # beside split folders it means nothing
+    assert capsys.readouterr().err.count(f"{tree}/self leads back to") == 0  # folders beside the splits are not walked
     assert load(tree / "train").counts.tolist() == [1, 1]
     assert capsys.readouterr().err.count("again leads back to") == 2
 
 
-def test_predict_leaves_circles_alone(tree, capsys):
+def test_predict_ignores_circular_links(tree, capsys):
     os.symlink(tree, tree / "self")
     for c in ("cat", "dog"):
         os.symlink(tree / "train", tree / "train" / c / "above")
@@ -331,7 +331,7 @@ def test_predict_leaves_circles_alone(tree, capsys):
 
 
 def test_many_links_to_one_another_are_walked_once(tmp_path):
-    for a in range(9):  # nine folders that each link to all: nine factorial ways through them
+    for a in range(9):  # nine folders that each link to all of them: 9! paths
         write(tmp_path, f"cat/{a}/{a}.jpg")
         for b in range(9):
             os.symlink(tmp_path / "cat" / str(b), tmp_path / "cat" / str(a) / f"to{b}")

@@ -1,4 +1,4 @@
-"""Several real processes on this machine: they train one model, are killed, stopped, lost, and resume on any number."""
+"""Several processes on this machine train one model; they are killed, stopped or lost, and resume on any number."""
 
 import argparse
 import concurrent.futures
@@ -18,7 +18,7 @@ from launch import local
 from lt_jax import data, ipdpp
 from lt_jax.core import distributed, errors
 
-# Relative, after 20 steps: sums in another order differ in the last bit, and training lets that grow.
+# Relative, after 20 steps: sums in another order differ in the last bit, and training amplifies the difference.
 ROUNDING = 2e-4
 STAGES = ("--config.stages=('pretrain','retrain','evaluate','report')",)
 LONGER = ("--config.pretrain.epochs=4", "--config.checkpoint.every_steps=2", "--config.host.heartbeat_seconds=10")
@@ -31,10 +31,13 @@ def start(count, words, workdir):
 
 
 def finish(processes, seconds=400):
-    """(status, output) of each. All are read at once: one whose pipe is full would wait, and the others for it."""
+    """Returns (status, output) of each process.
+
+    All outputs are read at the same time: a process with a full pipe would wait, and the other processes for it.
+    """
     with concurrent.futures.ThreadPoolExecutor(len(processes)) as readers:
-        said = list(readers.map(lambda process: process.communicate(timeout=seconds)[0], processes))
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+        outputs = list(readers.map(lambda process: process.communicate(timeout=seconds)[0], processes))
+    return [(process.returncode, text) for process, text in zip(processes, outputs, strict=True)]
 
 
 def until_step(processes, workdir, step):
@@ -51,9 +54,9 @@ def until_step(processes, workdir, step):
 
 def losses(workdir, stage="pretrain"):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    found = {line["step"]: line["loss"] for line in lines if line["stage"] == stage}
-    assert list(found) == list(range(1, len(found) + 1))
-    return list(found.values())
+    losses_by_step = {line["step"]: line["loss"] for line in lines if line["stage"] == stage}
+    assert list(losses_by_step) == list(range(1, len(losses_by_step) + 1))
+    return list(losses_by_step.values())
 
 
 def result(workdir):
@@ -62,16 +65,16 @@ def result(workdir):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, tiny):
-    """The work directory of an unbroken run on two processes."""
+    """Returns the work directory of an uninterrupted run on two processes."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    for status, said in finish(start(2, tiny, workdir)):
-        assert status == 0, said
+    for status, output in finish(start(2, tiny, workdir)):
+        assert status == 0, output
     return workdir
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, tiny):
-    """A run on two processes, all of them killed in pretraining."""
+    """Returns the work directory of a run on two processes that were both killed in pretraining."""
     workdir = tmp_path_factory.mktemp("killed") / "run"
     processes = start(2, tiny, workdir)
     until_step(processes, workdir, 4)
@@ -90,18 +93,18 @@ def test_two_processes_train_like_one(two, tmp_path, run_main, tiny):
 
 
 @pytest.mark.slow
-def test_the_subset_of_two_processes_is_that_of_one_for_the_same_log_p(two):
+def test_two_processes_draw_the_subset_of_one_process(two):
     labels = data.load(digits_lt.get_config("smoke").data).train.labels
     assert len(list((two / "subsets").iterdir())) == 2
     for path in (two / "subsets").iterdir():
-        found = dict(np.load(path))
-        key = jax.random.wrap_key_data(found["key"])
-        again = ipdpp.select_balanced(key, None, labels, int(found["k"]), log_probabilities=found["log_p"])
-        np.testing.assert_array_equal(found["indices"], again)
+        subset = dict(np.load(path))
+        key = jax.random.wrap_key_data(subset["key"])
+        again = ipdpp.select_balanced(key, None, labels, int(subset["k"]), log_probabilities=subset["log_p"])
+        np.testing.assert_array_equal(subset["indices"], again)
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_on_as_many_is_bit_equal(two, killed, tmp_path, tiny):
+def test_killed_and_resumed_on_the_same_number_is_bit_equal(two, killed, tmp_path, tiny):
     workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
     ended = finish(start(2, tiny, workdir))
     assert [status for status, _ in ended] == [0, 0], ended
@@ -114,13 +117,13 @@ def test_killed_and_resumed_on_as_many_is_bit_equal(two, killed, tmp_path, tiny)
 @pytest.mark.parametrize("count", [1, 4])
 def test_killed_and_resumed_on_another_number(two, killed, tmp_path, tiny, count):
     workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
-    for status, said in finish(start(count, (*tiny, "--stage=pretrain"), workdir)):
-        assert status == 0, said
+    for status, output in finish(start(count, (*tiny, "--stage=pretrain"), workdir)):
+        assert status == 0, output
     np.testing.assert_allclose(losses(workdir), losses(two), rtol=ROUNDING)
 
 
 @pytest.mark.slow
-def test_four_processes_train_like_one_and_resume_on_as_many_and_on_two(tmp_path, run_main, tiny):
+def test_four_processes_train_like_one_and_resume_on_four_and_two(tmp_path, run_main, tiny):
     words, whole, killed = (*tiny, "--stage=pretrain"), tmp_path / "whole", tmp_path / "killed"
     assert run_main(*words, *LONGER, f"--workdir={tmp_path / 'one'}") == 0
     assert [status for status, _ in finish(start(4, words, whole))] == [0] * 4
@@ -151,7 +154,7 @@ def newest(workdir):
 
 
 @pytest.mark.slow
-def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(two, killed, tmp_path, tiny):
+def test_a_truncated_checkpoint_is_reported_and_the_previous_one_is_used(two, killed, tmp_path, tiny):
     workdir = pathlib.Path(shutil.copytree(killed, tmp_path / "run"))
     last, before = newest(workdir)
     truncate(workdir / f"checkpoints/pretrain/{last}/variables", "**/d/*")
@@ -162,7 +165,7 @@ def test_a_truncated_newest_checkpoint_is_named_and_the_one_before_is_used(two, 
 
 
 @pytest.mark.slow
-def test_split_over_two_processes_and_one_cannot_read_its_part(two, tmp_path, tiny):
+def test_a_truncated_part_of_a_split_checkpoint_is_reported(two, tmp_path, tiny):
     words = (*tiny, "--stage=pretrain", "--config.host.shard_params=True")
     ended = finish(start(2, words, tmp_path))
     assert [status for status, _ in ended] == [0, 0], ended
@@ -180,13 +183,13 @@ def test_split_over_two_processes_and_one_cannot_read_its_part(two, tmp_path, ti
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(two, tmp_path, tiny):
+def test_a_signal_stops_both_processes_and_a_lost_process_ends_the_other(two, tmp_path, tiny):
     processes = start(2, tiny, tmp_path)
     until_step(processes, tmp_path, 2)
     processes[1].terminate()
     ended = finish(processes)
     assert [status for status, _ in ended] == [75, 75], ended
-    lines = [[line for line in said.splitlines() if line.startswith("lt_jax: ")] for _, said in ended]
+    lines = [[line for line in output.splitlines() if line.startswith("lt_jax: ")] for _, output in ended]
     assert lines[0] == lines[1] and "and saved; run the same command again" in lines[0][0]
 
     processes = start(2, tiny, tmp_path)
@@ -202,36 +205,36 @@ def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(two, tmp_path,
 
 
 @pytest.mark.slow
-def test_one_process_that_could_be_several_stops_too(tmp_path, tiny):
+def test_a_signal_stops_a_single_process_of_the_launcher(tmp_path, tiny):
     processes = start(1, tiny, tmp_path)
     until_step(processes, tmp_path, 2)
     processes[0].terminate()
-    ((status, said),) = finish(processes)
-    assert status == 75 and "and saved; run the same command again" in said, said
+    ((status, output),) = finish(processes)
+    assert status == 75 and "and saved; run the same command again" in output, output
 
 
 @pytest.mark.slow
-def test_one_that_nobody_joins_ends_with_one_line(tmp_path, tiny):
+def test_a_process_without_its_peers_ends_with_a_one_line_error(tmp_path, tiny):
     options = argparse.Namespace(processes=2, devices=1, port=None)
     settings = [local.environment(options, i, 0) for i in range(2)]
     words = local.command([*tiny, "--config.host.start_seconds=5", f"--workdir={tmp_path}"])
     for setting in settings:
-        ((status, said),) = finish([local.start(setting, words)])
-        lines = [line for line in said.splitlines() if line.startswith("lt_jax: ")]
-        assert status == 1 and len(lines) == 1 and "process" in lines[0], said
+        ((status, output),) = finish([local.start(setting, words)])
+        lines = [line for line in output.splitlines() if line.startswith("lt_jax: ")]
+        assert status == 1 and len(lines) == 1 and "process" in lines[0], output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
-def test_one_that_hangs_ends_the_other(tmp_path, tiny, number):
-    """A machine that vanishes closes no connection; heartbeats tell."""
+def test_a_stopped_process_ends_the_other(tmp_path, tiny, number):
+    """A lost machine closes no connection; missing heartbeats reveal it."""
     processes = start(2, tiny, tmp_path)
     until_step(processes, tmp_path, 2)
     processes[number].send_signal(signal.SIGSTOP)
-    status, said = finish([processes[1 - number]], seconds=60)[0]
+    status, output = finish([processes[1 - number]], seconds=60)[0]
     processes[number].kill()
     finish([processes[number]])
-    assert status == 1 and said.count(f"lt_jax: {distributed.LOST}") == 1, said
+    assert status == 1 and output.count(f"lt_jax: {distributed.LOST}") == 1, output
 
 
 BAD = {
@@ -243,15 +246,15 @@ BAD = {
 
 
 @pytest.mark.parametrize(("environment", "message"), BAD.values(), ids=BAD)
-def test_bad_environment_is_one_clear_line(environment, message, monkeypatch, run_main, tmp_path, capsys):
+def test_an_invalid_environment_is_a_one_line_error(environment, message, monkeypatch, run_main, tmp_path, capsys):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert run_main(f"--workdir={tmp_path}") == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"lt_jax: {message}") and len(said.splitlines()) == 1
+    error_line = capsys.readouterr().err
+    assert error_line.startswith(f"lt_jax: {message}") and len(error_line.splitlines()) == 1
 
 
-def test_one_process_of_a_cluster_starts_nothing(monkeypatch):
+def test_a_single_process_in_a_cluster_is_not_distributed(monkeypatch):
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -262,7 +265,7 @@ def test_one_process_of_a_cluster_starts_nothing(monkeypatch):
     assert not distributed._in_cluster()
 
 
-def test_only_known_failures_are_a_lost_peer(monkeypatch):
+def test_only_known_errors_mean_a_lost_peer(monkeypatch):
     monkeypatch.setattr(distributed, "several", lambda: True)
     assert distributed.is_lost_peer(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"))
     assert not distributed.is_lost_peer(ValueError("shapes (3,) and (4,) differ"))
@@ -270,7 +273,7 @@ def test_only_known_failures_are_a_lost_peer(monkeypatch):
     assert not distributed.is_lost_peer(ValueError("Gloo"))
 
 
-def test_others_than_the_first_write_nothing(monkeypatch, tmp_path):
+def test_only_the_first_process_writes(monkeypatch, tmp_path):
     from lt_jax.core import files
 
     monkeypatch.setattr(distributed, "is_main", lambda: False)
@@ -302,7 +305,7 @@ def test_local_dry_run_prints_each_process(capsys, monkeypatch):
     assert "JAX_LOCAL_DEVICE_IDS=4,5,6,7" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_local_ends_all_when_one_fails(monkeypatch, tmp_path):
+def test_local_ends_all_processes_when_one_fails(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "GRACE", 0.2)
     monkeypatch.setattr(local, "ROOT", tmp_path)
     code = (

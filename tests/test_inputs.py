@@ -1,4 +1,4 @@
-"""Data, weights and pretrainings are known by content: a change is noticed, named, and never silently used."""
+"""Data, weights and pretrainings are identified by content; changes are detected, and the message names them."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def picture(file, seed):
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of 12 and 6 training and 4 and 4 test images of two classes."""
+    """Returns a folder of two classes with 12 and 6 training images and 4 test images each."""
     for split, counts in (("train", (12, 6)), ("test", (4, 4))):
         for label, count in enumerate(counts):
             for i in range(count):
@@ -46,7 +46,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def start(images, tmp_path, run_main, tiny, capsys):
-    """start(*flags) -> (exit status, standard error) of a run on `images` in one work directory."""
+    """Returns start(*flags) -> (exit status, standard error) of a run on `images` in one work directory."""
 
     def run(*flags, workdir=tmp_path / "run", folder=images):
         capsys.readouterr()
@@ -56,10 +56,10 @@ def start(images, tmp_path, run_main, tiny, capsys):
     return run
 
 
-def test_unchanged_images_are_complete_wherever_they_lie(start, images, tmp_path, monkeypatch):
+def test_unchanged_images_may_be_moved(start, images, tmp_path, monkeypatch):
     assert start(*PLAIN)[0] == 0
     before = (tmp_path / "run/result.json").read_bytes()
-    os.utime(images / "train/a/00.png")  # touched, but the same picture
+    os.utime(images / "train/a/00.png")  # a new time stamp, the same image
     status, err = start(*PLAIN)
     assert status == 0 and "baseline: complete" in err and "evaluate: complete" in err
     shutil.copytree(images, tmp_path / "moved")
@@ -69,7 +69,7 @@ def test_unchanged_images_are_complete_wherever_they_lie(start, images, tmp_path
     assert (tmp_path / "run/result.json").read_bytes() == before
 
 
-def test_added_images_run_again_what_depends_on_them(start, images, tmp_path):
+def test_added_images_rerun_the_stages_that_depend_on_them(start, images, tmp_path):
     assert start(*PLAIN)[0] == 0
     for i in range(30):
         picture(images / "train/b" / f"x{i}.png", 1000 + i)
@@ -79,7 +79,7 @@ def test_added_images_run_again_what_depends_on_them(start, images, tmp_path):
     assert read(tmp_path / "run/result.json")["dataset"]["counts"] == [12, 36]
 
 
-def test_other_pixels_under_the_same_name_and_time_are_noticed(start, images, tmp_path):
+def test_changed_pixels_with_the_same_name_and_time_are_detected(start, images, tmp_path):
     assert start(*PLAIN)[0] == 0
     file = images / "train/a/03.png"
     times = file.stat().st_atime_ns, file.stat().st_mtime_ns
@@ -95,7 +95,7 @@ def test_other_pixels_under_the_same_name_and_time_are_noticed(start, images, tm
     assert status == 0 and "content of the training images (1 changed (train/a/03.png)) changed" in err
 
 
-def test_changed_test_images_are_evaluated_again_and_nothing_is_trained_again(start, images, tmp_path):
+def test_changed_test_images_rerun_only_the_evaluation(start, images, tmp_path):
     assert start(*PLAIN)[0] == 0
     trained = (tmp_path / "run/stages/baseline.json").read_bytes()
     (images / "test/b/03.png").unlink()
@@ -106,7 +106,7 @@ def test_changed_test_images_are_evaluated_again_and_nothing_is_trained_again(st
     assert len(np.load(tmp_path / "run/predictions.npz")["labels"]) == 7
 
 
-def test_changed_images_under_a_finished_pretraining_are_refused(start, images, tmp_path):
+def test_changed_images_after_a_finished_pretraining_are_refused(start, images, tmp_path):
     assert start(*BNS)[0] == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     picture(images / "train/b/new.png", 7)
@@ -120,7 +120,7 @@ def test_changed_images_under_a_finished_pretraining_are_refused(start, images, 
     assert start(*BNS)[0] == 0
 
 
-def test_a_broken_image_that_is_deleted_lets_the_first_run_go_on(start, images):
+def test_the_first_run_continues_after_a_broken_image_is_deleted(start, images):
     broken = images / "train/a/05.png"
     broken.write_bytes(b"no image")
     status, err = start(*BNS)
@@ -129,7 +129,7 @@ def test_a_broken_image_that_is_deleted_lets_the_first_run_go_on(start, images):
     assert start(*BNS)[0] == 0
 
 
-def test_a_stage_by_itself_refuses_stale_input(start, tmp_path):
+def test_a_single_stage_refuses_outdated_input(start, tmp_path):
     assert start(*BNS)[0] == 0
     status, err = start(*BNS, "--stage=evaluate", "--config.retrain.k=4")
     assert status == 2
@@ -137,7 +137,7 @@ def test_a_stage_by_itself_refuses_stale_input(start, tmp_path):
     assert read(tmp_path / "run/config.json")["retrain"]["k"] == 5
 
 
-def test_a_run_with_init_from_needs_the_other_folder_no_more(start, tmp_path, monkeypatch):
+def test_a_run_with_init_from_continues_without_the_source_folder(start, tmp_path, monkeypatch):
     assert start(*BNS, workdir=tmp_path / "source")[0] == 0
     monkeypatch.chdir(tmp_path)
     words = (*BNS, "--config.init_from=source", "--config.seed=3")
@@ -155,14 +155,14 @@ def test_a_run_with_init_from_needs_the_other_folder_no_more(start, tmp_path, mo
     assert status == 2 and "holds the pretraining of" in err
 
 
-def test_init_from_refuses_a_pretraining_on_other_images(start, images, tmp_path):
+def test_init_from_refuses_a_pretraining_on_different_images(start, images, tmp_path):
     assert start(*BNS, workdir=tmp_path / "source")[0] == 0
     picture(images / "train/a/00.png", 999)
     status, err = start(*BNS, f"--config.init_from={tmp_path / 'source'}")
     assert status == 2 and "has seen other training images" in err and not (tmp_path / "run/stages").exists()
 
 
-def test_the_comparison_tells_image_sets_and_stale_results_apart(start, images, tmp_path, capsys):
+def test_the_comparison_refuses_different_images_and_outdated_results(start, images, tmp_path, capsys):
     from lt_jax.report.__main__ import main as report
 
     assert start(*PLAIN, workdir=tmp_path / "a")[0] == 0
@@ -183,7 +183,7 @@ def test_the_comparison_tells_image_sets_and_stale_results_apart(start, images, 
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_result_carries_what_it_was_made_from(start, tmp_path):
+def test_a_result_holds_the_digests_of_its_inputs(start, tmp_path):
     assert start(*PLAIN)[0] == 0
     result, run = read(tmp_path / "run/result.json"), read(tmp_path / "run/run.json")
     assert result["digests"]["data"] == run["data"]["digest"] and len(result["digests"]["data"]) == 64
@@ -191,7 +191,7 @@ def test_a_result_carries_what_it_was_made_from(start, tmp_path):
 
 
 def exported_resnet(file, seed=0, blocks=1):
-    """Weights of the tiny encoder under torchvision's names, of `blocks` blocks a stage."""
+    """Writes weights of the tiny encoder under torchvision's names, with `blocks` blocks per stage."""
     rng, tensors = np.random.default_rng(seed), {}
 
     def norm(name, width):
@@ -217,7 +217,7 @@ def exported_resnet(file, seed=0, blocks=1):
 NORM = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
-def test_weights_are_known_by_their_content(start, tmp_path):
+def test_weights_are_identified_by_content(start, tmp_path):
     file, words = tmp_path / "w.npz", (*PLAIN, f"--config.encoder.weights={tmp_path / 'w.npz'}")
     exported_resnet(file)
     assert start(*words)[0] == 0
@@ -227,14 +227,14 @@ def test_weights_are_known_by_their_content(start, tmp_path):
     exported_resnet(file, seed=1)
     status, err = start(*words)
     assert status == 0 and "baseline: content of the file in encoder.weights changed, so it is run anew" in err
-    exported_resnet(file, blocks=2)  # a deeper network, whose first blocks would fit
+    exported_resnet(file, blocks=2)  # a deeper network, whose first blocks have the same shapes
     status, err = start(*words)
     assert status == 2 and "that this encoder does not have" in err
 
 
 @pytest.mark.slow
 def test_a_subset_of_other_settings_is_never_used(start, tmp_path):
-    """Killed after the draw and before the first save: only a subset of the same k, method and key goes on."""
+    """After a kill between the draw and the first save, a subset of another k, method, key or p is drawn again."""
     words = (*BNS, "--config.retrain.k=4")
     assert start(*words)[0] == 0
     file = tmp_path / "run/subsets/0.npz"

@@ -1,4 +1,4 @@
-"""What a signal does, inside a training loop and between two pieces of work."""
+"""Signals inside a training loop and between two stages."""
 
 import signal
 
@@ -7,7 +7,7 @@ import pytest
 from lt_jax.core import errors, interrupt
 
 
-def test_ctrl_c_asks_once_and_then_insists():
+def test_first_ctrl_c_requests_a_stop_and_the_second_interrupts():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     try:
         interrupt.install()
@@ -26,7 +26,7 @@ def test_ctrl_c_asks_once_and_then_insists():
             signal.signal(number, handler)
 
 
-def test_a_signal_after_the_last_step_stops_before_the_next_piece_of_work(monkeypatch):
+def test_a_signal_after_the_last_step_stops_before_the_next_stage(monkeypatch):
     interrupt.stop_if_requested()
     monkeypatch.setattr(interrupt, "_requested", True)
     with interrupt.deferred():

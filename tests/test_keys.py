@@ -1,4 +1,4 @@
-"""A random key is used once: JAX's own check walks every training step and every augmentation."""
+"""Every random key is used once: training steps and augmentations pass the key reuse check of JAX."""
 
 import pathlib
 
@@ -19,7 +19,7 @@ EVERYTHING = {"crop_scale": 0.5, "flip": 0.5, "strength": 1.0, "grey": 0.2, "blu
 
 @pytest.fixture
 def checked():
-    """Inside the test a key that is used twice is an error."""
+    """Makes a second use of a key an error within the test."""
     with jax.debug_key_reuse(True):
         yield
 
@@ -30,7 +30,7 @@ def options(**changes):
     return settings
 
 
-def test_the_check_sees_a_key_that_is_used_twice(checked):
+def test_the_check_detects_a_key_that_is_used_twice(checked):
     def twice(key):
         return jax.random.uniform(key) + jax.random.normal(key)
 
@@ -76,6 +76,6 @@ def loss_of(step, current, batch):
 
 
 def test_augmentations_split_their_keys():
-    """split(key, n)[i] equals fold_in(key, i): a part that did both would draw the same numbers twice."""
+    """split(key, n)[i] equals fold_in(key, i), so using both on one key would repeat random numbers."""
     folder = pathlib.Path(augment.__file__).parent
     assert not [file.name for file in folder.glob("*.py") if "fold_in" in file.read_text()]

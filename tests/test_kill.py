@@ -1,4 +1,4 @@
-"""Killed in every stage, started again, and the result is that of an unbroken run."""
+"""A run that is killed in every stage and restarted gives the results of an uninterrupted run."""
 
 import importlib.util
 import pathlib
@@ -13,7 +13,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
 
 @pytest.fixture(scope="module")
 def kill():
-    """benchmarks/kill.py."""
+    """Returns the module benchmarks/kill.py."""
     sys.path.insert(0, str(FOLDER))
     spec = importlib.util.spec_from_file_location("benchmarks_kill", FOLDER / "kill.py")
     module = importlib.util.module_from_spec(spec)
@@ -41,16 +41,16 @@ def test_killed_in_every_stage(unbroken, tmp_path, words, kill):
     for stage in kill.TRAINED:
         name = "SIGTERM" if stage == "baseline" else "SIGKILL"
         moment = "inside a save" if stage == "retrain" else "saved"
-        after = int(generator.integers(2, 8))  # not in the first save: cut short, it leaves nothing to resume from
+        after = int(generator.integers(2, 8))  # not the first save: there is no earlier one to resume from
         point = {"stage": stage, "moment": moment, "signal": name, "after_step": after}
         process = kill.start(tmp_path, words)
         assert kill.kill_at(process, tmp_path, point)
-        status, said = kill.finish(process)
-        assert status == (75 if name == "SIGTERM" else -signal.SIGKILL), (point, said)
-        resumed += [line for line in said.splitlines() if "resuming from step" in line]
-    status, said = kill.finish(kill.start(tmp_path, words))
-    assert status == 0, said
-    resumed += [line for line in said.splitlines() if "resuming from step" in line]
+        status, stderr = kill.finish(process)
+        assert status == (75 if name == "SIGTERM" else -signal.SIGKILL), (point, stderr)
+        resumed += [line for line in stderr.splitlines() if "resuming from step" in line]
+    status, stderr = kill.finish(kill.start(tmp_path, words))
+    assert status == 0, stderr
+    resumed += [line for line in stderr.splitlines() if "resuming from step" in line]
     assert [line.split("] ")[1].split(":")[0] for line in resumed] == list(kill.TRAINED), resumed
     assert kill.differences(tmp_path, unbroken) == []
 

@@ -1,4 +1,4 @@
-"""The large sets by their smoke forms: the code path of the real ones on a generated JPEG tree in the true layout."""
+"""Smoke forms of the large sets: their code path on a generated JPEG tree in the true layout."""
 
 import json
 import multiprocessing
@@ -42,7 +42,7 @@ def test_generated_tree_has_the_true_layout(name):
 
 def words(tiny, name, workdir, *more):
     return (
-        tiny[-1],  # where compiled programs are kept
+        tiny[-1],  # the cache of compiled programs
         f"--config=configs/{name}.py:smoke,encoder=resnet_small", "--config.dtype=float32",
         "--config.pretrain.projector=(16,8)", f"--workdir={workdir}", "--config.data.workers=0", *more,
     )  # fmt: skip
@@ -50,21 +50,21 @@ def words(tiny, name, workdir, *more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["paper", "official"])
-def test_smoke_passes_through_every_stage(tmp_path, run_main, tiny, loss):
+def test_smoke_form_runs_every_stage(tmp_path, run_main, tiny, loss):
     name = {"paper": "inat2018", "official": "places_lt"}[loss]
     assert run_main(*words(tiny, name, tmp_path, f"--config.pretrain.loss={loss}")) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["dataset"]["train_size"] == sum(result["dataset"]["counts"]) and result["dataset"]["num_classes"] == 6
     assert np.load(tmp_path / "features/train.features.npy").shape[0] == result["dataset"]["train_size"]
     subsets = [np.load(path) for path in sorted((tmp_path / "subsets").iterdir())]
-    assert [np.bincount(found["labels"]).max() for found in subsets] == [5, 5]
+    assert [np.bincount(subset["labels"]).max() for subset in subsets] == [5, 5]
     assert not np.array_equal(subsets[0]["indices"], subsets[1]["indices"])
     assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.slow
-def test_killed_worker_ends_a_run_that_can_be_resumed(tmp_path, run_main, tiny, capsys, monkeypatch):
-    """Status 1 and one line; the checkpoint before is whole, and the resumed run ends as an unbroken one does."""
+def test_a_run_whose_worker_was_killed_can_be_resumed(tmp_path, run_main, tiny, capsys, monkeypatch):
+    """It ends with status 1 and one line. The resumed run logs the same metrics as an uninterrupted one."""
     more = (
         "--config.stages=('pretrain',)", "--config.data.workers=1", "--config.pretrain.epochs=8",
         "--config.checkpoint.every_steps=2",
@@ -82,8 +82,8 @@ def test_killed_worker_ends_a_run_that_can_be_resumed(tmp_path, run_main, tiny, 
     monkeypatch.setattr("lt_jax.data.stream._AHEAD", 1)
     capsys.readouterr()
     status = run_main(*words(tiny, "folder", tmp_path / "broken", *more))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
-    assert status == 1 and len(said) == 1 and "a process that reads images has ended" in said[0]
+    error_lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lt_jax: ")]
+    assert status == 1 and len(error_lines) == 1 and "a process that reads images has ended" in error_lines[0]
     monkeypatch.setattr(batches.Streamed, "__call__", ask)
     assert run_main(*words(tiny, "folder", tmp_path / "broken", *more)) == 0
     assert "pretrain: resuming from step" in capsys.readouterr().err
@@ -98,7 +98,7 @@ def test_killed_worker_ends_a_run_that_can_be_resumed(tmp_path, run_main, tiny, 
 
 
 def resident():
-    """Bytes in memory of this process and its workers."""
+    """Returns the resident memory of this process and its workers in bytes."""
     total = 0
     for pid in [os.getpid(), *(child.pid for child in multiprocessing.active_children())]:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
@@ -108,7 +108,7 @@ def resident():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs /proc")
-def test_memory_stays_flat_over_ten_thousand_batches():
+def test_memory_does_not_grow_over_ten_thousand_batches():
     dataset = load("folder")
     object.__setattr__(dataset.train.images, "workers", 1)
     fed = batches.feed(dataset.train, orders.Order(dataset.train.labels, 2, seed=0), 2, 0, 0.3)

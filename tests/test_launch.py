@@ -1,4 +1,4 @@
-"""What the launchers would run or submit."""
+"""The commands and job descriptions that the launchers print with --dry-run."""
 
 import json
 import pathlib
@@ -31,10 +31,10 @@ def printed(capsys, launcher, *words):
     return capsys.readouterr().out
 
 
-def test_jobset_has_a_pod_for_each_host_and_each_knows_its_number(capsys):
-    found = yaml.safe_load(printed(capsys, kubernetes, "run1", "--image=me/lt_jax:1", "--tpu=v5e-256"))
-    assert found["kind"] == "JobSet" and found["metadata"]["name"] == "run1"
-    (workers,) = found["spec"]["replicatedJobs"]
+def test_jobset_has_one_numbered_pod_per_host(capsys):
+    jobset = yaml.safe_load(printed(capsys, kubernetes, "run1", "--image=me/lt_jax:1", "--tpu=v5e-256"))
+    assert jobset["kind"] == "JobSet" and jobset["metadata"]["name"] == "run1"
+    (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 64 and job["completionMode"] == "Indexed"
     pod = job["template"]["spec"]
@@ -47,7 +47,7 @@ def test_jobset_has_a_pod_for_each_host_and_each_knows_its_number(capsys):
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "16x16" and pod["restartPolicy"] == "Never"
 
 
-def test_jobset_starts_again_after_all_but_bad_input(capsys):
+def test_jobset_restarts_except_after_invalid_input(capsys):
     spec = yaml.safe_load(printed(capsys, kubernetes, "run1", "--image=i", "--pods=4", "--gpus=8"))["spec"]
     job = spec["replicatedJobs"][0]["template"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
@@ -57,17 +57,17 @@ def test_jobset_starts_again_after_all_but_bad_input(capsys):
     assert job["template"]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 8}
 
 
-def test_jobset_refuses_another_number_of_hosts_than_the_slice_has(capsys):
+def test_jobset_requires_the_number_of_hosts_of_the_slice(capsys):
     with pytest.raises(SystemExit):
         kubernetes.main(["run1", "--image=i", "--tpu=v5e-16", "--pods=3", "--dry-run"])
     assert "expected 4, the hosts of v5e-16" in capsys.readouterr().err
 
 
-def test_slurm_script_has_one_task_for_each_gpu_and_requeues(capsys, tmp_path):
+def test_slurm_script_has_one_task_per_gpu_and_allows_requeue(capsys, tmp_path):
     text = printed(capsys, slurm, "--nodes=4", "--gpus=8", "--time=1:00:00", "--sbatch=--partition=gpu")
     lines = text.splitlines()
-    for wanted in ("--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--signal=TERM@180", "--partition=gpu"):
-        assert f"#SBATCH {wanted}" in lines
+    for flag in ("--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--signal=TERM@180", "--partition=gpu"):
+        assert f"#SBATCH {flag}" in lines
     assert lines[0] == "#!/bin/bash" and "--requeue" in text and "--gpu-bind" not in text
     (srun,) = [shlex.split(line) for line in lines if line.startswith("srun")]
     assert srun[-5:] == ["python", "-m", "lt_jax.main", *FLAGS] and "--kill-on-bad-exit=1" in srun
@@ -77,13 +77,13 @@ def test_slurm_script_has_one_task_for_each_gpu_and_requeues(capsys, tmp_path):
 def test_slurm_script_requeues_itself_after_a_save(capsys, tmp_path, monkeypatch, status, requeued):
     monkeypatch.undo()
     text = printed(capsys, slurm, "--nodes=1")
-    for name, body in {"srun": f"exit {status}", "scontrol": f"echo $* > {tmp_path}/said"}.items():
+    for name, body in {"srun": f"exit {status}", "scontrol": f"echo $* > {tmp_path}/requeue"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "17"}
     ended = subprocess.run(["bash"], input=text, text=True, env=environment, check=False)
-    assert ended.returncode == status and (tmp_path / "said").exists() == requeued
-    assert not requeued or (tmp_path / "said").read_text() == "requeue 17\n"
+    assert ended.returncode == status and (tmp_path / "requeue").exists() == requeued
+    assert not requeued or (tmp_path / "requeue").read_text() == "requeue 17\n"
 
 
 def test_tpu_commands(capsys):
@@ -104,12 +104,12 @@ def test_tpu_commands(capsys):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_tpu_set_up_is_a_script(monkeypatch):
+def test_tpu_set_up_is_a_valid_bash_script(monkeypatch):
     monkeypatch.undo()
     assert subprocess.run(["bash", "-n"], input=tpu.SETUP, text=True, check=False).returncode == 0
 
 
-def test_container_file_copies_what_there_is():
+def test_files_that_the_container_file_copies_exist():
     lines = (ROOT / "launch/Containerfile").read_text().splitlines()
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert {"lt_jax", "configs", "pyproject.toml"} <= set(copied) and all((ROOT / word).exists() for word in copied)
@@ -117,28 +117,28 @@ def test_container_file_copies_what_there_is():
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ["python", "-m", "lt_jax.main"]
 
 
-def test_scaling_on_paper_counts_the_network_that_the_config_builds():
+def test_constants_of_scaling_match_the_config():
     config = inat2018.get_config("")
     network = encoder.contrastive(config.encoder, config.pretrain.projector, config.dtype)
     side = config.data.image_size
-    found = jax.eval_shape(lambda: encoder.initialise(network, jax.random.key(0), (side, side, 3)))
-    assert sum(x.size for x in jax.tree.leaves(found["params"])) == scaling.PARAMETERS
-    stats = jax.tree.leaves(found["batch_stats"])
+    variables = jax.eval_shape(lambda: encoder.initialise(network, jax.random.key(0), (side, side, 3)))
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == scaling.PARAMETERS
+    stats = jax.tree.leaves(variables["batch_stats"])
     assert len(stats) == 2 * scaling.NORMS and sum(x.size for x in stats) == 2 * scaling.CHANNELS
     assert (config.pretrain.m, config.pretrain.projector[-1], side) == (scaling.M, scaling.DIMENSIONS, scaling.IMAGE)
     assert scaling.forward_macs() == pytest.approx(3.66e9, rel=0.01)  # as published for ResNet-34
     assert scaling.forward_macs(56, (1, 1, 1, 1)) < scaling.forward_macs(56)
 
 
-def test_scaling_table_is_the_one_of_the_readme():
+def test_scaling_table_matches_the_readme():
     assert scaling.table(256, [1024, 8192]) in (ROOT / "launch/README.md").read_text()
     one, two = scaling.step(256, 1024), scaling.step(256, 2048)
     assert two["arithmetic, time"][0] == pytest.approx(2 * one["arithmetic, time"][0])
     assert two["gradient, time"] == one["gradient, time"]
 
 
-def test_the_environment_has_a_pip_of_its_own(tmp_path, monkeypatch):
-    """Else `pip install` in the active environment is the pip outside of it, which installs somewhere else."""
+def test_the_environment_has_its_own_pip(tmp_path, monkeypatch):
+    """Without it, `pip install` in the active environment would run another pip, which installs elsewhere."""
     monkeypatch.undo()
     python = tmp_path / "env/bin/python"
     setup.create(tmp_path / "env", str(python))
@@ -163,12 +163,12 @@ def test_lint_runs_every_linter_and_fails_if_one_does(monkeypatch):
 
 
 @pytest.mark.parametrize("words", [[], ["tests"], ["lint", "lt_jax"]])
-def test_set_up_says_how_it_is_called(words):
+def test_set_up_prints_its_usage(words):
     with pytest.raises(SystemExit, match=r"setup.py lint"):
         setup.main(words)
 
 
-def test_ci_lints_before_it_tests():
+def test_ci_runs_lint_before_tests():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("python3")]
     words = ("lint", "test", "test -m slow")
     assert commands == [f"python3 launch/setup.py {word}" for word in words]

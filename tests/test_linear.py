@@ -1,4 +1,4 @@
-"""The linear layer on fixed features, and the log-probabilities that come from it."""
+"""The linear classifier on fixed features, and its log-probabilities."""
 
 import jax
 import numpy as np
@@ -21,15 +21,15 @@ def fit(seed, x, labels, config, epochs, **options):
 
 @pytest.fixture(scope="module")
 def clusters():
-    """Three overlapping clusters whose features have very different scales."""
+    """Returns features and labels of three overlapping clusters; the features have very different scales."""
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), [100, 60, 27])
     centres = np.array([[0, 0, 0], [2, 0, 1], [0, 2, -1]])
-    found = (centres[labels] + generator.normal(size=(len(labels), 3))) * [1000.0, 1.0, 0.001] + [5000.0, 0.0, 1.0]
-    return found.astype(np.float32), labels
+    x = (centres[labels] + generator.normal(size=(len(labels), 3))) * [1000.0, 1.0, 0.001] + [5000.0, 0.0, 1.0]
+    return x.astype(np.float32), labels
 
 
-def test_fit_finds_what_logistic_regression_finds(clusters):
+def test_fit_matches_logistic_regression(clusters):
     x, labels = clusters
     head = fit(0, x, labels, CONFIG, 150)
     scaled = (x - x.mean(0)) / x.std(0)
@@ -39,8 +39,8 @@ def test_fit_finds_what_logistic_regression_finds(clusters):
     np.testing.assert_allclose(ours / ours.sum(1, keepdims=True), expected, atol=0.02)
 
 
-def test_a_short_fit_is_not_warm_up_alone(clusters):
-    """As where the head of the first p has 5 epochs, and the retraining that lends it its settings warms up for 5."""
+def test_warm_up_takes_at_most_a_quarter_of_a_short_fit(clusters):
+    """The head of the first p trains for 5 epochs with the settings of retraining, whose warm-up takes 5."""
     x, labels = clusters
     long, short = CONFIG.copy_and_resolve_references(), CONFIG.copy_and_resolve_references()
     long.warmup_epochs, short.warmup_epochs = 5.0, 1.25
@@ -48,7 +48,7 @@ def test_a_short_fit_is_not_warm_up_alone(clusters):
     np.testing.assert_array_equal(fitted[0].kernel, fitted[1].kernel)
 
 
-def test_class_aware_fit_finds_what_balanced_logistic_regression_finds(clusters):
+def test_class_aware_fit_approaches_balanced_logistic_regression(clusters):
     x, labels = clusters
     scaled = (x - x.mean(0)) / x.std(0)
     head = fit(0, x, labels, CONFIG, 600, class_balanced=True)
@@ -70,13 +70,13 @@ def test_fit_is_deterministic_for_a_key(clusters):
     assert not np.array_equal(first.kernel, other.kernel)
 
 
-def test_constant_features_do_no_harm():
+def test_constant_features_give_finite_weights():
     x = np.ones((8, 2), np.float32)
     head = fit(0, x, np.arange(8) % 2, CONFIG, 2)
     assert np.isfinite(head.kernel).all() and np.isfinite(head.bias).all()
 
 
-def test_log_probabilities_keep_what_probabilities_lose():
+def test_log_probabilities_do_not_underflow():
     logits = np.array([[40.0, 0.0], [0.0, 0.0], [0.0, 200.0]], np.float32)
     log_p = features.true_log_probabilities(logits, np.array([0, 1, 0]))
     np.testing.assert_allclose(log_p, [0.0, np.log(0.5), -200.0], rtol=1e-6, atol=1e-12)

@@ -1,4 +1,4 @@
-"""One living run owns a work directory; a dead one locks nobody out."""
+"""A running process owns its work directory; the lock of a process that has ended has no effect."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def holder(workdir):
-    """A process that owns the directory until it is killed."""
+    """Starts a process that owns the directory until it is killed."""
     code = (
         "import sys, time; from etils import epath; from lt_jax.core import lock\n"
         f"with lock.owned(epath.Path({os.fspath(workdir)!r})):\n print('owned', flush=True); time.sleep(100)"
@@ -38,28 +38,28 @@ def living(tmp_path):
     process.stdout.close()
 
 
-def test_a_second_run_gets_one_line_and_changes_nothing(living, tmp_path, run_main, tiny, capsys):
+def test_a_second_run_is_refused_and_changes_nothing(living, tmp_path, run_main, tiny, capsys):
     assert run_main(*tiny, "--config.seed=5", f"--workdir={tmp_path}") == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"is in use by process {living.pid} on" in line and "choose another --workdir" in line
     assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
 
 
-def test_a_killed_run_locks_nobody_out(living, tmp_path):
-    living.send_signal(signal.SIGKILL)  # it stays a zombie until somebody waits for it
+def test_the_lock_of_a_killed_run_is_taken_over(living, tmp_path):
+    living.send_signal(signal.SIGKILL)  # the process stays a zombie until the fixture waits for it
     time.sleep(0.2)
     with lock.owned(epath.Path(tmp_path)):
         assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getpid()
     assert not (tmp_path / "lock.json").exists()
 
 
-def test_a_copy_of_a_living_runs_directory_is_free(living, tmp_path):
+def test_a_copy_of_a_locked_directory_is_not_locked(living, tmp_path):
     copy = shutil.copytree(tmp_path, tmp_path / "copy")
     with lock.owned(epath.Path(copy)):
         assert json.loads((copy / "lock.json").read_text())["process"] == os.getpid()
 
 
-def test_of_many_that_start_at_once_one_wins(tmp_path):
+def test_only_one_of_many_simultaneous_runs_gets_the_lock(tmp_path):
     outcomes, together = [], threading.Barrier(8)
 
     def start():
@@ -80,13 +80,13 @@ def test_of_many_that_start_at_once_one_wins(tmp_path):
 
 
 def elsewhere(workdir, **change):
-    """The lock of a run on another machine."""
+    """Writes the lock of a run on another machine and returns its content."""
     owner = {**lock._this_process(epath.Path(workdir)), "machine": "elsewhere", "host": "node7", **change}
     (workdir / "lock.json").write_text(json.dumps(owner))
     return owner
 
 
-def test_a_silent_run_of_another_machine_is_succeeded(tmp_path, monkeypatch, capsys):
+def test_the_lock_of_a_silent_run_on_another_machine_is_taken_over(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lock, "_WATCH_S", 0.3)
     monkeypatch.setattr(lock, "_LOOK_S", 0.05)
     elsewhere(tmp_path)
@@ -95,7 +95,7 @@ def test_a_silent_run_of_another_machine_is_succeeded(tmp_path, monkeypatch, cap
     assert "on node7" in capsys.readouterr().err
 
 
-def test_a_living_run_of_another_machine_keeps_its_directory(tmp_path, monkeypatch):
+def test_a_run_on_another_machine_keeps_its_lock_while_it_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_WATCH_S", 5.0)
     monkeypatch.setattr(lock, "_LOOK_S", 0.05)
     owner = elsewhere(tmp_path)
@@ -106,7 +106,7 @@ def test_a_living_run_of_another_machine_keeps_its_directory(tmp_path, monkeypat
     beat.join()
 
 
-def test_a_run_that_was_taken_over_ends_before_it_writes_again(tmp_path, monkeypatch):
+def test_a_run_whose_lock_was_taken_over_ends(tmp_path, monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr(lock, "_BEAT_S", 0.05)
     monkeypatch.setattr(lock, "_end", lambda line: ended.set() if "taken over by process" in line else None)
@@ -115,7 +115,7 @@ def test_a_run_that_was_taken_over_ends_before_it_writes_again(tmp_path, monkeyp
         assert ended.wait(5.0)
 
 
-def test_a_vanished_work_directory_is_not_made_anew(tmp_path, monkeypatch):
+def test_a_removed_work_directory_is_not_created_again(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_BEAT_S", 0.05)
     (tmp_path / "run").mkdir()
     with lock.owned(epath.Path(tmp_path / "run")):
@@ -124,7 +124,7 @@ def test_a_vanished_work_directory_is_not_made_anew(tmp_path, monkeypatch):
         assert not (tmp_path / "run").exists()
 
 
-def test_damaged_lock_files_lock_nobody_out(tmp_path, monkeypatch):
+def test_damaged_lock_files_are_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_WATCH_S", 0.2)
     monkeypatch.setattr(lock, "_LOOK_S", 0.05)
     for content in ("", "{", "[]", '{"token": 1}'):

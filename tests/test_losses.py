@@ -90,7 +90,7 @@ def test_bns_never_gathers_keys():
         return losses.bns(*arguments, 0.5).sum()
 
     program = str(jax.make_jaxpr(jax.value_and_grad(total, argnums=(0, 1)))(*shapes))
-    sizes = {tuple(map(int, found.split(","))) for found in re.findall(r"\w\[([\d,]+)\]", program)}
+    sizes = {tuple(map(int, shape.split(","))) for shape in re.findall(r"\w\[([\d,]+)\]", program)}
     assert (b, 2, g) in sizes
     assert not any(len(shape) >= 3 and d in shape and (n in shape or g in shape) for shape in sizes)
 
@@ -125,13 +125,13 @@ def test_class_distances_by_hand():
 
 
 def supcon_by_loops(z, labels, t):
-    found = []
+    per_item = []
     for i in range(len(z)):
-        others = [j for j in range(len(z)) if j != i]
-        total = np.log(sum(np.exp(z[i] @ z[j] / t) for j in others))
-        positive = [j for j in others if labels[j] == labels[i]]
-        found.append(np.mean([total - z[i] @ z[j] / t for j in positive]))
-    return np.array(found)
+        other_items = [j for j in range(len(z)) if j != i]
+        total = np.log(sum(np.exp(z[i] @ z[j] / t) for j in other_items))
+        positive = [j for j in other_items if labels[j] == labels[i]]
+        per_item.append(np.mean([total - z[i] @ z[j] / t for j in positive]))
+    return np.array(per_item)
 
 
 @pytest.mark.parametrize("name", ["supcon", "simclr"])
@@ -141,8 +141,8 @@ def test_contrastive_losses_to_compare_with_against_loops(name):
     labels = np.tile([0, 0, 1, 2, 2], 2)
     positives = labels if name == "supcon" else np.tile(np.arange(5), 2)  # SimCLR: an image is a class of its own
     loss_of = jax.jit(getattr(losses, name), static_argnums=2)
-    found = loss_of(jnp.asarray(z, jnp.float32), jnp.asarray(labels), 0.3)
-    np.testing.assert_allclose(found, supcon_by_loops(z, positives, 0.3), rtol=1e-5)
+    values = loss_of(jnp.asarray(z, jnp.float32), jnp.asarray(labels), 0.3)
+    np.testing.assert_allclose(values, supcon_by_loops(z, positives, 0.3), rtol=1e-5)
     gradient = jax.grad(lambda z: loss_of(z, jnp.asarray(labels), 0.3).mean())(jnp.asarray(z, jnp.float32))
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.01
 

@@ -74,10 +74,10 @@ def test_by_class_size_bins_and_leaves_out_what_is_not_known():
 
 def test_group_bars(result):
     axes = axes_of(figures.group_bars(result))
-    found = {c.get_label(): [bar.get_height() for bar in c] for c in axes.containers}
-    assert found["BNS + IP-DPP"] == [result["test"][g] for g in ("many", "medium", "few")]
-    assert found["Cross-entropy"] == [result["baseline"]["cross_entropy"][g] for g in ("many", "medium", "few")]
-    assert found["Linear probe"][2] == result["probe"]["plain"]["few"]
+    heights = {c.get_label(): [bar.get_height() for bar in c] for c in axes.containers}
+    assert heights["BNS + IP-DPP"] == [result["test"][g] for g in ("many", "medium", "few")]
+    assert heights["Cross-entropy"] == [result["baseline"]["cross_entropy"][g] for g in ("many", "medium", "few")]
+    assert heights["Linear probe"][2] == result["probe"]["plain"]["few"]
 
 
 def test_a_group_without_classes_says_so(result):
@@ -90,10 +90,10 @@ def test_a_group_without_classes_says_so(result):
 def test_curves(result, lines):
     keys = {"intra_class_distance": "within", "inter_class_distance": "between"}
     axes = axes_of(figures.training_curve(lines, "pretrain", keys))
-    wanted = [line for line in lines if line["stage"] == "pretrain"]
+    logged = [line for line in lines if line["stage"] == "pretrain"]
     plotted = {line.get_label(): line for line in axes.lines}
-    np.testing.assert_array_equal(plotted["between"].get_ydata(), [line["inter_class_distance"] for line in wanted])
-    np.testing.assert_array_equal(plotted["within"].get_xdata(), [line["epoch"] for line in wanted])
+    np.testing.assert_array_equal(plotted["between"].get_ydata(), [line["inter_class_distance"] for line in logged])
+    np.testing.assert_array_equal(plotted["within"].get_xdata(), [line["epoch"] for line in logged])
 
 
 def test_confusion_by_hand():
@@ -119,10 +119,10 @@ def test_reliability_by_hand():
 
 def test_answers_are_those_of_the_result(finished, result):
     content = files.read_npz(finished / "predictions.npz")
-    found = predictions.by_method(content, result)
-    assert list(found) == ["Cross-entropy", "BNS + IP-DPP"]
+    answers = predictions.by_method(content, result)
+    assert list(answers) == ["Cross-entropy", "BNS + IP-DPP"]
     for name, expected in (("Cross-entropy", result["baseline"]["cross_entropy"]), ("BNS + IP-DPP", result["test"])):
-        predicted, confidence = found[name]
+        predicted, confidence = answers[name]
         assert (predicted == content["labels"]).mean() == pytest.approx(expected["overall"])
         assert ((confidence > 0.1 - 1e-6) & (confidence <= 1)).all()
 
@@ -131,22 +131,22 @@ def test_histogram_by_hand():
     """Class 0 of four images is cut to two, class 1 is kept whole and does not count."""
     labels = np.array([0, 0, 0, 0, 1])
     log_p = -np.log(2.0) * np.array([8.0, 4.0, 2.0, 1.0, 100.0])
-    found = selection.histogram([{"k": 2, "log_p": log_p, "indices": np.array([0, 1, 4])}], labels)
-    np.testing.assert_allclose(found["means"], [6.0, 1.5, 3.75])
-    np.testing.assert_allclose([found[name].sum() for name in ("kept", "left", "uniform")], 1.0)
-    assert found["kept"][-1] == pytest.approx(0.5) and found["left"][0] == pytest.approx(0.5)
+    shares = selection.histogram([{"k": 2, "log_p": log_p, "indices": np.array([0, 1, 4])}], labels)
+    np.testing.assert_allclose(shares["means"], [6.0, 1.5, 3.75])
+    np.testing.assert_allclose([shares[name].sum() for name in ("kept", "left", "uniform")], 1.0)
+    assert shares["kept"][-1] == pytest.approx(0.5) and shares["left"][0] == pytest.approx(0.5)
 
 
 def test_inclusion_is_that_of_the_sampler(finished, result):
-    found = files.read_npz(finished / "inclusion.npz")
+    inclusion = files.read_npz(finished / "inclusion.npz")
     last = files.read_npz(finished / "subsets" / "1.npz")
-    assert found["round"] == 1
-    np.testing.assert_array_equal(np.flatnonzero(found["chosen"]), last["indices"])
-    members = found["labels"] == 0
+    assert inclusion["round"] == 1
+    np.testing.assert_array_equal(np.flatnonzero(inclusion["chosen"]), last["indices"])
+    members = inclusion["labels"] == 0
     expected = ipdpp.inclusion_probabilities(None, 10, log_probabilities=last["log_p"][members])
-    np.testing.assert_allclose(found["inclusion"][members], expected, rtol=1e-5)
-    assert (found["inclusion"][found["labels"] == 9] == 1).all()
-    axes = axes_of(selection.inclusion_figure(found, result))
+    np.testing.assert_allclose(inclusion["inclusion"][members], expected, rtol=1e-5)
+    assert (inclusion["inclusion"][inclusion["labels"] == 9] == 1).all()
+    axes = axes_of(selection.inclusion_figure(inclusion, result))
     plotted = axes.lines[0].get_xydata()
     assert len(plotted) == 120  # under the most that a figure shows
     np.testing.assert_allclose(np.sort(plotted[:, 1]), np.sort(expected), rtol=1e-5)
@@ -155,23 +155,23 @@ def test_inclusion_is_that_of_the_sampler(finished, result):
 
 @pytest.mark.parametrize("easiest", [-1.0, -1e-2, -1e-4, -1e-9])
 def test_ticks_of_the_chances_leave_room(finished, result, easiest):
-    found = files.read_npz(finished / "inclusion.npz")
+    inclusion = files.read_npz(finished / "inclusion.npz")
     for hardest in (-1.5, -6.0):
-        log_p = np.linspace(hardest, easiest, len(found["log_p"]))
-        figure = selection.inclusion_figure({**found, "log_p": log_p}, result)
+        log_p = np.linspace(hardest, easiest, len(inclusion["log_p"]))
+        figure = selection.inclusion_figure({**inclusion, "log_p": log_p}, result)
         figure.canvas.draw()
         boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
         assert boxes and all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
 
 
 def test_thumbnails_are_the_training_images_by_information(finished):
-    found, last = files.read_npz(finished / "thumbnails.npz"), files.read_npz(finished / "subsets" / "1.npz")
-    assert found["images"].shape[1:] == (8, 8, 3) and len(found["images"]) == len(found["positions"])
-    np.testing.assert_array_equal(found["chosen"], np.isin(found["positions"], last["indices"]))
-    np.testing.assert_array_equal(found["log_p"], last["log_p"][found["positions"]])
-    largest = (found["labels"] == 0) & found["chosen"]
-    assert largest.sum() == 10 and (np.diff(found["log_p"][largest]) >= 0).all()
-    assert ((found["labels"] == 9) & ~found["chosen"]).sum() == 0
+    thumbnails, last = files.read_npz(finished / "thumbnails.npz"), files.read_npz(finished / "subsets" / "1.npz")
+    assert thumbnails["images"].shape[1:] == (8, 8, 3) and len(thumbnails["images"]) == len(thumbnails["positions"])
+    np.testing.assert_array_equal(thumbnails["chosen"], np.isin(thumbnails["positions"], last["indices"]))
+    np.testing.assert_array_equal(thumbnails["log_p"], last["log_p"][thumbnails["positions"]])
+    largest = (thumbnails["labels"] == 0) & thumbnails["chosen"]
+    assert largest.sum() == 10 and (np.diff(thumbnails["log_p"][largest]) >= 0).all()
+    assert ((thumbnails["labels"] == 9) & ~thumbnails["chosen"]).sum() == 0
 
 
 def test_features_of_three_encoders(finished):
@@ -201,10 +201,10 @@ class Page(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.tags.append((tag, found))
-        if (tag == "img" and "alt" not in found) or (tag == "svg" and not found.get("aria-label")):
-            self.unsaid.append(found)
+        values_by_name = dict(attributes)
+        self.tags.append((tag, values_by_name))
+        if (tag == "img" and "alt" not in values_by_name) or (tag == "svg" and not values_by_name.get("aria-label")):
+            self.unsaid.append(values_by_name)
         if tag not in ("img", "meta", "br", "use", "path", "rect"):
             self.open.append(tag)
 
@@ -226,10 +226,10 @@ def test_page_stands_alone(finished, result):
     text = (finished / "report.html").read_text()
     page = Page(text)
     assert page.open == [] and page.unsaid == []
-    for tag, found in page.tags:
+    for tag, values_by_name in page.tags:
         assert tag not in ("script", "link", "iframe")
         for name in ("src", "href", "xlink:href", "srcset"):
-            assert found.get(name, "#").startswith(("#", "data:image/")), (tag, found)
+            assert values_by_name.get(name, "#").startswith(("#", "data:image/")), (tag, values_by_name)
     assert not re.search(r"url\((?!#)|@import", text)
     assert f"{100 * result['test']['few']:.1f}" in text
     assert len(text) < 1_000_000

@@ -13,6 +13,7 @@ from lt_jax.dlsa import classifiers
 from lt_jax.dlsa import flow as flows
 
 PACKAGE = pathlib.Path(lt_jax.__file__).parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     ("core",),
     ("losses", "heads", "sampling", "ipdpp", "dlsa", "augment", "models", "metrics", "optim"),
@@ -31,6 +32,11 @@ def modules():
         part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if part not in ("configs", *OLD_PATHS):
             yield part, file
+
+
+def files_of(*folders):
+    """Every Python file of these folders beside the package; none where the checkout is not there."""
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def imported(file):
@@ -144,9 +150,11 @@ def assigned_names(tree):
 
 
 def test_no_vague_name_is_assigned():
+    checked = [(file.relative_to(PACKAGE).as_posix(), file) for _, file in modules()]
+    beside = files_of("tests", "benchmarks", "launch", "configs", "notebooks")
+    checked += [(file.relative_to(ROOT).as_posix(), file) for file in beside]
     vague = []
-    for _, file in modules():
-        module = file.relative_to(PACKAGE).as_posix()
+    for module, file in checked:
         for line, name in assigned_names(ast.parse(file.read_text())):
             if name in VAGUE and (module, name) not in SAVED_NAMES:
                 vague.append(f"{module}:{line}: {name}")

@@ -27,11 +27,11 @@ from lt_jax.train import steps as step
 
 @pytest.fixture(scope="module")
 def config():
-    found = digits_lt.get_config("smoke")
-    found.encoder.width = 4
-    found.pretrain.update(projector=(16, 8), batch_size=32)
-    found.checkpoint.every_steps = 2
-    return found
+    settings = digits_lt.get_config("smoke")
+    settings.encoder.width = 4
+    settings.pretrain.update(projector=(16, 8), batch_size=32)
+    settings.checkpoint.every_steps = 2
+    return settings
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +87,11 @@ def losses_on(devices, parts, steps):
     current, held = sharding.put_replicated(
         (fresh(), {**job.feed.data, "classes": job.classes(0), "key": np.zeros(2, np.uint32)}), mesh
     )
-    advance, found = jax.jit(job.step), []
+    advance, loss_values = jax.jit(job.step), []
     for number in range(steps):
         current, metrics = advance(current, held, sharding.put_batch(job.feed(number), mesh))
-        found.append(float(metrics["loss"]))
-    return found
+        loss_values.append(float(metrics["loss"]))
+    return loss_values
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
@@ -112,8 +112,8 @@ def test_expected_negatives_train(parts, config, network, tx):
     job, fresh = parts
     objective = methods.entry("CONTRASTIVE", "bns(negatives='expected')", "config.pretrain.loss", config.pretrain)
     expected = dataclasses.replace(job, step=step.pretrain(network, tx, objective, config.pretrain.augment))
-    found = losses_on(1, (expected, fresh), 8)
-    assert found[0] == pytest.approx(losses_on(1, parts, 1)[0], rel=0.1) and min(found[4:]) < found[0]
+    values = losses_on(1, (expected, fresh), 8)
+    assert values[0] == pytest.approx(losses_on(1, parts, 1)[0], rel=0.1) and min(values[4:]) < values[0]
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def split(parts, config, tmp_path_factory):
     return train.train(job, fresh(), workdir, options)[0], workdir
 
 
-def places(tree):
+def shardings_of(tree):
     return [x.sharding for x in jax.tree.leaves(tree)]
 
 
@@ -175,10 +175,10 @@ needs_eight = pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight de
 
 @needs_eight
 def test_a_split_state_trains_as_a_whole_one_and_stays_split(parts, unbroken, split):
-    found, expected = ([line["loss"] for line in lines_of(workdir)] for _, workdir in (split, unbroken))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    split_losses, expected = ([line["loss"] for line in lines_of(workdir)] for _, workdir in (split, unbroken))
+    np.testing.assert_allclose(split_losses, expected, rtol=1e-5)
     begun = sharding.put_state(parts[1](), sharding.mesh(32), split=True)
-    assert places(split[0]) == places(begun)
+    assert shardings_of(split[0]) == shardings_of(begun)
     for tree in (split[0].params, split[0].opt_state):
         assert any(not x.is_fully_replicated for x in jax.tree.leaves(tree))
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_goes_from_split_to_whole_and_back(parts, unbroken, split):
         with checkpoint.Saver(saved[1] / "checkpoints" / "pretrain", keep=2) as saver:
             restored, _ = saver.restore(like)
         assert equal(restored, saved[0])
-        assert places(restored) == [x.sharding for x in jax.tree.leaves(like)]
+        assert shardings_of(restored) == [x.sharding for x in jax.tree.leaves(like)]
 
 
 @needs_eight
@@ -242,8 +242,8 @@ def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, co
     shutil.copytree(killed / "checkpoints/pretrain/4/optimizer", half / "optimizer")
     job, fresh = parts
     final, _ = train.train(job, fresh(), killed, config)
-    said = capsys.readouterr().err
-    assert "removing the half-written checkpoint" in said and "resuming from step 4" in said
+    stderr = capsys.readouterr().err
+    assert "removing the half-written checkpoint" in stderr and "resuming from step 4" in stderr
     assert equal(final, unbroken[0]) and not half.exists()
 
 
@@ -258,8 +258,8 @@ def test_broken_checkpoint_is_named_and_passed_over(
         file.unlink() if damage == "missing file" else file.write_bytes(b"")
     job, fresh = parts
     final, _ = train.train(job, fresh(), workdir, config)
-    said = capsys.readouterr().err
-    assert "checkpoints/pretrain/6 is broken" in said and "resuming from step 4" in said
+    stderr = capsys.readouterr().err
+    assert "checkpoints/pretrain/6 is broken" in stderr and "resuming from step 4" in stderr
     assert equal(final, unbroken[0]) and steps_of(workdir)[-1] == 6
     gc.collect()
     assert echoes == [] and "asyncio" not in {record.name for record in caplog.records}
@@ -277,8 +277,8 @@ def test_a_read_that_fails_once_costs_no_checkpoint(parts, config, unbroken, tmp
     workdir = epath.Path(shutil.copytree(unbroken[1], tmp_path / "run"))
     job, fresh = parts
     final, _ = train.train(job, fresh(), workdir, config)
-    said = capsys.readouterr().err
-    assert "broken" not in said and "resuming from step 6" in said and failures == []
+    stderr = capsys.readouterr().err
+    assert "broken" not in stderr and "resuming from step 6" in stderr and failures == []
     assert equal(final, unbroken[0])
 
 
@@ -319,8 +319,8 @@ def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroke
     answers = iter([False, True])
     monkeypatch.setattr(distributed, "all_say", lambda value: value and next(answers))
     with checkpoint.Saver(folder, keep=2) as saver:
-        found, _ = saver.restore(parts[1]())
-    assert int(found.step) == 4 and not (folder / "6").exists()
+        restored, _ = saver.restore(parts[1]())
+    assert int(restored.step) == 4 and not (folder / "6").exists()
     assert "6 is broken (another process cannot read it); using step 4" in capsys.readouterr().err
 
 
@@ -372,11 +372,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config, held):
     tx = optax.sgd(1.0)
     network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
     current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
-    found = []
+    outputs = []
     for count in (1, 4):
         advance = jax.jit(step.classify(network, tx, config.baseline.augment, accumulate=count))
-        found.append(advance(current, held, np.arange(12)))
-    (whole, one), (parts, four) = found
+        outputs.append(advance(current, held, np.arange(12)))
+    (whole, one), (parts, four) = outputs
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, parts.params)
     assert not equal(whole.params, current.params)
     np.testing.assert_allclose([one["loss"], one["accuracy"]], [four["loss"], four["accuracy"]], rtol=1e-5)
