@@ -1,6 +1,7 @@
 """The command line: `python -m lt_jax.main`; `USAGE` says how."""
 
 import sys
+from typing import Any
 
 from absl import logging
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         return errors.EXIT_STATUS[type(error)]
 
 
-def _run(config, options):
+def _run(config: Any, options: Any) -> None:
     from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
     from lt_jax.run import host
 
@@ -58,7 +59,7 @@ def _run(config, options):
     return None
 
 
-def _functions(options):
+def _functions(options: Any) -> dict[str, Any]:
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
     from lt_jax import report
     from lt_jax.serve import export, predict, show_data

@@ -72,11 +72,11 @@ def select(validation: dict[str, dict[str, Any] | None], default: str) -> str:
     return next(name for name, accuracy in balanced.items() if accuracy >= least)
 
 
-def _harmonic_mean(values):
+def _harmonic_mean(values: np.ndarray) -> float:
     return float(len(values) / (1.0 / values).sum()) if (values > 0).all() else 0.0
 
 
-def _balanced_error(labels, per_class):
+def _balanced_error(labels: np.ndarray, per_class: np.ndarray) -> float:
     """Standard error of the balanced accuracy: classes are independent, and the images of each."""
     images = np.bincount(labels, minlength=len(per_class))
     present = images > 0
@@ -84,16 +84,16 @@ def _balanced_error(labels, per_class):
     return float(np.sqrt(variance.sum()) / present.sum())
 
 
-def _per_class(labels, predicted, num_classes):
+def _per_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     total = np.bincount(labels, minlength=num_classes)
     right = np.bincount(labels[labels == predicted], minlength=num_classes)
     return np.where(total > 0, right / np.maximum(total, 1), np.nan)
 
 
-def _mean(values):
+def _mean(values: np.ndarray) -> float | None:
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else None
 
 
-def _number(value):
+def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

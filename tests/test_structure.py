@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import lt_jax
@@ -172,3 +173,22 @@ import os as n
 """
     names = [name for _, name in assigned_names(ast.parse(code))]
     assert sorted(names) == list("abcdeghijkmn")
+
+
+def private_arguments(tree):
+    """(function, argument) of every private function, also methods; self and cls are left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("_") and not node.name.startswith("__"):
+            for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                if argument.arg not in ("self", "cls"):
+                    yield node, argument
+
+
+def test_private_arguments_are_annotated_and_functions_short():
+    trees = [ast.parse(file.read_text()) for _, file in modules()]
+    arguments = [argument for tree in trees for _, argument in private_arguments(tree)]
+    assert len(arguments) > 500
+    assert np.mean([argument.annotation is not None for argument in arguments]) > 0.9
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    too_long = [node.name for node in functions if node.end_lineno - node.lineno > 65]
+    assert not too_long

@@ -3,6 +3,8 @@
 A batch is a pair of images float32 (b, h, w, c) and labels (b, C), which are probabilities; so are the mixed labels.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -43,12 +45,12 @@ def cutmix(key: jax.Array, batch: Batch, partners: Batch, classes: losses.Classe
     return images, _blend(batch[1], partners[1], 1.0 - is_partner.mean(axis=(1, 2, 3)))
 
 
-def _weight(key, b, alpha):
+def _weight(key: Any, b: Any, alpha: Any) -> Any:
     if alpha == 1.0:  # much cheaper than the general case
         return jax.random.uniform(key, (b,))
     return jax.random.beta(key, alpha, alpha, (b,))
 
 
-def _blend(x, partner, weight):
+def _blend(x: Any, partner: Any, weight: Any) -> Any:
     weight = weight.reshape(-1, *[1] * (x.ndim - 1))
     return weight * x + (1.0 - weight) * partner

@@ -150,12 +150,12 @@ def adjust_hue(images: jax.Array, shift: jax.Array) -> jax.Array:
     return _swap(_hue(_swap(images), shift))
 
 
-def _swap(images):
+def _swap(images: jax.Array) -> jax.Array:
     """Swaps (b, h, w, c) <-> (b, h, c, w): a CPU processes rows of one channel several times faster."""
     return jnp.swapaxes(images, 2, 3)
 
 
-def _contrast(images, factor):
+def _contrast(images: jax.Array, factor: jax.Array) -> jax.Array:
     b, h, _, w = images.shape
     # One product with weights for all values: a sum over strided channels is several times slower on a CPU.
     weights = jnp.tile(jnp.repeat(jnp.array(_LUMA), w), h) / (h * w)
@@ -163,12 +163,12 @@ def _contrast(images, factor):
     return jnp.clip(factor * images + (1 - factor) * mean, 0.0, 1.0)
 
 
-def _saturation(images, factor):
+def _saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
     grey = sum(weight * images[:, :, i : i + 1] for i, weight in enumerate(_LUMA))
     return jnp.clip(factor * images + (1 - factor) * grey, 0.0, 1.0)
 
 
-def _hue(images, shift):
+def _hue(images: jax.Array, shift: jax.Array) -> jax.Array:
     r, g, b = (images[:, :, i] for i in range(3))
     high = jnp.maximum(jnp.maximum(r, g), b)
     low = jnp.minimum(jnp.minimum(r, g), b)

@@ -3,6 +3,8 @@
 Images are float32 (b, h, w, c) in [0, 1]; random numbers are drawn for the whole batch at once.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +27,7 @@ def trivial(key: jax.Array, images: jax.Array) -> jax.Array:
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
-def _one(which, image, magnitude, sign):
+def _one(which: Any, image: Any, magnitude: Any, sign: Any) -> Any:
     factor = 1.0 + 0.99 * magnitude * sign
     batch = image[None]
     colored = (
@@ -49,7 +51,7 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def _matrices(which, signed, size):
+def _matrices(which: Any, signed: Any, size: Any) -> Any:
     """Affine maps (b, 6), rows a, b, c, d, e, f: output pixel (x, y) is read at (a x + b y + c, d x + e y + f)."""
     h, w = size
     is_of = {name: which == OPERATIONS.index(name) for name in GEOMETRIC}
@@ -113,7 +115,7 @@ def equalize(images: jax.Array) -> jax.Array:
     return jax.vmap(_equalized)(levels).reshape(b, c, h, w).transpose(0, 2, 3, 1) / 255.0
 
 
-def _equalized(levels):
+def _equalized(levels: Any) -> Any:
     histogram = jnp.zeros(256, jnp.int32).at[levels].add(1)
     step = (levels.size - histogram[levels.max()]) // 255
     before = jnp.cumsum(histogram) - histogram
@@ -121,6 +123,6 @@ def _equalized(levels):
     return jnp.where(step > 0, table[levels], levels).astype(jnp.float32)
 
 
-def _levels(images):
+def _levels(images: Any) -> Any:
     """Values 0..1 as whole numbers 0..255, in float."""
     return jnp.round(images * 255.0)

@@ -54,14 +54,14 @@ def start(options: Any) -> None:
         ) from error
 
 
-def _in_cluster():
+def _in_cluster() -> bool:
     """Whether the environment describes one of several processes."""
     slurm = all(name in os.environ for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"))
     tasks = os.environ.get("SLURM_NTASKS", "1") if slurm else os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
     return tasks not in ("", "1") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
-def _from_environment():
+def _from_environment() -> Any:
     count = _number(PROCESSES, 1, 2**20)
     number = _number(PROCESS, 0, 2**20)
     if number >= count:
@@ -73,14 +73,14 @@ def _from_environment():
     return {**arguments, "cluster_detection_method": "deactivate"}
 
 
-def _number(name, least, most):
+def _number(name: str, least: Any, most: Any) -> Any:
     text = os.environ.get(name, "")
     if not text.isdecimal() or not least <= int(text) <= most:
         raise errors.BadInput(f"{name}: expected a number from {least}, found {text!r}")
     return int(text)
 
 
-def _say_before_abort():
+def _say_before_abort() -> Any:
     """Prints our message and sets our exit status when JAX aborts the process after losing a peer."""
 
     def on_abort(number):

@@ -45,5 +45,5 @@ def check_bucket(path: str | os.PathLike, key: str) -> None:
         raise errors.BadInput(_line("gcsfs", "bucket", f"{key}: {os.fspath(path)}")) from error
 
 
-def _line(package, extra, purpose):
+def _line(package: str, extra: str, purpose: str) -> str:
     return f"{purpose} needs {package}: pip install 'lt_jax[{extra}]'"

@@ -7,6 +7,7 @@ them. So all processes must call it at the same points of the program.
 import contextlib
 import signal
 import threading
+from typing import Any
 
 from lt_jax.core import distributed, errors
 
@@ -57,7 +58,7 @@ def stop_if_requested() -> None:
         raise errors.Stopped(_LINE)
 
 
-def _on_signal(number, frame):
+def _on_signal(number: int, frame: Any) -> Any:
     global _requested
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once

@@ -69,7 +69,7 @@ class _Lock:
             if self._is_ours():
                 self._path.unlink()
 
-    def _acquire(self):
+    def _acquire(self) -> None:
         ignored = None  # content of a lock whose owner is known to be dead
         while True:
             with _exclusive(self._path.parent) as is_exclusive:
@@ -87,7 +87,7 @@ class _Lock:
             if not self._is_ours():
                 raise errors.BadInput(_refusal(self._path.parent, _parse(_read(self._path))))
 
-    def _beat(self):
+    def _beat(self) -> None:
         while not self._released.wait(_BEAT_S):
             with contextlib.suppress(OSError, *errors.EXIT_STATUS):  # a full disk, or a network away for a moment
                 owner = _parse(_read(self._path))
@@ -96,7 +96,7 @@ class _Lock:
                 if _is_bucket(self._path) or self._path.parent.exists():
                     self._write()
 
-    def _write(self):
+    def _write(self) -> None:
         self._owner["beat"] = time.time()
         content = json.dumps(self._owner, indent=1).encode()
         if _is_bucket(self._path):
@@ -107,11 +107,11 @@ class _Lock:
             beside.write_bytes(content)
             os.replace(beside, self._path)
 
-    def _is_ours(self):
+    def _is_ours(self) -> bool:
         return (_parse(_read(self._path)) or {}).get("token") == self._owner["token"]
 
 
-def _this_process(workdir):
+def _this_process(workdir: epath.Path) -> dict[str, Any]:
     return {
         "token": uuid.uuid4().hex,
         "machine": _machine(),
@@ -123,7 +123,7 @@ def _this_process(workdir):
     }
 
 
-def _machine():
+def _machine() -> str:
     """Identifies machine, boot and container; equal for two processes that can see each other."""
     parts = [platform.node()]
     with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ def _machine():
     return " ".join(parts)
 
 
-def _started(process):
+def _started(process: int) -> int | None:
     """Start time of the process in system ticks; None if it does not exist or is unknown."""
     try:
         state, *fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -141,12 +141,12 @@ def _started(process):
     return None if state in "ZX" else int(fields[18])
 
 
-def _inode(workdir):
+def _inode(workdir: epath.Path) -> int | None:
     """Inode of the directory, which differs from that of a copy, on any machine; None in a bucket."""
     return None if _is_bucket(workdir) else os.stat(workdir).st_ino
 
 
-def _is_dead(owner, us):
+def _is_dead(owner: Any, us: Any) -> Any:
     """Whether the owner has certainly ended, or the lock is part of a copied directory."""
     if owner is None:
         return False
@@ -155,11 +155,11 @@ def _is_dead(owner, us):
     return owner["machine"] == us["machine"] and not _is_running(owner)
 
 
-def _lives_here(owner, us):
+def _lives_here(owner: Any, us: Any) -> Any:
     return owner is not None and owner["machine"] == us["machine"] and _is_running(owner)
 
 
-def _is_running(owner):
+def _is_running(owner: Any) -> Any:
     if owner["process_started"] is not None:
         return _started(owner["process"]) == owner["process_started"]
     try:
@@ -171,7 +171,7 @@ def _is_running(owner):
     return True
 
 
-def _watch(path, content, owner):
+def _watch(path: Any, content: Any, owner: Any) -> Any:
     """Waits until the lock is unchanged for `_WATCH_S`, so that its owner must be dead, or is removed.
 
     Raises:
@@ -188,36 +188,36 @@ def _watch(path, content, owner):
             raise errors.BadInput(_refusal(path.parent, _parse(now)))
 
 
-def _refusal(workdir, owner):
+def _refusal(workdir: epath.Path, owner: Any) -> Any:
     return (
         f"{workdir} is in use by {_who(owner)}; wait until that run has ended, or stop it, or choose another --workdir"
     )
 
 
-def _taken_over(workdir, owner):
+def _taken_over(workdir: epath.Path, owner: Any) -> Any:
     return f"{workdir} was taken over by {_who(owner)}, since this process was stalled; nothing is lost"
 
 
-def _who(owner):
+def _who(owner: Any) -> Any:
     if owner is None:
         return "an unknown run"
     return f"process {owner['process']} on {owner['host']} (since {owner['since']})"
 
 
-def _end(line):
+def _end(line: Any) -> Any:
     """Exits at once, since further writes would go into the files of another run."""
     print(f"lt_jax: {line}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
-def _read(path):
+def _read(path: epath.Path) -> bytes | None:
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
 
 
-def _parse(content) -> dict[str, Any] | None:
+def _parse(content: bytes | None) -> dict[str, Any] | None:
     """The owner in the lock file; None if there is no file or it is invalid."""
     try:
         owner = json.loads(content) if content else None
@@ -228,7 +228,7 @@ def _parse(content) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _exclusive(folder):
+def _exclusive(folder: epath.Path) -> Iterator[Any]:
     """Context that excludes other processes of this machine; yields whether this is possible."""
     try:
         import fcntl
@@ -250,5 +250,5 @@ def _exclusive(folder):
         os.close(descriptor)
 
 
-def _is_bucket(path):
+def _is_bucket(path: epath.Path) -> bool:
     return "://" in os.fspath(path)

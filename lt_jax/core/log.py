@@ -26,7 +26,7 @@ def printable(name: str) -> str:
     return name if name.isprintable() else "".join(map(_escaped, name))
 
 
-def _escaped(character):
+def _escaped(character: Any) -> Any:
     if "\udc80" <= character <= "\udcff":  # a byte that the file system encoding cannot decode
         return f"\\x{ord(character) - 0xDC00:02x}"
     if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def index_digest(indices: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(indices, "<i8").tobytes()).hexdigest()
 
 
-def _split(images, config):
+def _split(images: Any, config: Any) -> Split:
     labels = images.labels.astype(np.int32)
     if isinstance(images, images_lib.Arrays):
         return Split(images.images, labels)
@@ -114,7 +114,7 @@ def _split(images, config):
     return Split(images, labels, images.upright)
 
 
-def _held(images):
+def _held(images: Any) -> Any:
     """All images decoded once, (n, size, size, 3): the largest central square of each, resized."""
     _, *shape = images.shape
     if np.prod(images.shape) > MOST_HELD:
@@ -128,7 +128,7 @@ def _held(images):
     return held
 
 
-def _parts(raw):
+def _parts(raw: images_lib.Raw) -> dict[str, Any]:
     return {name: part for name in ("train", "test", "validation") if (part := getattr(raw, name)) is not None}
 
 
@@ -145,24 +145,24 @@ def _check_labels(raw: images_lib.Raw) -> None:
             )
 
 
-def _sized(raw, config):
+def _sized(raw: images_lib.Raw, config: Any) -> images_lib.Raw:
     workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
-    changed = {
-        name: dataclasses.replace(part, size=config.image_size, workers=workers)
+    changed: dict[str, Any] = {
+        name: dataclasses.replace(cast(Any, part), size=config.image_size, workers=workers)
         for name, part in _parts(raw).items()
         if isinstance(part, images_lib.Encoded)
     }
     return dataclasses.replace(raw, **changed)
 
 
-def _readable(raw, config):
+def _readable(raw: images_lib.Raw, config: Any) -> tuple[Any, ...]:
     """(raw, reasons): checks that every file exists; with on_bad_image="skip" drops unreadable training images.
 
     Test images are never dropped, since results on different test images cannot be compared.
     """
     skip = config.on_bad_image == "skip"
     skipped: list[str] = []
-    readable_parts = {}
+    readable_parts: dict[str, Any] = {}
     for name, part in _parts(raw).items():
         if not isinstance(part, images_lib.Encoded):
             continue
@@ -174,7 +174,7 @@ def _readable(raw, config):
         if may_skip:
             reasons = stream.unreadable(part)
             skipped += reasons.values()
-            readable_parts[name] = part.select(np.setdiff1d(np.arange(len(part)), list(reasons)))
+            readable_parts[name] = cast(Any, part).select(np.setdiff1d(np.arange(len(part)), list(reasons)))
     for reason in skipped[:3]:
         log.say(f"skipped: {reason}")
     if skipped:
@@ -182,7 +182,7 @@ def _readable(raw, config):
     return dataclasses.replace(raw, **readable_parts), tuple(skipped)
 
 
-def _with_test_split(raw, config):
+def _with_test_split(raw: images_lib.Raw, config: Any) -> tuple[Any, ...]:
     """(raw with a test split, position of each training image in the original files)."""
     if raw.test is not None:
         return raw, np.arange(len(raw.train))
@@ -198,7 +198,7 @@ def _with_test_split(raw, config):
     ), train_positions
 
 
-def _validation(raw, indices, config):
+def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[Any, ...]:
     """(training positions, validation split): the official split, else a share of the chosen training images."""
     if raw.validation is not None:
         return indices, _split(raw.validation, config)

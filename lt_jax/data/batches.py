@@ -39,7 +39,7 @@ class Streamed:
         size = row["batch_size"]
         self._stream = stream.Stream(self._views(order), size, split.images.workers, host, hosts)
 
-    def _views(self, order):
+    def _views(self, order: Any) -> Any:
         return stream.Views(self._split.images, self._split.labels, order, **self._row)
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:

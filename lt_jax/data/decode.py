@@ -103,7 +103,7 @@ def sized(pixels: np.ndarray, shape: tuple[int, int], centre: bool) -> np.ndarra
     return cv2.resize(pixels[top : top + height, left : left + width], (shape[1], shape[0]), interpolation=kind)
 
 
-def _random_box(generator, whole, smallest):
+def _random_box(generator: Any, whole: Any, smallest: Any) -> Any:
     h, w = whole
     for _ in range(_TRIES):
         u_area, u_ratio, u_top, u_left = generator.random(4)  # one call is faster than four
@@ -120,7 +120,7 @@ def _reduction(length: int, size: int) -> int:
     return next((factor for factor in (8, 4, 2) if length >= factor * size), 1)
 
 
-def _crops_of_pixels(pixels, boxes, size):
+def _crops_of_pixels(pixels: np.ndarray, boxes: Callable[..., Any], size: int) -> list[Any]:
     """Crops of a decoded image, reduced by the same factor as in the JPEG decoder, so that both look alike."""
     h, w = pixels.shape[:2]
     crop_boxes = boxes((h, w))
@@ -132,7 +132,7 @@ def _crops_of_pixels(pixels, boxes, size):
     return [_crop(pixels, box, scale, size) for box in crop_boxes]
 
 
-def _crop(pixels, box, scale, size):
+def _crop(pixels: np.ndarray, box: tuple[Any, ...], scale: tuple[Any, ...], size: int) -> np.ndarray:
     top, left = round(box[0] * scale[0]), round(box[1] * scale[1])
     bottom, right = round((box[0] + box[2]) * scale[0]), round((box[1] + box[3]) * scale[1])
     part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
@@ -142,7 +142,7 @@ def _crop(pixels, box, scale, size):
 _reused = threading.local()
 
 
-def _decode_jpeg(content, whole, reduction):
+def _decode_jpeg(content: bytes, whole: tuple[Any, ...], reduction: int) -> np.ndarray:
     """Decodes into a buffer that the next call overwrites, with the fast DCT and fast chroma upsampling.
 
     Each saves 5 % of the time and changes values by one level on average, less than the compression itself. Crops are
@@ -200,7 +200,7 @@ class _errors:
         if isinstance(error, Exception):  # decoders raise many types
             raise errors.BadInput(f"{self._name}: {self._reason(error)}") from error
 
-    def _reason(self, error):
+    def _reason(self, error: Any) -> str:
         if isinstance(error, errors.BadInput):
             return str(error)
         if not self._content:
@@ -211,7 +211,7 @@ class _errors:
         return pillow.is_a_limit(error) or f"corrupt or truncated ({message})"
 
 
-def _unidentified(content):
+def _unidentified(content: bytes) -> str:
     form = formats.of(content[: formats.FIRST_BYTES])
     if form is None:
         return "this is no image file"

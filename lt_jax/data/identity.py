@@ -151,11 +151,11 @@ def difference(before: Manifest, after: Manifest) -> str:
     return ", ".join(words)
 
 
-def _listed(names):
+def _listed(names: Any) -> Any:
     return names[0] + (", ..." if len(names) > 1 else "")
 
 
-def _stats(folder, names):
+def _stats(folder: Any, names: Any) -> Any:
     """Size and times of each file, (n, 3) int64; -1 for a missing file."""
     rows = []
     for name in names:
@@ -168,7 +168,7 @@ def _stats(folder, names):
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def _contents(paths):
+def _contents(paths: Any) -> Any:
     """Yields the digest of each file, or its error. Threads hide the latency of network disks."""
     groups = [paths[i : i + _GROUP] for i in range(0, len(paths), _GROUP)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -176,7 +176,7 @@ def _contents(paths):
             yield from digests
 
 
-def _sha256(path):
+def _sha256(path: Any) -> Any:
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:

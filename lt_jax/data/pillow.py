@@ -71,7 +71,7 @@ def is_a_limit(error: Exception) -> str:
     return ""
 
 
-def _open(content, locked=False):
+def _open(content: bytes, locked: bool = False) -> Any:
     """Opens without Pillow's check, which warns at half of its limit; checks the limit before decoding."""
     if not locked:
         with _changing_limits:
@@ -89,19 +89,19 @@ def _open(content, locked=False):
     return opened
 
 
-def _is_about_text(error):
+def _is_about_text(error: Any) -> Any:
     message = str(error).lower()
     return "decompressed data too large" in message or "max_text" in message
 
 
-def _turned(opened):
+def _turned(opened: Any) -> Any:
     try:
         return ImageOps.exif_transpose(opened)
     except Exception:  # Pillow raises many types for tags it cannot parse; ignore such tags
         return opened
 
 
-def _top(opened):
+def _top(opened: Any) -> tuple[Any, ...]:
     """(kind, largest value) of pixels of more than 8 bit, from the format, not from the image content."""
     if opened.mode == "F":
         return "float", 1.0
@@ -111,7 +111,7 @@ def _top(opened):
     return f"{bits}-bit", float(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
 
 
-def _from_deep(opened, kind, top):
+def _from_deep(opened: Any, kind: Any, top: Any) -> Any:
     """RGB of grey pixels of more than 8 bit; Pillow's conversion would clip them at 255 instead of scaling."""
     pixels = np.asarray(opened)
     if top == 2.0**32 - 1:

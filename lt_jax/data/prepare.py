@@ -69,14 +69,14 @@ def main(argv: list[str]) -> int:
         return errors.EXIT_STATUS[type(error)]
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> Any:
     parser = argparse.ArgumentParser(
         prog="lt_jax.data.prepare", add_help=False, allow_abbrev=False, exit_on_error=False
     )
     for name, default in (("name", ""), ("dir", ""), ("list", ""), ("out", ""), ("on_bad_image", "error")):
         parser.add_argument(f"--{name}", default=default)
-    for name, default in (("workers", os.cpu_count() or 1), ("shard_size", 1024), ("size", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, number in (("workers", os.cpu_count() or 1), ("shard_size", 1024), ("size", 0)):
+        parser.add_argument(f"--{name}", type=int, default=number)
     if any(word in ("-h", "--help") for word in argv[1:]):
         print(USAGE)
         return None
@@ -117,7 +117,7 @@ def run(options: Any) -> None:
     _remove_other_shards({shard.file for shard in shards}, out)
 
 
-def _remove_other_shards(names, out):
+def _remove_other_shards(names: Any, out: Any) -> Any:
     """Removes shards of an earlier call that the index no longer lists."""
     for path in list(out.iterdir()):
         name = path.name.removesuffix(".json")
@@ -125,7 +125,7 @@ def _remove_other_shards(names, out):
             path.unlink()
 
 
-def _shards(split, part, out, options):
+def _shards(split: Any, part: Any, out: Any, options: Any) -> Any:
     if part is None:
         return
     count = max(1, -(-len(part) // options.shard_size))
@@ -134,7 +134,7 @@ def _shards(split, part, out, options):
         yield Shard(split, file, part.select(positions), os.fspath(out), options.size, options.on_bad_image == "skip")
 
 
-def _all(shards, workers):
+def _all(shards: Any, workers: Any) -> Any:
     if workers < 2 or len(shards) < 2:
         yield from map(write_shard, shards)
         return
@@ -173,31 +173,31 @@ def write_shard(shard: Shard) -> dict[str, Any]:
     return {**entry, "written": True}
 
 
-def _source(shard, entry):
+def _source(shard: Any, entry: Any) -> Any:
     """(digest of the source of the shard, manifest of its files as JSON).
 
     The digest covers images, labels, names, size and skip rule. Files unchanged since `entry` are not read.
     """
     digest = hashlib.sha256(f"{shard.size} {shard.skip} {shard.images.labels.tolist()}".encode())
     if isinstance(shard.images, images.Arrays):
-        digest.update(np.ascontiguousarray(shard.images.images))
+        digest.update(np.ascontiguousarray(shard.images.images).data)
         return digest.hexdigest(), []
     before = identity.Manifest(*_columns(entry["manifest"])) if entry else None
     folder, names = shard.images.stored_in()
     manifest = identity.scan(folder, names, before, skip_missing=True)  # reading the images reports missing files
     digest.update("\0".join(manifest.names).encode(errors="surrogateescape"))
-    digest.update(np.ascontiguousarray(shard.images.item_digests(manifest.digests)))
+    digest.update(np.ascontiguousarray(shard.images.item_digests(manifest.digests)).data)
     rows = zip(manifest.names, manifest.stats.tolist(), manifest.digests, strict=True)
     return digest.hexdigest(), [[name, stat, bytes(content).hex()] for name, stat, content in rows]
 
 
-def _columns(rows):
+def _columns(rows: Any) -> Any:
     names, stats, digests = zip(*rows, strict=True) if rows else ((), (), ())
     contents = np.array([list(bytes.fromhex(digest)) for digest in digests], np.uint8).reshape(-1, 32)
     return names, np.array(stats, np.int64).reshape(-1, 3), contents
 
 
-def _read_note(note):
+def _read_note(note: Any) -> Any:
     """The entry that an earlier call wrote; None if there is none, or it is incomplete or of another version."""
     try:
         entry = files.read_json(note)
@@ -206,11 +206,11 @@ def _read_note(note):
     return entry if entry and "manifest" in entry else None
 
 
-def _is_whole(path, digest):
+def _is_whole(path: Any, digest: Any) -> Any:
     return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
-def _contents(shard):
+def _contents(shard: Any) -> Any:
     """(encoded images, names, labels, reasons of skipped images); each image is decoded as a check."""
     contents: list[bytes] = []
     names: list[str] = []
@@ -229,7 +229,7 @@ def _contents(shard):
     return contents, names, labels, skipped
 
 
-def _content(part, i, size):
+def _content(part: Any, i: Any, size: Any) -> Any:
     """The unchanged file; PNG of an image in memory; upright JPEG of a reduced image."""
     pixels = part.image(i)
     if isinstance(part, images.Encoded) and not (size and min(pixels.shape[:2]) > size):
@@ -246,7 +246,7 @@ def _content(part, i, size):
     return buffer.getvalue()
 
 
-def _encode(contents):
+def _encode(contents: Any) -> Any:
     """The bytes of an ArrayRecord file, written via a local file because the writer supports no others."""
     from array_record.python import array_record_module
 
@@ -260,7 +260,7 @@ def _encode(contents):
             return file.read()
 
 
-def _decode(blob):
+def _decode(blob: Any) -> Any:
     from array_record.python import array_record_module
 
     with tempfile.TemporaryDirectory() as folder, files.clear_errors(folder):
@@ -273,7 +273,7 @@ def _decode(blob):
         return contents
 
 
-def _write_index(raw, shards, done, out):
+def _write_index(raw: Any, shards: Any, done: Any, out: Any) -> Any:
     splits = {}
     for split in records.SPLITS:
         entries = [entry for shard, entry in zip(shards, done, strict=True) if shard.split == split]

@@ -53,7 +53,7 @@ class Views:
 
 
 @functools.lru_cache(maxsize=64)
-def _global_batch(order, step):
+def _global_batch(order: Any, step: int) -> Any:
     return order(step)
 
 
@@ -148,7 +148,7 @@ class Stream:
             self._iterator.close()
         self._iterator = None
 
-    def _start(self, step):
+    def _start(self, step: int) -> Any:
         self.close()
         rows = self._batch_size // self._hosts
         end = 2**40  # rows of an endless stream
@@ -196,7 +196,7 @@ def unreadable(images: Any) -> dict[int, str]:
     return _CHECKED[key]
 
 
-def _check(images, positions):
+def _check(images: Any, positions: Any) -> Any:
     reasons = {}
     for position in positions:
         try:

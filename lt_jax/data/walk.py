@@ -7,6 +7,7 @@ images are returned too, so that the caller can report them.
 import collections
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from etils import epath
 
@@ -101,12 +102,12 @@ def say_skipped(skipped: list[Skipped], root: str) -> None:
         log.say(f"folder {log.printable(root)}: {count}: {described(skipped, root)}")
 
 
-def _counted(kind, paths, root):
+def _counted(kind: str, paths: list[Any], root: str) -> str:
     names = [log.printable(os.path.relpath(path, root)) for path in paths[:_SHOWN]]
     return f"{len(paths)} {log.printable(kind)} ({', '.join(names + ['...'] * (len(paths) > _SHOWN))})"
 
 
-def _looked_at(path):
+def _looked_at(path: str) -> tuple[Any, ...]:
     """(whether Pillow can open the file, its format if checked). Only files with unknown extensions are opened."""
     name = path.lower()
     if name.endswith(formats.SUFFIXES):
@@ -117,7 +118,7 @@ def _looked_at(path):
     return form is not None and formats.is_readable(form), form
 
 
-def _first_bytes(path):
+def _first_bytes(path: Any) -> Any:
     try:
         with epath.Path(path).open("rb") if "://" in path else open(path, "rb") as file:
             return file.read(formats.FIRST_BYTES)
@@ -125,7 +126,7 @@ def _first_bytes(path):
         return b""
 
 
-def _scan(folder):
+def _scan(folder: str) -> list[Any]:
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not is_system(entry.name)), key=lambda entry: entry.name)
@@ -135,18 +136,18 @@ def _scan(folder):
         raise errors.BadInput(f"{log.printable(folder)}: {(error.strerror or str(error)).lower()}") from error
 
 
-def _is_folder(entry):
+def _is_folder(entry: Any) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def _is_above(folder, below):
+def _is_above(folder: str, below: str) -> bool:
     return below != folder and below.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _is_regular(entry):
+def _is_regular(entry: Any) -> bool:
     """False for pipes and devices, where reading could block. A broken link counts as a file: reading it reports it."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
@@ -154,7 +155,7 @@ def _is_regular(entry):
         return True
 
 
-def _below(folder, start, above, listed):
+def _below(folder: str, start: str, above: tuple[Any, ...], listed: set[Any]) -> Iterator[Any]:
     real = os.path.realpath(folder)
     if real in above or _is_above(real, start):
         log.say(f"{log.printable(folder)} leads back to {log.printable(real)}; not followed")
@@ -173,7 +174,7 @@ def _below(folder, start, above, listed):
             yield entry.path, _is_regular(entry)
 
 
-def _in_bucket(folder):
+def _in_bucket(folder: Any) -> Any:
     for path in sorted(folder.iterdir()):
         if is_system(path.name):
             continue

@@ -100,7 +100,7 @@ def fit(
     return Classifier(carry["params"], mean, deviation, jnp.asarray(seen), config.kind, unit)
 
 
-def _seen_and_classes(own, counts, config):
+def _seen_and_classes(own: np.ndarray, counts: np.ndarray, config: Any) -> tuple[Any, ...]:
     """Mask (C,) of the classes that may be predicted, and what the loss knows of the classes.
 
     Args:
@@ -113,12 +113,14 @@ def _seen_and_classes(own, counts, config):
     return seen, losses.Classes.of(np.where(seen, counts, 0))
 
 
-def _optimizer(learning_rate, momentum, weight_decay):
+def _optimizer(learning_rate: float, momentum: float, weight_decay: float) -> Any:
     """SGD with momentum and coupled weight decay on all parameters, as torch.optim.SGD."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
 
 
-def _step(static, constants, carry, batch):
+def _step(
+    static: tuple[Any, ...], constants: dict[str, Any], carry: dict[str, Any], batch: tuple[Any, ...]
+) -> dict[str, Any]:
     kind, loss_name, smoothing, *rates = static
     x, labels, help = batch
     x = scaling.apply(x, *constants["scaling"])

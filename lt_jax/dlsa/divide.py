@@ -125,14 +125,21 @@ def scores(model: Model, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 check = settings.check
 
 
-def _why_stop(labels, config):
+def _why_stop(labels: np.ndarray, config: Any) -> str | None:
     if share.fitted_on(len(labels), config) < config.filter.clusters or len(labels) < config.min_items:
         return f"{len(labels)} items are left"
     in_every_fold = np.bincount(labels) > (config.get("share_at", "fitted") == "out_of_fold")
     return "one class is left" if in_every_fold.sum() < 2 else None
 
 
-def _fit_depth(key, features, labels, left, config, initial):
+def _fit_depth(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    left: np.ndarray,
+    config: Any,
+    initial: dict[str, Any] | None,
+) -> tuple[Any, ...]:
     """The fitted depth, and the mask (n,) of the remaining items that it takes."""
     k_filter, k_classifier, k_folds = jax.random.split(key, 3)
     fitted, epochs = filters.fit_and_choose(k_filter, features, labels, config.filter, left)
@@ -143,7 +150,14 @@ def _fit_depth(key, features, labels, left, config, initial):
     return Depth(fitted, jnp.asarray(threshold), classifier), taken
 
 
-def _fit_last(key, features, labels, left, config, initial):
+def _fit_last(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    left: np.ndarray,
+    config: Any,
+    initial: dict[str, Any] | None,
+) -> classifiers.Classifier:
     """The plain classifier, fitted on the remaining items or on all, with the class counts of either."""
     positions = np.arange(len(labels)) if config.get("last", "left") == "everything" else left
     counted = labels if config.rest_counts == "all" else labels[positions]
@@ -151,5 +165,5 @@ def _fit_last(key, features, labels, left, config, initial):
     return classifiers.fit(key, features, labels, positions, counts, config.classifier, None, initial)
 
 
-def _classes(labels):
+def _classes(labels: np.ndarray) -> str:
     return f"{len(np.unique(labels))} classes"

@@ -7,7 +7,7 @@ released code, the epoch is selected on the training items of the flow.
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -100,8 +100,8 @@ def fit_and_choose(
     log.say(f"flow filter: epoch {best_epochs} of {config.epochs}, {best_score} pure clusters of {config.clusters}")
     assert best is not None  # config.epochs is at least 1
     _, clusters = batches.over_all(score_all, best, features, np.arange(len(labels)))
-    counts = jnp.asarray(_count(clusters, labels, config.clusters), jnp.float32)
-    return dataclasses.replace(best, counts=counts), best_epochs
+    cluster_counts = jnp.asarray(_count(clusters, labels, config.clusters), jnp.float32)
+    return dataclasses.replace(best, counts=cluster_counts), best_epochs
 
 
 def fit_for(
@@ -155,7 +155,14 @@ def check_converges(
     )
 
 
-def _epochs(key, features, labels, config, positions, pairs=None) -> Iterator[tuple[FlowFilter, np.ndarray]]:
+def _epochs(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    config: Any,
+    positions: np.ndarray,
+    pairs: int | None = None,
+) -> Iterator[tuple[FlowFilter, np.ndarray]]:
     """Yields after each epoch the filter, without counts, and the clusters (n,) of the items at `positions`."""
     batches.check(features, labels)
     check_clusters(config, len(positions))
@@ -187,7 +194,7 @@ def _epochs(key, features, labels, config, positions, pairs=None) -> Iterator[tu
         yield now, clusters
 
 
-def _rows(features, labels, positions):
+def _rows(features: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> Callable[..., Any]:
     def rows(pairs):
         here = positions[pairs]
         return np.asarray(features[here.reshape(-1)], np.float32).reshape(*here.shape, -1), labels[here[..., 0]]
@@ -195,7 +202,7 @@ def _rows(features, labels, positions):
     return rows
 
 
-def _count(clusters, labels, number):
+def _count(clusters: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
     """Number of items by cluster and class, (K, C)."""
     counts = np.zeros((number, labels.max() + 1), np.int64)
     np.add.at(counts, (clusters, labels), 1)

@@ -114,7 +114,7 @@ def masks(dimension: int, flipped: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     return first.astype(np.float32), second.astype(np.float32), np.tile(last, (1, 2)).astype(np.float32)
 
 
-def _made_init(key, dimension):
+def _made_init(key: jax.Array, dimension: int) -> list[Any]:
     """Weights and biases drawn uniformly from +-1/sqrt(fan-in)."""
     bound = dimension**-0.5
     widths = (dimension, dimension, 2 * dimension)
@@ -129,19 +129,19 @@ def _made_init(key, dimension):
     ]
 
 
-def _shift_and_log_scale(layers, x, flipped):
+def _shift_and_log_scale(layers: list[Any], x: Any, flipped: bool) -> list[Any]:
     for i, (layer, mask) in enumerate(zip(layers, masks(x.shape[1], flipped), strict=True)):
         x = jax.nn.relu(x) if i else x
         x = jnp.dot(x, layer["kernel"] * mask, precision=losses.PRECISION) + layer["bias"][None, :]
     return jnp.split(x, 2, axis=1)
 
 
-def _made_forward(layers, x, flipped):
+def _made_forward(layers: list[Any], x: Any, flipped: bool) -> tuple[Any, ...]:
     shift, log_scale = _shift_and_log_scale(layers, x, flipped)
     return (x - shift) * jnp.exp(-log_scale), -log_scale.sum(axis=1)
 
 
-def _made_inverse(layers, u, flipped):
+def _made_inverse(layers: list[Any], u: jax.Array, flipped: bool) -> jax.Array:
     """The x that maps to u. Feature i depends only on earlier ones, so all are correct after D rounds."""
 
     def one_round(_, x):
@@ -151,11 +151,11 @@ def _made_inverse(layers, u, flipped):
     return jax.lax.fori_loop(0, u.shape[1], one_round, jnp.zeros_like(u))
 
 
-def _norm_init(dimension):
+def _norm_init(dimension: int) -> dict[str, Any]:
     return {"log_gamma": jnp.zeros(dimension), "beta": jnp.zeros(dimension)}
 
 
-def _statistics(x, running):
+def _statistics(x: jax.Array, running: dict[str, Any]) -> tuple[Any, ...]:
     """Mean and unbiased variance of the batch, and the updated running statistics."""
     mean = x.mean(axis=0)
     variance = ((x - mean[None, :]) ** 2).sum(axis=0) / max(len(x) - 1, 1)
@@ -166,11 +166,11 @@ def _statistics(x, running):
     return batch, moved
 
 
-def _batch_norm(params, stats, x):
+def _batch_norm(params: dict[str, Any], stats: dict[str, Any], x: jax.Array) -> tuple[Any, ...]:
     log_scale = params["log_gamma"] - 0.5 * jnp.log(stats["variance"] + _EPSILON)
     return (x - stats["mean"][None, :]) * jnp.exp(log_scale)[None, :] + params["beta"][None, :], log_scale.sum()
 
 
-def _batch_norm_inverse(params, stats, y):
+def _batch_norm_inverse(params: dict[str, Any], stats: dict[str, Any], y: jax.Array) -> jax.Array:
     log_scale = params["log_gamma"] - 0.5 * jnp.log(stats["variance"] + _EPSILON)
     return (y - params["beta"][None, :]) * jnp.exp(-log_scale)[None, :] + stats["mean"][None, :]

@@ -85,27 +85,27 @@ def start_from(
     return {**params, "a": kernel, **({"bias": bias} if kind == "linear" else {})}
 
 
-def _hidden(params, name, x):
+def _hidden(params: dict[str, Any], name: str, x: jax.Array) -> jax.Array:
     return jax.nn.relu(_product(x, params[name]) + params[f"{name}_bias"][None, :])
 
 
-def _product(x, kernel):
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.dot(x, kernel, precision=losses.PRECISION)
 
 
-def _cosine(x, kernel):
+def _cosine(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _product(x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-6), _directions(kernel))
 
 
-def _squashed_cosine(x, kernel):
+def _squashed_cosine(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x/(1 + |x|) . w/|w|: close to the cosine for long x, close to 0 for short x."""
     length = jnp.sqrt(jnp.maximum((x**2).sum(axis=1, keepdims=True), 1e-24))  # keeps the gradient finite at x = 0
     return _product(x / (1.0 + length), _directions(kernel))
 
 
-def _directions(kernel):
+def _directions(kernel: jax.Array) -> jax.Array:
     return kernel / jnp.maximum(jnp.linalg.norm(kernel, axis=0), 1e-6)[None, :]
 
 
-def _uniform(key, inputs, outputs):
+def _uniform(key: jax.Array, inputs: int, outputs: int) -> jax.Array:
     return jax.random.uniform(key, (inputs, outputs), minval=-(inputs**-0.5), maxval=inputs**-0.5)

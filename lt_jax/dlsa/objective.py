@@ -113,6 +113,6 @@ def step(static: tuple[float, ...], constants: Any, carry: dict[str, Any], batch
     return {**carry, "params": params, "stats": stats, "running": running, "step": number, "loss": loss}
 
 
-def _matrices(params):
+def _matrices(params: tuple[Any, ...]) -> tuple[Any, ...]:
     """Mask of the parameters that decay: not biases and norms."""
     return jax.tree.map(lambda x: x.ndim == 2, params)

@@ -1,6 +1,7 @@
 """Checks the `dlsa` block of a config."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from lt_jax.core import errors
@@ -54,7 +55,7 @@ def check(config: Any) -> None:
         )
 
 
-def _require(config, key, expected, is_valid):
+def _require(config: Any, key: str, expected: str, is_valid: Callable[..., Any]) -> None:
     *above, name = key.split(".")
     for part in above:
         config = config[part]

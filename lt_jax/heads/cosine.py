@@ -56,5 +56,5 @@ def nearest_class_mean(
     return Cosine(_unit(sums, np), centre, np.isin(np.arange(num_classes), labels))
 
 
-def _unit(x, numpy):
+def _unit(x: np.ndarray, numpy: Any) -> np.ndarray:
     return x / numpy.maximum(numpy.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -117,7 +117,9 @@ def crt(
 
 
 @functools.partial(jax.jit, static_argnums=4)
-def _fit(key, features, labels, classes, static):
+def _fit(
+    key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, static: tuple[Any, ...]
+) -> dict[str, Any]:
     settings, loss_function, class_balanced = static
     n, d = features.shape
     num_classes = classes.counts.shape[0]

@@ -40,7 +40,7 @@ def log_probabilities_of(probabilities, log_probabilities):
     return (np.minimum(values, 0) if rounded else values).astype(np.float32, copy=False)
 
 
-def _shape(name, values):
+def _shape(name: str, values: np.ndarray) -> None:
     if values.ndim != 1:
         raise ValueError(f"{name} must have one axis, but the shape is {values.shape}")
     if values.size == 0:
@@ -49,7 +49,7 @@ def _shape(name, values):
         raise ValueError(f"{name} must be real numbers, but the type is {values.dtype}")
 
 
-def _range(name, values):
+def _range(name: str, values: np.ndarray) -> bool:
     """Whether some values exceed the upper bound, within rounding. Raises ValueError for values out of range."""
     low, high = (0, 1) if name == "probabilities" else (-np.inf, 0)
     # NaN fails every comparison, so test for valid values, not for invalid ones.

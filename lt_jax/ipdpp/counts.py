@@ -14,7 +14,8 @@ means are this even; those of sorted coins always are.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -45,7 +46,7 @@ def log_tail(mean, count):
     return count - mean + count * math.log(mean / count) if mean > 0 else -math.inf
 
 
-def _first(holds, start, stop):
+def _first(holds: Callable[..., Any], start: int, stop: int) -> int:
     """Smallest integer in [start, stop) for which the monotone predicate holds, or stop if there is none."""
     while start < stop:
         middle = (start + stop) // 2

@@ -1,6 +1,7 @@
 """IP-DPP as an under-sampler for imbalanced-learn, with any scikit-learn classifier (optional extra)."""
 
 import numbers
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,13 +66,13 @@ class IPDPPUnderSampler(BaseUnderSampler):
                 after.index = before.index[self.sample_indices_]
         return resampled
 
-    def _check_X_y(self, X, y):
+    def _check_X_y(self, X: Any, y: Any) -> tuple[Any, ...]:
         """Checks X and y; only the default estimator needs finite numbers, any other gets X unchecked."""
         if self.estimator is None:
             return super()._check_X_y(X, y)
         return RandomUnderSampler._check_X_y(self, X, y)
 
-    def _fit_resample(self, X, y):
+    def _fit_resample(self, X: Any, y: np.ndarray) -> tuple[Any, ...]:
         random_state = check_random_state(self.random_state)
         key = jax.random.key(random_state.randint(np.iinfo(np.int32).max))
         self.probabilities_ = self._cross_validated(X, y, random_state)
@@ -90,7 +91,7 @@ class IPDPPUnderSampler(BaseUnderSampler):
         self.sample_indices_ = np.concatenate(chosen)
         return _safe_indexing(X, self.sample_indices_), _safe_indexing(y, self.sample_indices_)
 
-    def _cross_validated(self, X, y, random_state):
+    def _cross_validated(self, X: Any, y: np.ndarray, random_state: Any) -> np.ndarray:
         """Probability of each item's class from the model that was not trained on it, (n_samples,)."""
         estimator = LogisticRegression(max_iter=1000) if self.estimator is None else self.estimator
         classes, counts = np.unique(y, return_counts=True)
@@ -110,7 +111,7 @@ class IPDPPUnderSampler(BaseUnderSampler):
             probabilities[held_out] = np.where(known, predicted[rows, column], 0)
         return probabilities.clip(0, 1)
 
-    def _more_tags(self):  # scikit-learn below 1.6
+    def _more_tags(self) -> Any:  # scikit-learn below 1.6
         return {"sample_indices": True}
 
     def __sklearn_tags__(self):

@@ -4,7 +4,7 @@ All are computed from the tree of laws that the draws use: about O(N) time, and 
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def kernel(probabilities, scale=None, *, log_probabilities=None):
 _kernel = jax.jit(structure.dense)
 
 
-def _laws(log_p, n, relative_scale, plan):
+def _laws(log_p: jax.Array, n: jax.Array, relative_scale: jax.Array, plan: rank_one.Plan) -> tuple[Any, ...]:
     """Structure, theta, log s, coins (b, v) in leaf order, that order, and a function that returns the roots."""
     s = structure.structure(log_p, n, relative_scale)
     theta = rank_one.tilt(s.log_d, s.present, s.n, plan.k)
@@ -47,7 +47,7 @@ def _laws(log_p, n, relative_scale, plan):
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _inclusion(log_p, n, relative_scale, plan):
+def _inclusion(log_p: jax.Array, n: jax.Array, relative_scale: jax.Array, plan: rank_one.Plan) -> jax.Array:
     """P(i in Y) = d log Z / d log (weight of item i): a quotient of sums of non-negative products.
 
     The textbook form of the derivative divides by the factor of each item and loses all precision for factors near
@@ -62,7 +62,9 @@ def _inclusion(log_p, n, relative_scale, plan):
 
 
 @functools.partial(jax.jit, static_argnames="plan")
-def _log_probability(log_p, n, relative_scale, subset, plan):
+def _log_probability(
+    log_p: jax.Array, n: jax.Array, relative_scale: jax.Array, subset: jax.Array, plan: rank_one.Plan
+) -> jax.Array:
     """log det(S_Y) - log Z, from the probability that the coins show Y and the rank-one factor."""
     s, theta, log_s, (b, v), _, roots = _laws(log_p, n, relative_scale, plan)
     (p, q), log_mass = roots(b, v)
@@ -75,7 +77,9 @@ def _log_probability(log_p, n, relative_scale, subset, plan):
     return jnp.where(s.valid, structure.tree_sum(faces) + bonus - log_normaliser, jnp.nan)
 
 
-def _prepare(probabilities, log_probabilities, k, scale):
+def _prepare(
+    probabilities: np.ndarray | None, log_probabilities: np.ndarray | None, k: float, scale: Any
+) -> tuple[Any, ...]:
     """Checks and pads: (size,) log p, N, relative scale, and the plan (None if k is 0 or N)."""
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     n = log_p.shape[0]

@@ -5,6 +5,8 @@ The axis of classes is split over the devices of this host if there are several.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +19,15 @@ BATCH_NUMBERS = 2**26  # numbers in the largest array of one batch of classes: 2
 FEW_NUMBERS = 2**22  # classes whose chains have fewer numbers share one size: compiling costs more than padding
 
 
-def _rank_one(key, log_p, n, relative_scale, k):
+def _rank_one(key: jax.Array, log_p: jax.Array, n: jax.Array, relative_scale: float | jax.Array, k: int) -> jax.Array:
     return rank_one.draw(key, log_p, n, relative_scale, rank_one.plan(log_p.shape[0], k))
 
 
-def _eigen(key, log_p, n, relative_scale, k):
+def _eigen(key: jax.Array, log_p: jax.Array, n: jax.Array, relative_scale: float | jax.Array, k: int) -> jax.Array:
     return eigen.draw(key, log_p, n, relative_scale, k, rank_one.tilt)
 
 
-def _uniform(key, log_p, n, relative_scale, k):
+def _uniform(key: jax.Array, log_p: jax.Array, n: jax.Array, relative_scale: float | jax.Array, k: int) -> jax.Array:
     """A fresh uniform subset for every key.
 
     The released code reads the initial state of a Markov chain whose generator is re-seeded at every call: one fixed
@@ -55,7 +57,7 @@ def padded_size(n, method):
     return 1 << (bits + bits % 2)
 
 
-def _draw(key, log_p, n, relative_scale, k, method):
+def _draw(key: jax.Array, log_p: jax.Array, n: jax.Array, relative_scale: Any, k: int, method: str) -> jax.Array:
     """Draws from log_p (size,) with n items in front -> (k,) sorted int32; all -1 if p is invalid. 0 < k < n."""
     relative_scale = np.float32(1) if relative_scale is None else relative_scale  # a constant costs no transfer
     chosen = METHODS[method](_threefry(key), log_p, n, relative_scale, k)
@@ -63,7 +65,7 @@ def _draw(key, log_p, n, relative_scale, k, method):
     return jnp.where(jnp.all(jnp.where(present, log_p <= 0, True)), chosen, -1)
 
 
-def _threefry(key):
+def _threefry(key: jax.Array) -> jax.Array:
     """The key for Threefry: other generators (rbg) give different numbers in a batch than alone."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     data = jax.random.key_data(key) if typed else key
@@ -110,7 +112,9 @@ def sample(key, probabilities, k, method="rank_one", *, log_probabilities=None, 
     return _draw_one(key, padded, np.int32(n), relative_scale, k=k, method=method)
 
 
-def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
+def _draw_classes(
+    key: jax.Array, classes: jax.Array, log_p: jax.Array, n: jax.Array, relative_scale: jax.Array, k: int, method: str
+) -> jax.Array:
     """Draws of all classes: (C,) class numbers, (C, size), (C,), (C,) -> (C, k). Every class has its own key."""
 
     def draw(operands):
@@ -126,7 +130,7 @@ def _draw_classes(key, classes, log_p, n, relative_scale, k, method):
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(k, method, devices):
+def _compiled(k: int, method: str, devices: tuple[Any, ...]) -> Callable[..., Any]:
     """_draw_classes under jit, with the classes split over the devices if there are several."""
     function = functools.partial(_draw_classes, k=k, method=method)
     if len(devices) > 1:
@@ -137,7 +141,7 @@ def _compiled(k, method, devices):
     return jax.jit(function)
 
 
-def _sizes(lengths, k, method):
+def _sizes(lengths: dict[Any, Any], k: int, method: str) -> dict[Any, Any]:
     """Class -> padded size. The draw of a chain does not depend on its padding."""
     sizes = {number: padded_size(length, method) for number, length in lengths.items()}
     chains = [size for size in sizes.values() if method == "rank_one" and size <= rank_one.CHAIN]
@@ -146,7 +150,9 @@ def _sizes(lengths, k, method):
     return {number: max(chains) if size in chains else size for number, size in sizes.items()}
 
 
-def _select_large(key, log_p, members, k, method, scale_power):
+def _select_large(
+    key: jax.Array, log_p: np.ndarray, members: dict[Any, Any], k: int, method: str, scale_power: int
+) -> list[Any]:
     """The chosen items of classes (number -> items) with more than k items, a list of arrays."""
     groups: dict[int, list[int]] = {}
     devices = tuple(jax.local_devices())

@@ -4,6 +4,7 @@ Axes: b batch, m positives, n negatives, g keys of the global batch, d features.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def bns_ring(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _ring(queries, keys, own_key, negatives, temperature, axis):
+def _ring(queries: Any, keys: Any, own_key: Any, negatives: Any, temperature: Any, axis: Any) -> Any:
     def stop(_, carry):
         total, visiting, source = carry
         total = total + _visit(queries, visiting, own_key, negatives, source, temperature)
@@ -67,11 +68,11 @@ def _ring(queries, keys, own_key, negatives, temperature, axis):
     return jax.lax.fori_loop(0, jax.lax.axis_size(axis), stop, (zeros, keys, source))[0]
 
 
-def _ring_forward(queries, keys, own_key, negatives, temperature, axis):
+def _ring_forward(queries: Any, keys: Any, own_key: Any, negatives: Any, temperature: Any, axis: Any) -> Any:
     return _ring(queries, keys, own_key, negatives, temperature, axis), (queries, keys, own_key, negatives)
 
 
-def _ring_backward(temperature, axis, saved, cotangent):
+def _ring_backward(temperature: Any, axis: Any, saved: Any, cotangent: Any) -> Any:
     queries, keys, own_key, negatives = saved
 
     def stop(_, carry):
@@ -91,14 +92,14 @@ def _ring_backward(temperature, axis, saved, cotangent):
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _send(tree, axis):
+def _send(tree: Any, axis: Any) -> Any:
     """The tree received from the previous device of the ring; sends the own one to the next."""
     size = jax.lax.axis_size(axis)
     pairs = [(i, (i + 1) % size) for i in range(size)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, pairs), tree)
 
 
-def _visit(queries, keys, own_key, negatives, source, temperature):
+def _visit(queries: Any, keys: Any, own_key: Any, negatives: Any, source: Any, temperature: Any) -> Any:
     """Loss terms of the local anchors from the keys of device `source`, (b,)."""
     scores = similarity.scaled(queries, keys, temperature)
 

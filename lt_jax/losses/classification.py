@@ -277,6 +277,6 @@ def effective_number_weights(counts: np.ndarray, beta: float = 0.9999) -> np.nda
     return (weights / weights.mean()).astype(np.float32)
 
 
-def _soft(labels, logits):
+def _soft(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """Labels as probabilities (B, C) float32."""
     return jax.nn.one_hot(labels, logits.shape[1]) if labels.ndim == 1 else labels

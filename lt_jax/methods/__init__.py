@@ -129,7 +129,7 @@ def source(table: str, name: str) -> str:
     return " ".join(match[1].split()) if match else ""
 
 
-def _options(text, key):
+def _options(text: str, key: str) -> dict[str, Any]:
     """{option: value} of the brackets behind a name."""
     if "(" not in text:
         return {}
@@ -141,13 +141,13 @@ def _options(text, key):
         raise errors.BadInput(f"{key}: expected NAME or NAME(option=value, ...), found {text!r}") from error
 
 
-def _unknown(text, entries):
+def _unknown(text: str, entries: dict[str, Any]) -> str:
     close = difflib.get_close_matches(text, entries, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"expected one of {', '.join(entries)}, found {text!r}{hint}"
 
 
-def _hint(option, known, name):
+def _hint(option: Any, known: Any, name: str) -> Any:
     close = difflib.get_close_matches(option, known, 1)
     if close:
         return f"did you mean {close[0]}?"

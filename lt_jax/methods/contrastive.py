@@ -121,6 +121,6 @@ def simclr(
     return losses.simclr(_both(views), jnp.tile(labels, 2), temperature), memory
 
 
-def _both(views):
+def _both(views: jax.Array) -> jax.Array:
     """Embeddings (2B, d) of both views, the second view last."""
     return jnp.concatenate([views[:, 0], views[:, 1]])

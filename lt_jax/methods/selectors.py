@@ -58,7 +58,7 @@ def uniform(
     return _select("uniform", key, log_p, labels, k, scale_power)
 
 
-def _select(method, key, log_p, labels, k, scale_power):
+def _select(method: str, key: jax.Array, log_p: np.ndarray, labels: np.ndarray, k: int, scale_power: int) -> np.ndarray:
     return np.asarray(
         ipdpp.select_balanced(key, None, labels, k, method, log_probabilities=log_p, scale_power=scale_power)
     )

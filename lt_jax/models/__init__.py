@@ -4,6 +4,7 @@ All flax modules of image networks are in this package. Images float32 (b, h, w,
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ def classifier(config: Any, num_classes: int, dtype: str, head: str = "linear") 
     return _network(config, dtype, projectors.HEADS[head](num_classes))
 
 
-def _network(config, dtype, top):
+def _network(config: Any, dtype: str, top: Any) -> projectors.Network:
     return projectors.Network(
         build(config, dtype), top, tuple(config.mean), tuple(config.std), config.get("init", "he")
     )
@@ -88,13 +89,13 @@ def initialise_head(network: projectors.Network, key: jax.Array, image_shape: tu
     return _initialise(network.head, key, features.shape, network.initializer)["params"]
 
 
-def _initialise(module, key, shape, init):
+def _initialise(module: Any, key: jax.Array, shape: tuple[Any, ...], init: str) -> dict[str, Any]:
     if isinstance(key, jax.core.Tracer):  # only shapes are needed
         return module.init(key, jnp.zeros(shape, jnp.float32))
     return _compiled_init(module, shape, init)(key)
 
 
-def _fresh(module, shape, init, key):
+def _fresh(module: Any, shape: tuple[Any, ...], init: str, key: jax.Array) -> dict[str, Any]:
     if init == "he":
         return module.init(key, jnp.zeros(shape, jnp.float32))
     k_module, k_layers = jax.random.split(key)
@@ -103,7 +104,7 @@ def _fresh(module, shape, init, key):
 
 
 @functools.cache
-def _compiled_init(module: nn.Module, shape: tuple[int, ...], init: str):
+def _compiled_init(module: nn.Module, shape: tuple[int, ...], init: str) -> Callable[..., Any]:
     """Compiled and cached initialisation: op by op it takes seconds, and so does compiling again.
 
     It runs once, so compiler optimisation is switched off on a CPU, which is ten times faster.

@@ -36,7 +36,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: A
     return convolution(x, kernel)
 
 
-def _apart(x, kernel):
+def _apart(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x, behind a conditional that the compiler cannot remove: a weight equals itself unless it is NaN."""
     weight = kernel.reshape(-1)[0]
     return jax.lax.cond(weight == weight, lambda x: x, jnp.zeros_like, x)

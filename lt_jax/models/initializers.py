@@ -29,7 +29,7 @@ def torch_default(key: jax.Array, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(draw, params)
 
 
-def _kernel_of(params, path):
+def _kernel_of(params: Any, path: Any) -> Any:
     """The kernel of the layer at this path; None if it has none, like a norm."""
     for entry in path:
         params = params[entry.key]

@@ -1,5 +1,7 @@
 """Heads of a network, and the network of an encoder and a head."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -30,7 +32,7 @@ class Cosine(nn.Module):
         return self.scale * cosines
 
 
-def _unit(x, axis):
+def _unit(x: Any, axis: Any) -> Any:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-12))
 
 
@@ -41,7 +43,7 @@ class Projector(nn.Module):
     """Linear layers with ReLU in between, without BatchNorm; the output is l2-normalised."""
 
     widths: tuple[int, ...]
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class BasicBlock(nn.Module):
     width: int
     stride: int
     shortcut: str
-    dtype: jnp.dtype
+    dtype: Any
     convolve: Callable[..., jax.Array] = convolution.convolve
 
     @nn.compact
@@ -48,7 +49,7 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     shortcut: str
-    dtype: jnp.dtype
+    dtype: Any
     groups: int = 1
     inner: float = 1.0  # channels of the 3x3, as a multiple of the width
 
@@ -81,7 +82,7 @@ class ResNet(nn.Module):
     stem_stride: int = 1  # of the small stem
     stem: str = "small"  # or "imagenet": 7x7 with stride 2, then max-pool
     remat: bool = False  # recompute blocks in the backward pass to save memory
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -102,5 +103,5 @@ class ResNet(nn.Module):
         return x.astype(jnp.float32).mean(axis=(1, 2))
 
 
-def _run(block, x, train):
+def _run(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:
     return block(x, train)

@@ -1,6 +1,7 @@
 """Vision transformers (Dosovitskiy et al., ICLR 2021); DeiT (Touvron et al., ICML 2021) has the same shape."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ class Block(nn.Module):
     """Attention and a two-layer MLP, each with a LayerNorm before it and a shortcut."""
 
     heads: int
-    dtype: jnp.dtype
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -39,7 +40,7 @@ class ViT(nn.Module):
     stem: str = "imagenet"  # patches of 16 pixels; "small": 4 pixels
     stem_stride: int = 1  # factor of the patch size; published ViTs use 1
     remat: bool = False  # recompute blocks in the backward pass to save memory
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

@@ -67,7 +67,7 @@ def load(path: str, variables: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def _checked(file, name, tensor, ours, shape):
+def _checked(file: Any, name: str, tensor: Any, ours: Any, shape: Any) -> Any:
     """The tensor in our layout, float32. Raises BadInput if it is not valid."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise errors.BadInput(
@@ -95,12 +95,12 @@ def theirs(ours: str) -> str:
     raise errors.BadInput(f"config.encoder.weights: {ours} has no counterpart under the names of torchvision or timm")
 
 
-def _turned(tensor):
+def _turned(tensor: Any) -> Any:
     """The tensor in Flax layout: (out, in, h, w) -> (h, w, in, out), (out, in) -> (in, out)."""
     return {4: lambda x: x.transpose(2, 3, 1, 0), 2: lambda x: x.T}.get(tensor.ndim, lambda x: x)(tensor)
 
 
-def _read(path):
+def _read(path: Any) -> Any:
     if not path.is_file():
         raise errors.BadInput(f"config.encoder.weights: no file {path}")
     is_safetensors = path.suffix == ".safetensors"

@@ -1,6 +1,7 @@
 """Command line of the comparison page, `python -m lt_jax.report`; see `USAGE`."""
 
 import sys
+from typing import Any
 
 from lt_jax.core import errors
 from lt_jax.report import compare
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
         return errors.EXIT_STATUS[type(error)]
 
 
-def _parse(argv):
+def _parse(argv: Any) -> Any:
     out = "comparison.html"
     folders = []
     words = list(argv)

@@ -55,14 +55,14 @@ def write(folders: list[str], out: str) -> None:
     log.say(f"the comparison is {out}")
 
 
-def _read(folder):
+def _read(folder: Any) -> Any:
     config, result = results.read(files.expand(folder, "work directory"))
     if not result.get("digests"):
         log.say(f"{folder} was made by an older lt_jax without digests: its images are not compared")
     return _flat(config), result
 
 
-def _flat(tree, path=()):
+def _flat(tree: Any, path: Any = ()) -> Any:
     if not isinstance(tree, dict):
         return {".".join(path): tree}
     return {key: value for name, branch in tree.items() for key, value in _flat(branch, (*path, name)).items()}
@@ -93,7 +93,7 @@ def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:
     return [Row(label, [result for _, result in members]) for label, members in rows.items()]
 
 
-def _check_row(label, runs):
+def _check_row(label: Any, runs: Any) -> Any:
     """Raises BadInput unless the runs of a row differ only in the seed."""
     seeds = [result["seed"] for _, result in runs]
     twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
@@ -104,12 +104,12 @@ def _check_row(label, runs):
             raise errors.BadInput(f"the runs of {label} have equal settings, but were made from other {words}")
 
 
-def _digests_of(runs, key):
+def _digests_of(runs: Any, key: Any) -> Any:
     """The set of distinct digests in the results; results of older versions have none."""
     return {result["digests"][key] for _, result in runs if result.get("digests", {}).get(key)}
 
 
-def _label(config, differing):
+def _label(config: Any, differing: Any) -> Any:
     pairs = [f"{key}={config[key]}" for key in differing]
     return ", ".join(pairs) or "this experiment"
 
@@ -155,11 +155,11 @@ def document(rows: list[Row], folders: list[str]) -> str:
     return page.page(f"{name}: comparison", content + page.chapter("In pictures", "", drawn))
 
 
-def _exhibit(title, text, figure):
+def _exhibit(title: str, text: str, figure: Any) -> Any:
     return page.exhibit(title, text, [("", svg.inline(svg.text(figure), page.alternative(title, "", text)))])
 
 
-def _table(rows):
+def _table(rows: Any) -> Any:
     head = "".join(f'<th scope="col">{title}</th>' for title in page.COLUMNS.values())
     body = []
     for number, row in enumerate(rows):
@@ -175,14 +175,14 @@ def _table(rows):
     )
 
 
-def _cell(key, mean_and_deviation):
+def _cell(key: Any, mean_and_deviation: Any) -> Any:
     if mean_and_deviation is None:
         return "n/a"
     mean, deviation = (page.cell(key, value) for value in mean_and_deviation)
     return f"{mean} <small>± {deviation}</small>" if mean_and_deviation[1] > 0 else mean
 
 
-def _differences(rows):
+def _differences(rows: Any) -> Any:
     """HTML table of the differences from the first row, over shared seeds."""
     table_rows = []
     for row in rows[1:]:
@@ -201,7 +201,7 @@ def _differences(rows):
     )
 
 
-def _gap(cell):
+def _gap(cell: Any) -> Any:
     return "n/a" if cell is None else f"{100 * cell[0]:+.1f} <small>± {100 * cell[1]:.1f}</small>"
 
 
@@ -244,5 +244,5 @@ def by_class_size(rows: list[Row]) -> Figure:
     return figure
 
 
-def _short(label):
+def _short(label: Any) -> Any:
     return label if len(label) <= 52 else label[:51] + "…"

@@ -156,11 +156,11 @@ def separability(ranked: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def _name(divided, row):
+def _name(divided: dict[str, Any], row: int) -> str:
     return f"depth {row + 1}" if "clusters" in divided["depths"][row] else "the rest"
 
 
-def _shade(divided, row):
+def _shade(divided: dict[str, Any], row: int) -> dict[str, Any]:
     """The first depth has the full colour, deeper ones are paler; undivided images have the baseline's colour."""
     if "clusters" not in divided["depths"][row]:
         return {"color": svg.LIGHT["plain"]}

@@ -66,7 +66,7 @@ def class_counts(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def _outline(axes, heights, groups):
+def _outline(axes: Any, heights: np.ndarray, groups: list[Any]) -> None:
     """Draws a filled outline, since thousands of bars would be thousands of shapes on the page."""
     at = np.unique(np.linspace(0, len(heights) - 1, _POINTS).round().astype(int))
     for name in GROUPS:
@@ -136,7 +136,7 @@ def group_bars(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def _classes(number):
+def _classes(number: int) -> str:
     return "1 class" if number == 1 else f"{number} classes"
 
 

@@ -72,7 +72,7 @@ def chapter(title: str, lead: str, drawn: list[str]) -> str:
     return f'<section>{head}\n<div class="figures">\n{body}\n</div></section>\n'
 
 
-def _exhibit(shown, folder):
+def _exhibit(shown: Shown, folder: epath.Path) -> str:
     pictures = []
     for number, (caption, figure) in enumerate(shown.panels.items()):
         content = svg.text(figure)
@@ -120,7 +120,7 @@ def summary(result: dict[str, Any]) -> str:
     return f'<p class="lead">{html.escape(text)}</p><div class="cards">{"".join(cards)}</div>'
 
 
-def _card(label, before, after, first, last):
+def _card(label: str, before: float, after: float, first: str, last: str) -> str:
     return (
         f'<div class="card"><p>{html.escape(label)}</p><p class="figure"><span>{100 * before:.1f} %</span>'
         f'<i aria-hidden="true">→</i><b>{100 * after:.1f} %</b></p>'
@@ -128,7 +128,7 @@ def _card(label, before, after, first, last):
     )
 
 
-def _numbers(result):
+def _numbers(result: dict[str, Any]) -> str:
     """HTML table of all measures of all methods."""
     head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS.values())
     rows = []
@@ -150,7 +150,7 @@ def cell(key: str, value: float | None) -> str:
     return f"{value:.3f}" if key in NO_PERCENT else f"{100 * value:.1f}"
 
 
-def _details(result):
+def _details(result: dict[str, Any]) -> str:
     titles = {
         "pretrain_s": "seconds of pretraining", "select_s": "seconds of drawing subsets",
         "retrain_s": "seconds of retraining", "pretrain_images_per_s": "images a second in pretraining",

@@ -83,7 +83,7 @@ def histogram_figure(shares: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def _bits(value):
+def _bits(value: float) -> str:
     return f"{value:.3g} bits"
 
 
@@ -116,7 +116,7 @@ def inclusion_figure(chances: dict[str, np.ndarray], result: dict[str, Any]) -> 
     return figure
 
 
-def _ticks(low, high):
+def _ticks(low: float, high: float) -> list[Any]:
     """Ticks of the logit axis between low and high, few enough that the labels fit."""
     decades = np.log10(high / (1 - high)) - np.log10(low / (1 - low))
     if decades < 2:
@@ -128,7 +128,7 @@ def _ticks(low, high):
     return [x for x in ticks if low <= x <= high]
 
 
-def _even_chances(axes, evens):
+def _even_chances(axes: Any, evens: list[Any]) -> None:
     """Draws a dashed line for each class with its name at the right; names that would overlap are moved apart."""
     top = axes.get_ylim()[1]
     below = np.inf
@@ -173,7 +173,7 @@ def gallery(thumbnails: dict[str, np.ndarray], kept_counts: np.ndarray, result: 
     return f'<table class="gallery">{head}<tbody>{"".join(rows)}</tbody></table>'
 
 
-def _strip(thumbnails, mask, kind, name):
+def _strip(thumbnails: dict[str, Any], mask: np.ndarray, kind: str, name: str) -> str:
     images = "".join(
         f'<img alt="" title="{bits(thumbnails["log_p"][i]):.3g} bits" src="{_source(thumbnails["images"][i])}">'
         for i in np.flatnonzero(mask)
@@ -182,7 +182,7 @@ def _strip(thumbnails, mask, kind, name):
     return f'<div class="strip {kind}" role="img" aria-label="{html.escape(description, quote=True)}">{images}</div>'
 
 
-def _source(pixels):
+def _source(pixels: np.ndarray) -> str:
     picture = Image.fromarray(pixels)
     buffer = io.BytesIO()
     kind = "webp" if max(picture.size) > 16 else "png"  # lossy compression would spoil tiny images

@@ -57,7 +57,7 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
     ]
 
 
-def _loss(result):
+def _loss(result: dict[str, Any]) -> list[Any]:
     counts = sorted(result["dataset"]["counts"], reverse=True)
     text = f"Training images of each class: {counts[0]:,} in the largest, {counts[-1]:,} in the smallest."
     return [
@@ -72,7 +72,7 @@ def _loss(result):
     ]
 
 
-def _return(result, predictions, divided):
+def _return(result: dict[str, Any], predictions: dict[str, Any] | None, divided: dict[str, Any] | None) -> list[Any]:
     text = "Mean test accuracy of the classes of each group, in per cent."
     exhibits = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
     if predictions is None:
@@ -87,7 +87,7 @@ def _return(result, predictions, divided):
     return exhibits
 
 
-def _confusion(result, by_method, labels):
+def _confusion(result: dict[str, Any], by_method: dict[str, Any], labels: np.ndarray) -> tuple[Any, ...]:
     which, names = predicted.bins_of_classes(result["dataset"]["counts"])
     last = list(by_method)[-1]
     panels = {
@@ -103,7 +103,7 @@ def _confusion(result, by_method, labels):
     return "confusion", "Who is taken for whom", text, panels, ""
 
 
-def _features(workdir, result, lines):
+def _features(workdir: epath.Path, result: dict[str, Any], lines: list[Any]) -> list[Any]:
     exhibits = []
     shown = _npz(workdir / "features" / "shown.npz")
     if shown is not None and len(shown["labels"]) >= 10:
@@ -116,7 +116,7 @@ def _features(workdir, result, lines):
     return exhibits + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
 
 
-def _planes(shown, result):
+def _planes(shown: dict[str, Any], result: dict[str, Any]) -> list[Any]:
     panels = {}
     for name, title in embedding.STAGES.items():
         if name in shown:
@@ -130,7 +130,7 @@ def _planes(shown, result):
     return [("tsne", "Features of the encoder", text, panels, "")] if panels else []
 
 
-def _selection(workdir, result):
+def _selection(workdir: epath.Path, result: dict[str, Any]) -> list[Any]:
     chances = _npz(workdir / "inclusion.npz")
     thumbnails = _npz(workdir / "thumbnails.npz")
     if chances is None or thumbnails is None:
@@ -139,7 +139,7 @@ def _selection(workdir, result):
     k = int(chances["k"])
     method = str(chances["method"])
     kept_counts = np.bincount(labels[chances["chosen"]], minlength=result["dataset"]["num_classes"])
-    exhibits = [
+    exhibits: list[Exhibit] = [
         (
             "gallery",
             "What was kept and what was left",
@@ -175,14 +175,14 @@ def _selection(workdir, result):
     return exhibits
 
 
-def _rounds(workdir):
+def _rounds(workdir: epath.Path) -> list[Any]:
     """At most ten evenly spaced draws, including the first and the last."""
     paths = sorted((workdir / "subsets").glob("*.npz"), key=lambda path: int(path.stem))
     positions = np.unique(np.linspace(0, len(paths) - 1, selection.ROUNDS).round().astype(int))
     return [files.read_npz(paths[position]) for position in positions]
 
 
-def _training(lines):
+def _training(lines: list[Any]) -> list[Any]:
     text = "Cross-entropy on the balanced subset; it may jump when the subset is redrawn."
     exhibits = _curves(lines, "retrain", "Retraining loss", text)
     exhibits += _curves(lines, "baseline", "Baseline", "Training loss of the baseline.")
@@ -195,20 +195,20 @@ def _training(lines):
     return exhibits
 
 
-def _curves(lines, stage, title, text):
+def _curves(lines: list[Any], stage: str, title: str, text: str) -> list[Any]:
     if not _has(lines, stage, "loss"):
         return []
     return [(f"{stage}_loss", title, text, {"": figures.training_curve(lines, stage, {"loss": "loss"})}, "")]
 
 
-def _has(lines, stage, key):
+def _has(lines: list[Any], stage: str, key: str) -> bool:
     return any(line.get("stage") == stage and line.get(key) is not None for line in lines)
 
 
-def _lines(workdir):
+def _lines(workdir: epath.Path) -> list[Any]:
     path = workdir / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _npz(path):
+def _npz(path: epath.Path) -> dict[str, Any] | None:
     return files.read_npz(path) if path.exists() else None

@@ -62,7 +62,7 @@ def text(figure: Figure) -> str:
     return re.sub(r'="[^"]*"', lambda match: re.sub(r"-?\d+\.\d{3,}", _rounded, match[0]), buffer.getvalue())
 
 
-def _rounded(number):
+def _rounded(number: Any) -> str:
     return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
 
 

@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     return config, options
 
 
-def _check_whole(data, argv):
+def _check_whole(data: Any, argv: list[Any]) -> None:
     """Profile "all" takes every image: the size of a subset means nothing then, and that is never silent."""
     for key in ("largest", "imbalance_factor"):
         if any(word.lstrip("-").startswith(f"config.data.{key}") for word in argv):

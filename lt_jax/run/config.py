@@ -124,7 +124,7 @@ def split_tokens(text: str) -> tuple[str, str]:
     return path, tokens
 
 
-def _load(file, tokens):
+def _load(file: Any, tokens: str) -> Any:
     _make_importable()
     recipe, tokens = _split_recipe(tokens)
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
@@ -140,7 +140,7 @@ def _load(file, tokens):
     return config
 
 
-def _split_recipe(tokens):
+def _split_recipe(tokens: str) -> tuple[Any, ...]:
     """(name of the recipe in the token `method=NAME` or None, the other tokens)."""
     words = tokens.split(",")
     names = [word.partition("=")[2] for word in words if word.startswith("method=")]
@@ -163,7 +163,7 @@ def apply_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     config.update_from_flattened_dict({"method": name, "stages": recipe.stages, **recipe.overrides})
 
 
-def _check_key(config, dotted):
+def _check_key(config: Any, dotted: str) -> None:
     at = config
     for i, part in enumerate(dotted.split(".")):
         known = list(at) if isinstance(at, ml_collections.ConfigDict) else []
@@ -223,7 +223,7 @@ _ENTRIES = {
 }
 
 
-def _check_methods(config):
+def _check_methods(config: Any) -> None:
     from lt_jax import methods  # here, so that a usage error does not wait for JAX
 
     for key, table in _ENTRIES.items():
@@ -241,17 +241,17 @@ def _check_methods(config):
             )
 
 
-def _listed(value):
+def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value or []
 
 
-def _check_profile(text):
+def _check_profile(text: str) -> None:
     steps = re.fullmatch(r"(\d+):(\d+)", text)
     if text and (steps is None or int(steps[1]) >= int(steps[2])):
         raise errors.BadInput(f"config.profile.steps: expected FIRST:END such as 10:15, found {text!r}")
 
 
-def _check_stages(config):
+def _check_stages(config: Any) -> None:
     unknown = [stage for stage in config.stages if stage not in DEPENDS]
     if unknown:
         raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
@@ -264,7 +264,7 @@ def _check_stages(config):
             raise errors.BadInput(f"config.stages: {block} needs the settings config.{block}, which are missing")
 
 
-def _check_data(data):
+def _check_data(data: Any) -> None:
     if data.few > data.many:
         raise errors.BadInput(f"config.data.few: expected at most config.data.many={data.many}, found {data.few}")
     if data.profile in ("exponential", "step", "pareto") and data.largest < 1:
@@ -275,7 +275,7 @@ def _check_data(data):
         )
 
 
-def _check_pretraining(config):
+def _check_pretraining(config: Any) -> None:
     if get(config, "pretrain.accumulate") not in (None, 1):
         raise errors.BadInput(
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "

@@ -80,7 +80,7 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
         _run_one(experiment, name, functions[name], current)
 
 
-def _run_one(experiment, name, function, current):
+def _run_one(experiment: Experiment, name: str, function: Callable[..., Any], current: inputs.Inputs | None) -> None:
     config, workdir = experiment.config, experiment.workdir
     file = workdir / "stages" / f"{name}.json"
     depends = _depends(config, workdir, name, current)
@@ -104,7 +104,7 @@ def _run_one(experiment, name, function, current):
     distributed.wait(f"{name} is complete")
 
 
-def _depends(config, workdir, name, current):
+def _depends(config: Any, workdir: epath.Path, name: str, current: inputs.Inputs | None) -> dict[str, Any]:
     """Everything that the stage is computed from: settings, content of images and weights, what came before."""
     depends = config_lib.dependencies(config, name)
     if current is not None:
@@ -116,11 +116,11 @@ def _depends(config, workdir, name, current):
     return depends
 
 
-def _change(before, depends, current):
+def _change(before: dict[str, Any], depends: dict[str, Any], current: inputs.Inputs | None) -> str:
     return inputs.describe(before["depends"], depends, current.changes if current else "")
 
 
-def _refuse_changed_pretraining(config, workdir, current):
+def _refuse_changed_pretraining(config: Any, workdir: epath.Path, current: inputs.Inputs | None) -> None:
     """A pretraining may be days of work: another one never replaces it."""
     before = files.read_json(workdir / "stages" / "pretrain.json")
     if before is None or config.init_from or current is None or not checkpoint.exists(workdir, "pretrain"):
@@ -134,7 +134,7 @@ def _refuse_changed_pretraining(config, workdir, current):
         )
 
 
-def _refuse_stale_input(config, workdir, stage, current):
+def _refuse_stale_input(config: Any, workdir: epath.Path, stage: str, current: inputs.Inputs | None) -> None:
     """A single stage reads what earlier stages have left; that must be of the same settings and images."""
     for name in _READS.get(stage, ()):
         before = files.read_json(workdir / "stages" / f"{name}.json")
@@ -150,7 +150,7 @@ def _refuse_stale_input(config, workdir, stage, current):
             )
 
 
-def _remove(workdir, name):
+def _remove(workdir: epath.Path, name: str) -> None:
     for leftover in _LEAVES[name]:
         path = workdir / leftover
         if path.is_dir():
@@ -159,7 +159,7 @@ def _remove(workdir, name):
             path.unlink()
 
 
-def _write_run(config, workdir):
+def _write_run(config: Any, workdir: epath.Path) -> None:
     """`run.json`: what one needs to tell two runs apart."""
     import jax
 
@@ -181,7 +181,7 @@ def _write_run(config, workdir):
     )
 
 
-def _commit():
+def _commit() -> str | None:
     """The commit of a checkout, marked where files differ from it; None once installed."""
     folder = epath.Path(__file__).parent.parent.parent
     if not (folder / ".git").exists():

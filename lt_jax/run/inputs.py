@@ -69,12 +69,12 @@ def read(experiment: Experiment) -> Inputs:
     return Inputs(digests, changes, _record(config, dataset, digests), manifest)
 
 
-def _manifest(workdir):
+def _manifest(workdir: epath.Path) -> identity.Manifest | None:
     file = workdir / "data.npz"
     return identity.Manifest.from_arrays(files.read_npz(file)) if file.exists() else None
 
 
-def _record(config, dataset, digests):
+def _record(config: Any, dataset: Any, digests: dict[str, Any]) -> dict[str, Any]:
     return {
         "from": _origin(config),
         "digest": identity.whole(digests),
@@ -86,7 +86,7 @@ def _record(config, dataset, digests):
     }
 
 
-def _origin(config):
+def _origin(config: Any) -> list[Any]:
     """Where the data lie: paths that were given, resolved."""
     paths = [config.data.dir or os.environ.get("LT_JAX_DATA", ""), config.data.list]
     return [_absolute(epath.Path(os.path.expanduser(path))) if path else "" for path in paths]
@@ -130,7 +130,7 @@ def write(workdir: epath.Path, inputs: Inputs) -> None:
     files.write_json(workdir / "run.json", {**run, "data": inputs.record})
 
 
-def _equal(first, second):
+def _equal(first: identity.Manifest, second: identity.Manifest) -> bool:
     same = (np.array_equal(getattr(first, name), getattr(second, name)) for name in ("stats", "digests"))
     return first.names == second.names and all(same)
 
@@ -149,7 +149,7 @@ def describe(before: dict[str, Any], after: dict[str, Any], changes: str = "") -
     return _change_of(key, before.get(key), after.get(key), changes) + more
 
 
-def _change_of(key, before, after, changes):
+def _change_of(key: str, before: Any, after: Any, changes: str) -> str:
     if key.startswith("content."):
         words = f"content of the {_NAMES[key.removeprefix('content.')]} images"
         if before is None and after is not None:
@@ -184,7 +184,7 @@ def adopt_pretraining(config: Any, workdir: epath.Path, current: Inputs | None) 
     _check_trunk(config, files.read_json(workdir / "stages" / "init_from.json"), source, current)
 
 
-def _finished_pretraining(source):
+def _finished_pretraining(source: epath.Path) -> dict[str, Any]:
     file = source / "stages" / "pretrain.json"
     entry = files.read_json(file)
     if entry is None or entry["status"] != "complete":
@@ -192,7 +192,7 @@ def _finished_pretraining(source):
     return entry
 
 
-def _check_same_source(ours, source, workdir):
+def _check_same_source(ours: dict[str, Any], source: epath.Path, workdir: epath.Path) -> None:
     """The copy is of this folder, or of one with the same content."""
     if ours["copied_from"] == _absolute(source):
         return
@@ -204,7 +204,7 @@ def _check_same_source(ours, source, workdir):
     )
 
 
-def _check_trunk(config, entry, source, current):
+def _check_trunk(config: Any, entry: dict[str, Any], source: epath.Path, current: Inputs | None) -> None:
     ours = config_lib.dependencies(config, "pretrain") | (current.of_stage("pretrain") if current else {})
     for key in sorted(set(entry["depends"]) & set(ours)):  # a key that one of two versions lacks cannot have been set
         if key.startswith(_TRUNK) and entry["depends"][key] != ours[key]:

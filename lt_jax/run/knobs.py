@@ -92,13 +92,13 @@ def check_keys(config: ml_collections.ConfigDict, known: ml_collections.ConfigDi
 _OPTIONAL = ("pretrain", "baseline", "probe", "retrain", "dlsa", "encoder")
 
 
-def _check_type(key, value, example):
+def _check_type(key: str, value: Any, example: Any) -> None:
     if isinstance(example, ml_collections.ConfigDict):
         if not isinstance(value, ml_collections.ConfigDict):
             raise errors.BadInput(f"{key}: expected a block of keys, found {value!r}")
         return
     kind = tuple if isinstance(example, (tuple, list)) else type(example)
-    allowed = {float: (float, int), tuple: (tuple, list)}.get(kind, (kind,))
+    allowed: Any = {float: (float, int), tuple: (tuple, list)}.get(kind, (kind,))
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise errors.BadInput(f"{key}: expected {_TYPES[kind]}, found {value!r}")
     if kind is tuple and len(example):
@@ -117,7 +117,7 @@ def check_intervals(config: ml_collections.ConfigDict) -> None:
                 raise errors.BadInput(f"config.{key}: expected {_words(interval)}, found {number}")
 
 
-def _is_inside(number, interval):
+def _is_inside(number: float, interval: str) -> bool:
     if not isinstance(number, (int, float)) or not math.isfinite(number):
         return False
     least, most = _ends(interval)
@@ -126,12 +126,12 @@ def _is_inside(number, interval):
     return above and below
 
 
-def _ends(interval):
+def _ends(interval: str) -> tuple[Any, ...]:
     least, most = interval[1:-1].split(", ")
     return float(least), float(most)
 
 
-def _words(interval):
+def _words(interval: Any) -> Any:
     """The interval in words, as in "at least 1" for "[1, inf)"."""
     least, most = _ends(interval)
     if math.isinf(most):
@@ -141,7 +141,7 @@ def _words(interval):
     return f"{_LOWER[interval[0]]} {_number(least)} and {_UPPER[interval[-1]]} {_number(most)}"
 
 
-def _number(end):
+def _number(end: Any) -> Any:
     return f"{end:.0f}" if end == int(end) else f"{end:g}"
 
 

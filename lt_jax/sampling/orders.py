@@ -74,7 +74,7 @@ class Order:
         start = min(batch * self._batch_size, n - self._batch_size)
         return positions[start : start + self._batch_size]
 
-    def _positions(self, epoch):
+    def _positions(self, epoch: int) -> np.ndarray:
         """Positions of an epoch; the newest ones are kept. Threads may ask at once: then both draw the same."""
         number, positions = self._newest
         if number != epoch:

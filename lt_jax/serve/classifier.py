@@ -65,7 +65,7 @@ class Classifier:
         """Class probabilities (n, C) of uint8 images (n, h, w, c); the pure function that is exported."""
         return jax.nn.softmax(self._logits(*steps.infer(self.network)(self.variables, images)), axis=-1)
 
-    def _logits(self, feature_vectors, logits):
+    def _logits(self, feature_vectors: Any, logits: Any) -> Any:
         if isinstance(self.head, divide.Model):
             by_model = divide.scores if isinstance(feature_vectors, np.ndarray) else divide.Model.__call__
             logits = by_model(self.head, feature_vectors)[0]
@@ -73,7 +73,7 @@ class Classifier:
             logits = self.head(feature_vectors)
         return logits if self.prior is None else logits - self.prior[None, :]
 
-    def _checked(self, array):
+    def _checked(self, array: np.ndarray) -> np.ndarray:
         if array.dtype != np.uint8 or array.shape[1:] != self.image_shape:
             expected_shape = " x ".join(map(str, ("n", *self.image_shape)))
             actual_shape = " x ".join(map(str, array.shape))
@@ -82,8 +82,8 @@ class Classifier:
             )
         return array
 
-    def _sized(self, image):
-        shape = self.image_shape[:2]
+    def _sized(self, image: Any) -> np.ndarray:
+        shape = (self.image_shape[0], self.image_shape[1])
         centre = self.view == "centre"
         if isinstance(image, Image.Image):
             return decode.sized(decode.from_pillow(image, self.upright), shape, centre)
@@ -96,7 +96,7 @@ class Classifier:
         return decode.sized(decode.image(content, name, self.upright), shape, centre)
 
 
-def _content(path):
+def _content(path: Any) -> bytes:
     try:
         return epath.Path(_expanded(path)).read_bytes()
     except OSError as error:
@@ -134,7 +134,7 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
     )
 
 
-def _parts(config, workdir, result, method):
+def _parts(config: Any, workdir: epath.Path, result: dict[str, Any], method: str) -> tuple[Any, ...]:
     """(stage that trained the network, head on its features or None for its own) of a method."""
     if method not in result["methods"]:
         close = difflib.get_close_matches(method, result["methods"], 1)
@@ -152,7 +152,9 @@ def _parts(config, workdir, result, method):
     return ("baseline" if is_baseline else "retrain"), None
 
 
-def _variables(config, workdir, stage, network, image_shape):
+def _variables(
+    config: Any, workdir: epath.Path, stage: str, network: Any, image_shape: tuple[Any, ...]
+) -> dict[str, Any]:
     """Variables of the network of a stage; that of pretraining gets a head, whose logits are not looked at."""
     if stage != "pretrain":
         return checkpoint.load(workdir, stage)
@@ -161,7 +163,7 @@ def _variables(config, workdir, stage, network, image_shape):
     return {**variables, "params": {**variables["params"], "head": head}}
 
 
-def _images(workdir, about):
+def _images(workdir: epath.Path, about: dict[str, Any]) -> dict[str, Any]:
     """What result.json says of the images of a run: shape, view, upright.
 
     Raises:
@@ -203,7 +205,7 @@ def find_images(names: Iterable[str]) -> list[epath.Path]:
     return [epath.Path(path) for path in paths]
 
 
-def _expanded(path):
+def _expanded(path: Any) -> str:
     """The path with `~` expanded, unless a file with the literal name exists."""
     path = os.fspath(path)
     return path if os.path.lexists(path) else os.path.expanduser(path)

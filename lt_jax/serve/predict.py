@@ -36,7 +36,7 @@ def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
         _print(text)
 
 
-def _print(text):
+def _print(text: str) -> None:
     """Writes to standard output: file names keep their bytes if it is UTF-8, otherwise they are escaped."""
     stream = sys.stdout
     encoding = (getattr(stream, "encoding", None) or "").lower().replace("_", "-")

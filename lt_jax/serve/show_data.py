@@ -62,16 +62,16 @@ def summary(dataset: data.Dataset) -> str:
     return "\n".join(lines + _duplicates(dataset, parts))
 
 
-def _storage(split):
+def _storage(split: Any) -> Any:
     return "on the device" if split.in_memory else f"decoded as needed by {split.images.workers or 'no'} workers"
 
 
-def _parts(dataset):
+def _parts(dataset: Any) -> Any:
     splits_by_name = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {name: part for name, part in splits_by_name.items() if part is not None}
 
 
-def _duplicates(dataset, parts):
+def _duplicates(dataset: Any, parts: Any) -> Any:
     digests = {name: splits.content_digests(as_images(part)) for name, part in parts.items()}
     names = list(parts)
     lines = []
@@ -115,7 +115,7 @@ def augmented(config: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, 
     return columns
 
 
-def _one_family(key, images, *, labels, options):
+def _one_family(key: Any, images: Any, *, labels: np.ndarray, options: Any) -> Any:
     k_augment, k_mix = jax.random.split(key)
     augmented_images = augment.apply(k_augment, images, options)
     if not options.mix:
@@ -127,13 +127,13 @@ def _one_family(key, images, *, labels, options):
     return mix(k_mix, batch, partners, losses.Classes.of(np.ones(num_classes)))[0]
 
 
-def _whole(split, position):
+def _whole(split: Any, position: Any) -> Any:
     if split.in_memory:
         return split.images[position]
     return split.images.views(position, decode.centre_box)[0]
 
 
-def _drawn(columns, names):
+def _drawn(columns: Any, names: Any) -> Any:
     label_width = 120
     head_height = 16
     picture = Image.new("RGB", (label_width + _CELL * len(columns), head_height + _CELL * len(names)), "white")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def classes_at(classes: losses.Classes, settings: Any, epoch: int) -> losses.Cla
     return dataclasses.replace(classes, weights=losses.effective_number_weights(np.asarray(classes.counts)))
 
 
-def _step(network, settings, optimizer):
+def _step(network: Any, settings: Any, optimizer: Any) -> Callable[..., Any]:
     loss = methods.entry("SUPERVISED", settings.loss, "config.baseline.loss")
     mix = mix_of(settings, "baseline")
     return steps.classify(network, optimizer, settings.augment, loss, mix, accumulate=settings.accumulate)

@@ -64,7 +64,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def _measured(experiment, by_split, seconds):
+def _measured(experiment: experiments.Experiment, by_split: dict[str, Any], seconds: dict[str, Any]) -> dict[str, Any]:
     """Name -> what result.json says of the method, from split -> name -> logits."""
     dataset, bins = experiment.dataset, experiment.config.evaluate.ece_bins
     measured = {}
@@ -192,14 +192,14 @@ def load(workdir: epath.Path, kind: str) -> divide.Model:
     return divide.Model(tuple(depths), classifiers.Classifier(**tree["rest"], kind=kind))
 
 
-def _filter(leaves):
+def _filter(leaves: dict[str, Any]) -> filters.FlowFilter:
     flow = leaves["flow"]
     params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
     made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
     return filters.FlowFilter(made, leaves["mean"], leaves["deviation"], leaves["counts"], leaves.get("unit"))
 
 
-def _listed(numbered):
+def _listed(numbered: dict[str, Any]) -> list[Any]:
     return [numbered[str(number)] for number in range(len(numbered))]
 
 
@@ -214,12 +214,20 @@ def group_confusion(labels: np.ndarray, predicted: np.ndarray, groups: dict[str,
     return (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist()
 
 
-def _check_same_data(dataset, labels, folder):
+def _check_same_data(dataset: Any, labels: np.ndarray, folder: epath.Path) -> None:
     if len(labels) != len(dataset.train.labels) or (labels != dataset.train.labels).any():
         raise errors.BadInput(f"the features in {folder} are of other images than config.data describes")
 
 
-def _depths(model, labels, train_depth, test_labels, predicted, test_depth, dataset):
+def _depths(
+    model: divide.Model,
+    labels: np.ndarray,
+    train_depth: np.ndarray,
+    test_labels: np.ndarray,
+    predicted: np.ndarray,
+    test_depth: np.ndarray,
+    dataset: Any,
+) -> list[Any]:
     """For each depth: how many items of each group it classifies and how well, and its clusters."""
     rows = []
     for number in range(1, len(model.depths) + 2):
@@ -238,7 +246,7 @@ def _depths(model, labels, train_depth, test_labels, predicted, test_depth, data
     return rows
 
 
-def _clusters(depth):
+def _clusters(depth: divide.Depth) -> dict[str, Any]:
     counts = np.asarray(depth.filter.counts)
     size = counts.sum(axis=1)
     is_used = size > 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from lt_jax import heads as head_kinds
 from lt_jax import methods, metrics
@@ -37,7 +38,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     return {}
 
 
-def _networks(experiment):
+def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
     """({name: what result.json says of the method}, {name: test logits}, images -> features of the last network)."""
     config = experiment.config
     seconds = _seconds(experiment.workdir)
@@ -71,16 +72,18 @@ def _networks(experiment):
     return measured, logits, features
 
 
-def _features(extractor, variables, images):
+def _features(extractor: Any, variables: Any, images: Any) -> Any:
     return extractor(variables, images)[0]
 
 
-def _outputs(extractor, dataset, variables):
+def _outputs(extractor: Any, dataset: Any, variables: dict[str, Any]) -> dict[str, Any]:
     """Split -> (features, logits) of the extractor's network with these variables."""
     return {name: extractor(variables, split.images) for name, split in dataset.evaluated.items()}
 
 
-def _measured(experiment, title, outputs, seconds):
+def _measured(
+    experiment: experiments.Experiment, title: str, outputs: dict[str, Any], seconds: float | None
+) -> dict[str, Any]:
     dataset, bins = experiment.dataset, experiment.config.evaluate.ece_bins
     measures = {
         split: metrics.measures(getattr(dataset, split).labels, logits, dataset.groups, bins)
@@ -89,7 +92,7 @@ def _measured(experiment, title, outputs, seconds):
     return {"title": title, "test": measures["test"], "validation": measures.get("validation"), "seconds": seconds}
 
 
-def _probes(workdir, seconds):
+def _probes(workdir: epath.Path, seconds: float | None) -> dict[str, Any]:
     """The linear probes of the pretrained encoder, by protocol."""
     probes = files.read_json(workdir / "probe.json") or {}
     validation = probes.get("validation") or {}
@@ -101,7 +104,7 @@ def _probes(workdir, seconds):
     }
 
 
-def _baseline_predictions(config, logits, final):
+def _baseline_predictions(config: Any, logits: dict[str, Any], final: str) -> dict[str, Any]:
     """What the page needs of the baseline: its predicted labels (n,) and their confidence."""
     name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
     if name is None or name == final:
@@ -110,7 +113,7 @@ def _baseline_predictions(config, logits, final):
     return {"baseline_predicted": logits[name].argmax(axis=1).astype(np.int32), "baseline_confidence": confidence}
 
 
-def _dlsa(experiment):
+def _dlsa(experiment: experiments.Experiment) -> tuple[Any, ...]:
     file = experiment.workdir / "dlsa.json"
     measured = files.read_json(file)
     if measured is None:
@@ -119,7 +122,7 @@ def _dlsa(experiment):
     return measured["methods"], {"dlsa": logits}, None
 
 
-def _result(experiment, measured, final):
+def _result(experiment: experiments.Experiment, measured: dict[str, Any], final: str) -> dict[str, Any]:
     config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
     probes = files.read_json(workdir / "probe.json")
     return {
@@ -153,7 +156,7 @@ def _result(experiment, measured, final):
     }
 
 
-def _baselines(config, measured, final):
+def _baselines(config: Any, measured: dict[str, Any], final: str) -> dict[str, Any] | None:
     """Name -> test measures of the plain classifiers that the final one is compared with; None if there is none."""
     if "dlsa" in config.stages:
         return {name: x["test"] for name, x in measured.items() if name != "dlsa"}
@@ -161,13 +164,13 @@ def _baselines(config, measured, final):
     return {name: measured[name]["test"]} if name and name != final else None
 
 
-def _selected(config, measured, final):
+def _selected(config: Any, measured: dict[str, Any], final: str) -> str:
     """The best method on validation images, of those that `lt_jax.load` can load."""
     loadable = ("dlsa",) if "dlsa" in config.stages else [name for name in measured if name != "linear_probe_official"]
     return metrics.select({name: measured[name]["validation"] for name in loadable}, final)
 
 
-def _network(experiment):
+def _network(experiment: experiments.Experiment) -> dict[str, Any]:
     """Name of the encoder and its number of parameters, None where the data are features."""
     dataset = experiment.dataset
     if len(dataset.image_shape) != 3:
@@ -178,7 +181,7 @@ def _network(experiment):
     return {"network": experiment.config.encoder.name, "parameters": int(parameters)}
 
 
-def _images(dataset):
+def _images(dataset: Any) -> dict[str, Any] | None:
     """What a classifier must know of the images that it was made for; None where the data are features."""
     if len(dataset.image_shape) != 3:
         return None
@@ -187,19 +190,19 @@ def _images(dataset):
     return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": split.upright}
 
 
-def _seconds(workdir):
+def _seconds(workdir: epath.Path) -> dict[str, Any]:
     """Stage -> seconds of training, None where it was not run; of `heads` those of each head."""
     names = ("pretrain", "baseline", "heads", "retrain")
     seconds = {name: (files.read_json(workdir / "stages" / f"{name}.json") or {}).get("seconds") for name in names}
     return {**seconds, "heads": seconds["heads"] or {}}
 
 
-def _sum(*seconds):
+def _sum(*seconds: float | None) -> float | None:
     known = [x for x in seconds if x is not None]
     return sum(known) if known else None
 
 
-def _timing(workdir):
+def _timing(workdir: epath.Path) -> dict[str, Any]:
     done = {stage: files.read_json(workdir / "stages" / f"{stage}.json") or {} for stage in ("pretrain", "retrain")}
     seconds, images = done["pretrain"].get("seconds"), done["pretrain"].get("images")
     return {

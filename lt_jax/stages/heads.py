@@ -83,5 +83,5 @@ def load(workdir: epath.Path, stage: str, name: str) -> Any:
     return heads.KINDS[str(arrays.pop("kind"))](**arrays)
 
 
-def _file(workdir, stage, name):
+def _file(workdir: epath.Path, stage: str, name: str) -> epath.Path:
     return workdir / "heads" / stage / f"{name}.npz"

@@ -70,7 +70,7 @@ def official(experiment: experiments.Experiment, encoder: dict[str, Any]) -> dic
     return _measures(experiment, {name: experiment.extract(final.averaged(), x.images)[1] for name, x in splits})
 
 
-def _measures(experiment, logits):
+def _measures(experiment: experiments.Experiment, logits: dict[str, Any]) -> dict[str, Any]:
     dataset, bins = experiment.dataset, experiment.config.evaluate.ece_bins
     return {
         split: metrics.measures(getattr(dataset, split).labels, x, dataset.groups, bins) for split, x in logits.items()

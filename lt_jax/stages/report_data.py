@@ -114,18 +114,18 @@ def thumbnails(drawn: dict[str, np.ndarray], split: data.Split) -> dict[str, Any
     }
 
 
-def _spread(items, count):
+def _spread(items: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the items, evenly spaced, first and last among them."""
     return items[np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if len(items) else items
 
 
-def _pixels(split, position):
+def _pixels(split: data.Split, position: int) -> np.ndarray:
     if split.in_memory:
         return split.images[position]
     return split.images.views(int(position), decode.centre_box)[0]
 
 
-def _small(pixels):
+def _small(pixels: np.ndarray) -> np.ndarray:
     picture = Image.fromarray(pixels)
     if max(picture.size) > _SIDE:
         picture = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX)

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -105,7 +105,7 @@ class Saver:
         else:  # the process ends, and what is left of a failed save would speak until then
             warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
-    def _refused(self, step, error) -> errors.RunFailed:
+    def _refused(self, step: str, error: Exception) -> errors.RunFailed:
         full = "No space left" in str(error)
         reason = "no space left on the disk" if full else errors.first_line(error)
         return errors.RunFailed(f"could not save {step} under {self._folder}: {reason}; earlier checkpoints are kept")
@@ -173,7 +173,7 @@ def content_digest(workdir: epath.Path, stage: str) -> str:
     return digest.hexdigest()
 
 
-def _newest_folder(workdir, stage):
+def _newest_folder(workdir: epath.Path, stage: str) -> epath.Path:
     folder = workdir / "checkpoints" / stage
     steps = _steps(folder)
     if not steps:
@@ -181,11 +181,11 @@ def _newest_folder(workdir, stage):
     return folder / str(max(steps))
 
 
-def _steps(folder):
+def _steps(folder: epath.Path) -> list[Any]:
     return ocp.utils.checkpoint_steps(folder) if folder.exists() else []
 
 
-def _files_below(folder):
+def _files_below(folder: epath.Path) -> Iterator[Any]:
     """All files, at any depth, by name."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
@@ -194,7 +194,7 @@ def _files_below(folder):
             yield path
 
 
-def _newest(folder, steps, like):
+def _newest(folder: epath.Path, steps: list[Any], like: state.TrainState) -> tuple[Any, ...]:
     """((state, progress) or None, its step, [(step, reason) of newer ones that some process could not read])."""
     restored, failed, left = None, [], sorted(steps)
     while (step := distributed.agree(left.pop() if left else -1)) >= 0:
@@ -207,7 +207,7 @@ def _newest(folder, steps, like):
     return restored, step, failed
 
 
-def _twice(read):
+def _twice(read: Callable[..., Any]) -> tuple[Any, ...]:
     """(what `read` returns or None, why not). It tries twice: a store may fail for a moment, and what one process
     cannot read is removed."""
     for _ in range(2):
@@ -221,7 +221,7 @@ def _twice(read):
     return None, reason
 
 
-def _read(folder, like):
+def _read(folder: Any, like: Any) -> Any:
     """(state, progress). Each process reads for itself: the manager's own restore ends at a barrier, and a process that
     fails before it leaves the others there, or meets them with another step."""
     variables = _restore(folder / "variables", like.averaged())
@@ -235,19 +235,19 @@ def _read(folder, like):
     return like.replace(**{**optimizer, "average": trained, "frozen": frozen}), dict(progress)
 
 
-def _read_variables(folder):
+def _read_variables(folder: epath.Path) -> dict[str, Any]:
     metadata = ocp.StandardCheckpointHandler().metadata(folder / "variables")
     like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), metadata.tree)
     return ocp.StandardCheckpointHandler().restore(folder / "variables", args=ocp.args.StandardRestore(like))
 
 
-def _restore(folder, like):
+def _restore(folder: Any, like: Any) -> Any:
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
 
 
-def _optimizer(current):
-    names = ("step", "opt_state", "bad_step")
+def _optimizer(current: state.TrainState) -> dict[str, Any]:
+    names: tuple[str, ...] = ("step", "opt_state", "bad_step")
     if current.average is not None:  # then the item `variables` has the average
         names += ("params", "batch_stats")
     return {name: getattr(current, name) for name in names}

@@ -1,6 +1,7 @@
 """One pass over a split: features and log-probabilities on clean images in evaluation mode."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from lt_jax.train import sharding, steps
 
 
 @functools.cache
-def _compiled(network: nn.Module):
+def _compiled(network: nn.Module) -> Callable[..., Any]:
     return jax.jit(steps.infer(network))
 
 

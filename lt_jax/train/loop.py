@@ -96,13 +96,13 @@ def train(
     return current, {**progress, "seconds": clock.seconds()}
 
 
-def _stop(job, saver, writer, number):
+def _stop(job: Any, saver: Any, writer: Any, number: int) -> Any:
     saver.wait()
     writer.close()
     raise errors.Stopped(f"{job.stage} stopped at step {number} and saved; run the same command again to resume")
 
 
-def _resume(job, saver, fresh):
+def _resume(job: Job, saver: checkpoint.Saver, fresh: state.TrainState) -> tuple[Any, ...]:
     restored = saver.restore(fresh)
     if restored is None:
         return fresh, {"seconds": 0.0}
@@ -110,14 +110,21 @@ def _resume(job, saver, fresh):
     return restored
 
 
-def _save(job, saver, writer, current, progress, clock):
+def _save(
+    job: Job,
+    saver: checkpoint.Saver,
+    writer: "_Writer",
+    current: state.TrainState,
+    progress: dict[str, Any],
+    clock: "_Clock",
+) -> None:
     _check_finite(job, current)
     writer.flush()  # a run that goes on from this step has every line before it
     saver.save(current, {**progress, "seconds": clock.seconds()})
     clock.saved()
 
 
-def _check_finite(job, current):
+def _check_finite(job: Job, current: state.TrainState) -> None:
     bad = int(current.bad_step)
     if bad >= 0:
         rate = float(job.learning_rate(bad))

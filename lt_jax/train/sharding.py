@@ -79,7 +79,7 @@ def held(tree: Any) -> float:
     return sum(x.addressable_shards[0].data.nbytes for x in arrays) / sum(x.nbytes for x in arrays)
 
 
-def _part(array, mesh):
+def _part(array: Any, mesh: Any) -> Any:
     shape = np.shape(array)
     fitting = [(size, axis) for axis, size in enumerate(shape) if size % mesh.size == 0]
     if mesh.size == 1 or math.prod(shape) < _SMALL or not fitting:
@@ -87,7 +87,7 @@ def _part(array, mesh):
     return NamedSharding(mesh, PartitionSpec(*[None] * max(fitting)[1], AXIS))
 
 
-def _put(tree, shardings):
+def _put(tree: Any, shardings: Any) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
     # device_put would gather every array from all processes, to compare them.

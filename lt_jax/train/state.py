@@ -51,7 +51,7 @@ def create(
     )
 
 
-def _copy(tree):
+def _copy(tree: Any) -> Any:
     """Arrays of their own: a step donates its state, and a donated buffer must not occur twice."""
     return jax.tree.map(jnp.array, tree)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -50,7 +51,15 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, objective: An
     return step
 
 
-def _in_one_pass(network, current, params, images, keys, options, is_cropped):
+def _in_one_pass(
+    network: Any,
+    current: state.TrainState,
+    params: dict[str, Any],
+    images: jax.Array,
+    keys: list[Any],
+    options: Any,
+    is_cropped: bool,
+) -> tuple[Any, ...]:
     """Embeddings (B, V, d) of images (B, V, h, w, c); BatchNorm sees all views as one batch."""
     b, columns = images.shape[:2]
     views = augment.apply(keys[0], images.reshape(-1, *images.shape[2:]), options, is_cropped)
@@ -58,7 +67,15 @@ def _in_one_pass(network, current, params, images, keys, options, is_cropped):
     return embeddings.reshape(b, columns, -1), stats
 
 
-def _view_by_view(network, current, params, images, keys, options, is_cropped):
+def _view_by_view(
+    network: Any,
+    current: state.TrainState,
+    params: dict[str, Any],
+    images: jax.Array,
+    keys: list[Any],
+    options: Any,
+    is_cropped: bool,
+) -> tuple[Any, ...]:
     """Embeddings (B, 2, d) of images (B, 2, h, w, c); BatchNorm sees one view at a time."""
     embeddings = []
     stats = current.batch_stats
@@ -114,13 +131,13 @@ def classify(
     return step
 
 
-def _weighted_mean(each, targets, weights):
+def _weighted_mean(each: Any, targets: Any, weights: Any) -> Any:
     """Mean of (B,) losses by the weights (C,) of their classes, as torch's `CrossEntropyLoss(weight=...)` takes it."""
     weight = weights[targets] if targets.ndim == 1 else targets @ weights
     return (weight * each).sum() / weight.sum()
 
 
-def _mixed(mix, key, images, labels, classes):
+def _mixed(mix: Any, key: Any, images: Any, labels: np.ndarray, classes: Any) -> Any:
     """Images mixed with other images of the batch, and their labels (B, C)."""
     k_partner, k_mix = jax.random.split(key)
     partner = jax.random.permutation(k_partner, len(labels))
@@ -128,7 +145,7 @@ def _mixed(mix, key, images, labels, classes):
     return mix(k_mix, (images, targets), (images[partner], targets[partner]), classes)
 
 
-def _accumulated(loss_of, current, batch, count):
+def _accumulated(loss_of: Any, current: Any, batch: Any, count: Any) -> Any:
     """As jax.value_and_grad over the whole batch, in `count` parts: every count-th row, so that devices keep theirs."""
     size = batch[0].shape[0]
     if size % count:
@@ -156,14 +173,14 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
     return step
 
 
-def _take(data, batch):
+def _take(data: dict[str, Any], batch: Any) -> tuple[Any, ...]:
     """(images, labels, whether they are cropped already): taken from the device, or come with the batch."""
     if isinstance(batch, dict):
         return batch["images"], batch["labels"], True
     return data["images"][batch], data["labels"][batch], False
 
 
-def _views(data, batch):
+def _views(data: dict[str, Any], batch: jax.Array) -> tuple[Any, ...]:
     """As `_take`; images (b, 1 + m + 1, h, w, c): queries of the anchor and its partners, then the anchor's key."""
     images, labels, is_cropped = _take(data, batch)
     if not is_cropped:
@@ -171,7 +188,9 @@ def _views(data, batch):
     return images, labels, is_cropped
 
 
-def _forward(network, current, params, images, moving=True):
+def _forward(
+    network: Any, current: state.TrainState, params: dict[str, Any], images: jax.Array, moving: bool = True
+) -> tuple[Any, ...]:
     variables = current.replace(params=params).variables()
     if not moving:
         return network.apply(variables, images), current.batch_stats
@@ -179,11 +198,11 @@ def _forward(network, current, params, images, moving=True):
     return out, changed.get("batch_stats", current.batch_stats)  # an encoder may have none
 
 
-def _update(current, tx, loss_of):
+def _update(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
     return _apply(current, tx, *jax.value_and_grad(loss_of, has_aux=True)(current.params))
 
 
-def _apply(current, tx, value, gradients):
+def _apply(current: state.TrainState, tx: Any, value: tuple[Any, ...], gradients: dict[str, Any]) -> tuple[Any, ...]:
     loss, (stats, metrics) = value
     updates, opt_state = tx.update(gradients, current.opt_state, current.params)
     norm = optax.global_norm(gradients)

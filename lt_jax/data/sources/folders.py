@@ -57,7 +57,7 @@ def data_folder(name: str, folder: str) -> pathlib.Path:
     return path
 
 
-def _files_of_classes(folder, skipped):
+def _files_of_classes(folder: Any, skipped: Any) -> Any:
     """Class name -> sorted image files; other files are appended to `skipped`.
 
     A class folder with files but no readable image is an error, since the class would silently disappear.
@@ -83,7 +83,7 @@ def _files_of_classes(folder, skipped):
     return classes
 
 
-def _say_left_out(folder, empty):
+def _say_left_out(folder: Any, empty: Any) -> Any:
     shown = log.printable(folder)
     if empty:
         verbs = ("holds", "is") if len(empty) == 1 else ("hold", "are")
@@ -95,7 +95,7 @@ def _say_left_out(folder, empty):
         log.say(f"folder {shown}: {count} in no class folder and {verb} left out: {names}")
 
 
-def _check_classes(folder, classes):
+def _check_classes(folder: Any, classes: Any) -> Any:
     shown = log.printable(folder)
     seen: dict[str, str] = {}
     for name in map(log.printable, classes):
@@ -113,7 +113,7 @@ def _check_classes(folder, classes):
         raise errors.BadInput(f"{shown}: {name!r} is the only folder with images, of one class; {hint}")
 
 
-def _check_known(folder, classes, train):
+def _check_known(folder: Any, classes: Any, train: Any) -> Any:
     unknown = [log.printable(name) for name in classes if name not in train]
     if unknown:
         path = os.path.join(log.printable(folder), unknown[0])
@@ -124,7 +124,7 @@ def _check_known(folder, classes, train):
         )
 
 
-def _as_images(root, classes, names):
+def _as_images(root: Any, classes: Any, names: Any) -> Any:
     prefix = os.path.join(root, "")  # all paths start with root: removing it is ten times faster than os.path.relpath
     label_of = {name: label for label, name in enumerate(names)}
     entries = [(path.removeprefix(prefix), label_of[name], 0) for name, paths in classes.items() for path in paths]

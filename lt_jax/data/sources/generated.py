@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ def tree(name: str, num_classes: int) -> pathlib.Path:
     return folder
 
 
-def _imagenet_lt(root, num_classes):
+def _imagenet_lt(root: Any, num_classes: Any) -> Any:
     paths = {
         "train": lambda c, i: f"train/n{c:08d}/n{c:08d}_{i}.JPEG",
         "val": lambda c, i: f"train/n{c:08d}/n{c:08d}_{1000 + i}.JPEG",
@@ -39,7 +40,7 @@ def _imagenet_lt(root, num_classes):
     _write_lists(root, "ImageNet_LT_{}.txt", paths, num_classes)
 
 
-def _places_lt(root, num_classes):
+def _places_lt(root: Any, num_classes: Any) -> Any:
     paths = {
         "train": lambda c, i: f"train/scene{c}/{i:08d}.jpg",
         "val": lambda c, i: f"train/scene{c}/{1000 + i:08d}.jpg",
@@ -48,13 +49,13 @@ def _places_lt(root, num_classes):
     _write_lists(root, "Places_LT_{}.txt", paths, num_classes)
 
 
-def _write_lists(root, pattern, paths, num_classes):
+def _write_lists(root: Any, pattern: Any, paths: Any, num_classes: Any) -> Any:
     for split, entries in _written(root, paths, num_classes).items():
         lines = "".join(f"{path} {label}\n" for path, label in entries)
         (root / pattern.format(split)).write_text(lines)
 
 
-def _inat2018(root, num_classes):
+def _inat2018(root: Any, num_classes: Any) -> Any:
     paths = {
         "train": lambda c, i: f"train_val2018/Aves/{c}/{i:032x}.jpg",
         "val": lambda c, i: f"train_val2018/Aves/{c}/{4096 + i:032x}.jpg",
@@ -69,7 +70,7 @@ def _inat2018(root, num_classes):
         (root / f"{split}2018.json").write_text(json.dumps(content))
 
 
-def _folder(root, num_classes):
+def _folder(root: Any, num_classes: Any) -> Any:
     paths = {
         "train": lambda c, i: f"train/class{c}/{i}.jpg",
         "test": lambda c, i: f"test/class{c}/{i}.jpg",
@@ -77,7 +78,7 @@ def _folder(root, num_classes):
     _written(root, paths, num_classes)
 
 
-def _written(root, paths, num_classes):
+def _written(root: Any, paths: Any, num_classes: Any) -> Any:
     """Writes the images of every split and returns split -> (path, label) of each image."""
     counts = longtail.exponential_counts(_LARGEST, num_classes, _LARGEST / 2)
     entries = {
@@ -91,7 +92,7 @@ def _written(root, paths, num_classes):
     return entries
 
 
-def _write(file, label):
+def _write(file: Any, label: Any) -> Any:
     """Writes an image whose colour and stripes depend on the class, with noise that depends on the file."""
     generator = np.random.default_rng(zlib.crc32(file.name.encode()) + label)
     h, w = generator.integers(48, 96, 2)

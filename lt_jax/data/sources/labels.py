@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from lt_jax.core import errors, log
 from lt_jax.data.sources import textfiles
@@ -89,7 +90,7 @@ def refuse_same_by_case(names: Iterable[str], where: str) -> None:
         seen[name.casefold()] = name
 
 
-def _names_in(file):
+def _names_in(file: Any) -> list[str]:
     text, _ = textfiles.read(file, "config.data.classes")
     names = [line.strip() for line in text.splitlines() if line.strip()]
     refuse_same_by_case(names, log.printable(file))
@@ -100,13 +101,21 @@ def _names_in(file):
     return names
 
 
-def _whole_texts(texts):
+def _whole_texts(texts: list[str]) -> list[str]:
     """The labels without a trailing `.0`, if the whole column consists of whole numbers."""
     matches = [_WHOLE.fullmatch(text) for text in texts]
-    return [match[1] for match in matches] if all(matches) else texts
+    whole = [match[1] for match in matches if match is not None]
+    return whole if len(whole) == len(texts) else texts
 
 
-def _first_bad(labels, texts, positions, numbers, file, table):
+def _first_bad(
+    labels: list[tuple[int, str]],
+    texts: list[str],
+    positions: list[int],
+    numbers: dict[str, int],
+    file: Any,
+    table: Any,
+) -> str:
     """Error message for the first label that does not fit the interpretation of most labels."""
     are_names = [text in numbers for text in texts]
     are_positions = [0 <= position < len(numbers) for position in positions]
@@ -116,6 +125,6 @@ def _first_bad(labels, texts, positions, numbers, file, table):
     return f"line {line} of {table}: label {label!r} is not in the class list {log.printable(file)}{hint}"
 
 
-def _first_gaps(used):
+def _first_gaps(used: Any) -> Any:
     gaps = (str(c) for c in range(max(used)) if c not in used)
     return [next(gaps) for _ in range(_SHOWN)] + ["..."]

@@ -1,6 +1,7 @@
 """Decides from their content which folders are splits and which are classes."""
 
 import os
+from typing import Any
 
 from lt_jax.core import errors, log
 from lt_jax.data import walk
@@ -44,7 +45,7 @@ def split_folders(root: str, mode: str) -> dict[str, str | None]:
     return _as_splits(root, holding, named, beside)
 
 
-def _refuse_two(root, holding):
+def _refuse_two(root: Any, holding: Any) -> Any:
     for split, folder_names in holding.items():
         if len(folder_names) > 1:
             first, second = (log.printable(name) for name in folder_names[:2])
@@ -54,7 +55,7 @@ def _refuse_two(root, holding):
             )
 
 
-def _as_splits(root, holding, named, beside):
+def _as_splits(root: Any, holding: Any, named: Any, beside: Any) -> Any:
     chosen = {split: names[0] if names else None for split, names in holding.items()}
     titles = dict(_TITLES)
     if chosen["test"] is None and chosen["validation"] is not None:  # a `val` folder alone is used for testing
@@ -71,7 +72,7 @@ def _as_splits(root, holding, named, beside):
     return {split: name and os.path.join(root, name) for split, name in chosen.items()}
 
 
-def _classes(root, name):
+def _classes(root: Any, name: str) -> Any:
     """The class folders in a possible split folder: subfolders with any files, readable or not."""
     folder = os.path.join(root, name)
     return [
@@ -81,24 +82,24 @@ def _classes(root, name):
     ]
 
 
-def _has_image(root, name):
+def _has_image(root: Any, name: str) -> Any:
     return any(walk.images_and_skipped([file])[0] for file in walk.files_below(os.path.join(root, name)))
 
 
-def _share_a_class(root, holding):
+def _share_a_class(root: Any, holding: Any) -> Any:
     classes = {name for folder in holding["train"] for name in _classes(root, folder)}
     return any(classes & set(_classes(root, folder)) for split in ("test", "validation") for folder in holding[split])
 
 
-def _read_as_classes(named):
+def _read_as_classes(named: Any) -> Any:
     verb = "is read as a class, not as a split" if len(named) == 1 else "are read as classes, not as splits"
     return f"{_listed(map(log.printable, named))} {verb}; config.data.splits=folders reads folders of splits"
 
 
-def _left_out(names):
+def _left_out(names: Any) -> Any:
     return f"{', '.join(map(log.printable, names))} {'is' if len(names) == 1 else 'are'} left out"
 
 
-def _listed(items):
+def _listed(items: Any) -> Any:
     *first, last = items
     return f"{', '.join(first)} and {last}" if first else last

@@ -46,7 +46,7 @@ def inat2018(config: Any) -> images.Raw:
     return images.Raw("inat2018", names, *parts)
 
 
-def _listed(name, pattern, splits, config):
+def _listed(name: str, pattern: Any, splits: Any, config: Any) -> Any:
     if config.tfds:
         return tfds.encoded(name, config)
     root, where = _folders(name, config)
@@ -59,7 +59,7 @@ def _listed(name, pattern, splits, config):
     return images.Raw(name, class_names([entry for entries in entries_by_file for entry in entries]), *parts)
 
 
-def _folders(name, config):
+def _folders(name: str, config: Any) -> Any:
     """(image root, folder of the lists)."""
     root = generated.tree(name, config.generated) if config.generated else folders.data_folder(name, config.dir)
     where = pathlib.Path(config.list).expanduser() if config.list else root
@@ -120,18 +120,18 @@ def blob_id(file: Any) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _lines(file):
+def _lines(file: Any) -> Any:
     """Lines of a list of paths; bytes that are not UTF-8 are kept."""
     _check_there(file)
     return textfiles.lines_of_names(file)
 
 
-def _text(file):
+def _text(file: Any) -> Any:
     _check_there(file)
     return textfiles.read(file)[0]
 
 
-def _check_there(file):
+def _check_there(file: Any) -> Any:
     if not pathlib.Path(file).exists():
         hint = "put the official list there, or name its folder in config.data.list"
         raise errors.BadInput(f"{file} is missing: {hint}")

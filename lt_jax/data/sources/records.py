@@ -36,7 +36,7 @@ def prepared(config: Any) -> images.Raw:
     return images.Raw(index["name"], names, parts["train"], parts.get("test"), parts.get("validation"))
 
 
-def _split(folder, split, index):
+def _split(folder: Any, split: Any, index: Any) -> Any:
     entry = index["splits"][split]
     is_bucket = "://" in os.fspath(folder)
     local_folder = _copied(folder, entry["shards"]) if is_bucket else os.fspath(folder)
@@ -58,7 +58,7 @@ def _split(folder, split, index):
     )
 
 
-def _copied(folder, shards):
+def _copied(folder: Any, shards: Any) -> Any:
     """Copies shards to a local folder and returns it: ArrayRecord reads only local files.
 
     A copy is named by its content digest, so that an outdated copy is never used; only shards without a copy are
@@ -76,18 +76,18 @@ def _copied(folder, shards):
     return os.fspath(copies)
 
 
-def _read_shard(path):
+def _read_shard(path: Any) -> Any:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise errors.BadInput(f"prepared: {path} is missing: {_AGAIN}") from error
 
 
-def _copy_name(shard):
+def _copy_name(shard: Any) -> Any:
     return f"{shard['sha256'][:32]}.array_record"
 
 
-def _not_indexed(path):
+def _not_indexed(path: Any) -> Any:
     return f"prepared: {path} does not hold the images that index.json lists: {_AGAIN}"
 
 

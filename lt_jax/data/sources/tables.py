@@ -53,7 +53,7 @@ def table(config: Any) -> images.Raw:
     return images.Raw("table", names, parts["train"], parts.get("test"), parts.get("validation"))
 
 
-def _parts(root, rows, numbers, encoding, file):
+def _parts(root: Any, rows: Any, numbers: Any, encoding: Any, file: Any) -> Any:
     listings: dict[str, frozenset[str]] = {}
     entries: dict[str, list[tuple[str, int, int]]] = {}
     for (line, path, _, split), number in zip(rows, numbers, strict=True):
@@ -65,7 +65,7 @@ def _parts(root, rows, numbers, encoding, file):
     return {split: images.files(root, listed, file.name, upright=True) for split, listed in entries.items()}
 
 
-def _resolved(root, path, encoding, listings):
+def _resolved(root: Any, path: Any, encoding: Any, listings: Any) -> Any:
     """The path, if there is such a file; else with `/` for `\\`, or with the original bytes of the table."""
     variants = [path.strip(), path]
     if encoding in ("cp1252", "latin-1"):
@@ -74,7 +74,7 @@ def _resolved(root, path, encoding, listings):
     return next((variant for variant in variants if _is_there(os.path.join(root, variant), listings)), path.strip())
 
 
-def _is_there(path, listings):
+def _is_there(path: Any, listings: Any) -> Any:
     """Whether the file exists; lists each folder once, since checking every file is slow on network drives."""
     folder, name = os.path.split(path)
     if folder not in listings:
@@ -85,7 +85,7 @@ def _is_there(path, listings):
     return name in listings[folder]
 
 
-def _csv(file, shown):
+def _csv(file: Any, shown: Any) -> Any:
     """(rows, encoding) of a CSV file."""
     text, encoding = textfiles.read(file)
     header = next((line for line in text.splitlines() if line.strip()), "")
@@ -118,7 +118,7 @@ def _csv(file, shown):
     return rows, encoding
 
 
-def _delimiter(header):
+def _delimiter(header: Any) -> Any:
     """The delimiter with which the header line has the most known columns."""
 
     def matches(delimiter):
@@ -128,7 +128,7 @@ def _delimiter(header):
     return max(_DELIMITERS, key=matches)
 
 
-def _columns(names, shown):
+def _columns(names: Any, shown: Any) -> Any:
     """Position of each known column in a header."""
     lowered = [name.strip().lower() for name in names]
     for column in _COLUMNS:
@@ -140,14 +140,14 @@ def _columns(names, shown):
     return {column: lowered.index(column) for column in _COLUMNS if column in lowered}
 
 
-def _row(line, shown, path, label, split):
+def _row(line: Any, shown: Any, path: Any, label: Any, split: Any) -> Any:
     for value, column in ((path, "path"), (label, "label")):
         if not value.strip():
             raise errors.BadInput(f"line {line} of {shown}: {column} is missing")
     return line, path, label, split
 
 
-def _parquet(file, shown):
+def _parquet(file: Any, shown: Any) -> Any:
     pyarrow = extras.load("pyarrow", "tables", "config.data.list: reading Parquet")
     parquet = extras.load("pyarrow.parquet", "tables", "config.data.list: reading Parquet")
     try:
@@ -165,14 +165,14 @@ def _parquet(file, shown):
     return rows
 
 
-def _text(value):
+def _text(value: Any) -> Any:
     """A Parquet value as text, as in a CSV file; empty if missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return os.fsdecode(value) if isinstance(value, bytes) else str(value)
 
 
-def _label_text(value, line, shown):
+def _label_text(value: Any, line: Any, shown: Any) -> Any:
     where = f"line {line} of {shown}: label {value}"
     if isinstance(value, bool):
         raise errors.BadInput(f"{where} is a truth value; expected a class name or a whole number from 0")
@@ -219,7 +219,7 @@ def features(config: Any) -> images.Raw:
     return images.Raw("features", tuple(str(c) for c in range(count)), train, test)
 
 
-def _arrays(file):
+def _arrays(file: Any) -> dict[str, Any]:
     is_hdf5 = file.suffix in (".h5", ".hdf5")
     h5py = extras.load("h5py", "h5", f"config.data: reading {file}") if is_hdf5 else None
     try:
@@ -237,7 +237,7 @@ def _arrays(file):
     return arrays
 
 
-def _vectors(split, vectors, labels):
+def _vectors(split: str, vectors: np.ndarray, labels: np.ndarray) -> images.Arrays:
     if vectors.ndim != 2 or labels.shape != vectors.shape[:1] or not len(labels):
         raise errors.BadInput(f"{split} features: expected (n, d) and (n,), found {vectors.shape} and {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:

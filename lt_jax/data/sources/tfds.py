@@ -30,7 +30,7 @@ def in_memory(name: str, class_names: tuple[str, ...], config: Any) -> images.Ra
     return images.Raw(name, class_names, *(_in_order(open_source(name, split, config)) for split in ("train", "test")))
 
 
-def _in_order(source):
+def _in_order(source: Any) -> Any:
     rows = [(_official_position(row["id"]), row["image"], int(row["label"])) for row in source]
     rows.sort(key=lambda row: row[0])
     return images.Arrays(np.stack([row[1] for row in rows]), np.array([row[2] for row in rows], np.int64))
@@ -50,7 +50,7 @@ def encoded(name: str, config: Any) -> images.Raw:
     return images.Raw(name, names, *(_records(name, *pair) for pair in zip(splits, sources, strict=True)))
 
 
-def _records(name, split, source):
+def _records(name: str, split: Any, source: Any) -> Any:
     labels = np.array([int(source[i]["label"]) for i in range(len(source))], np.int64)
     files = tuple(os.fspath(path) for path in source.dataset_info.splits[split].filepaths)
     return Examples(source, files, np.arange(len(labels)), labels, name)
