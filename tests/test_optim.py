@@ -57,6 +57,18 @@ def test_gradients_are_clipped_to_their_global_norm():
     np.testing.assert_allclose([params["a"][0], params["b"][0]], [-0.03, -0.04], rtol=1e-6)
 
 
+def test_the_rate_is_that_of_the_batch_that_is_there():
+    options = common.training(epochs=10, batch_size=1024, base_learning_rate=1e-3, warmup_epochs=0)
+    rates = [float(optim.schedule(options, 5, items)(0)) for items in (64, 1024, 10_000)]
+    np.testing.assert_allclose(rates, [0.25e-3, 4e-3, 4e-3], rtol=1e-6)
+
+
+def test_warm_up_starts_at_zero_and_is_linear():
+    options = common.training(epochs=10, batch_size=256, base_learning_rate=1e-3, warmup_epochs=2)
+    rates = [float(optim.schedule(options, 5, 1280)(step)) for step in (0, 1, 5, 10, 50)]
+    np.testing.assert_allclose(rates, [0.0, 1e-4, 5e-4, 1e-3, 0.0], atol=1e-9)
+
+
 def test_the_step_schedule_warms_up_and_falls_at_its_epochs():
     config = common.standard_cifar()
     rates = optim.schedule(config, 85, 10_847)

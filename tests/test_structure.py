@@ -85,6 +85,8 @@ def test_each_library_has_its_place():
 def test_modules_stay_small():
     for _, file in modules():
         assert file.read_text().count("\n") <= 400, file
+    for file in files_of("tests", "benchmarks"):
+        assert file.read_text().count("\n") <= 400, file
     assert (PACKAGE / "main.py").read_text().count("\n") < 90
 
 

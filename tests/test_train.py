@@ -9,11 +9,10 @@ import sys
 
 import jax
 import numpy as np
-import optax
 import pytest
 from etils import epath
 
-from configs import common, digits_lt
+from configs import digits_lt
 from lt_jax import data, losses, methods, models, optim
 from lt_jax.core import distributed, errors, files
 from lt_jax.data import batches
@@ -42,13 +41,6 @@ def dataset(config):
 @pytest.fixture(scope="module")
 def classes(dataset):
     return losses.Classes.of(dataset.counts)
-
-
-@pytest.fixture
-def held(dataset, classes):
-    """What a step finds on the device."""
-    arrays = {"images": dataset.train.images, "labels": dataset.train.labels, "key": np.zeros(2, np.uint32)}
-    return {**arrays, "classes": classes}
 
 
 @pytest.fixture(scope="module")
@@ -302,18 +294,6 @@ def test_load_only_looks(parts, unbroken, tmp_path):
     assert (workdir / "checkpoints/pretrain/6").exists()
 
 
-def test_the_rate_is_that_of_the_batch_that_is_there():
-    options = common.training(epochs=10, batch_size=1024, base_learning_rate=1e-3, warmup_epochs=0)
-    rates = [float(optim.schedule(options, 5, items)(0)) for items in (64, 1024, 10_000)]
-    np.testing.assert_allclose(rates, [0.25e-3, 4e-3, 4e-3], rtol=1e-6)
-
-
-def test_warm_up_starts_at_zero_and_is_linear():
-    options = common.training(epochs=10, batch_size=256, base_learning_rate=1e-3, warmup_epochs=2)
-    rates = [float(optim.schedule(options, 5, 1280)(step)) for step in (0, 1, 5, 10, 50)]
-    np.testing.assert_allclose(rates, [0.0, 1e-4, 5e-4, 1e-3, 0.0], atol=1e-9)
-
-
 def test_what_another_process_cannot_read_is_passed_over_here_too(parts, unbroken, tmp_path, capsys, monkeypatch):
     folder = epath.Path(shutil.copytree(unbroken[1] / "checkpoints/pretrain", tmp_path / "saved"))
     answers = iter([False, True])
@@ -340,63 +320,6 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint
     assert steps_of(tmp_path)[-1] == 4
 
 
-def test_step_marks_the_first_bad_step(config, held):
-    tx = optim.create(config.baseline, 10, 383)
-    network = models.classifier(config.encoder, 10, "float32")
-    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
-    current = state.create(variables, tx)
-    broken = jax.tree.map(lambda x: x * np.nan, current.params)
-    advance = jax.jit(step.classify(network, tx, config.baseline.augment))
-    good, _ = advance(current.replace(step=current.step + 3), held, np.arange(8))
-    bad, _ = advance(current.replace(params=broken, step=current.step + 3), held, np.arange(8))
-    assert int(good.bad_step) == -1 and int(bad.bad_step) == 3
-    worse, _ = advance(bad, held, np.arange(8))
-    assert int(worse.bad_step) == 3
-
-
-def test_frozen_encoder_rests_and_the_head_learns(config, held):
-    tx = optim.create(config.probe, 10, 383)
-    network = models.classifier(config.encoder, 10, "float32")
-    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
-    current = state.create(variables, tx, trainable="head")
-    for moving in (False, True):
-        advance = jax.jit(step.classify(network, tx, config.probe.augment, moving=moving))
-        new, _ = advance(current, held, np.arange(16))
-        assert set(new.params) == {"head"} and equal(new.frozen, current.frozen)
-        assert not equal(new.params, current.params)
-        assert equal(new.batch_stats, current.batch_stats) is not moving
-
-
-def test_accumulated_gradients_are_those_of_the_whole_batch(config, held):
-    """Of a network without BatchNorm, whose statistics would be those of a part."""
-    tx = optax.sgd(1.0)
-    network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
-    current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
-    outputs = []
-    for count in (1, 4):
-        advance = jax.jit(step.classify(network, tx, config.baseline.augment, accumulate=count))
-        outputs.append(advance(current, held, np.arange(12)))
-    (whole, one), (parts, four) = outputs
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, parts.params)
-    assert not equal(whole.params, current.params)
-    np.testing.assert_allclose([one["loss"], one["accuracy"]], [four["loss"], four["accuracy"]], rtol=1e-5)
-    with pytest.raises(errors.BadInput, match="accumulate: expected a divisor of the batch of 12, found 5"):
-        step.classify(network, tx, config.baseline.augment, accumulate=5)(current, held, np.arange(12))
-
-
-def test_a_step_minimises_the_loss_that_it_is_given(config, dataset, held):
-    network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
-    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
-    current = state.create(variables, optax.sgd(1.0))
-    as_is = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
-    log_prior = np.log(dataset.counts / dataset.counts.sum()).astype(np.float32)
-    one_step = step.classify(network, optax.sgd(1.0), as_is, losses.balanced_softmax)
-    loss = jax.jit(one_step)(current, held, np.arange(0, 300, 25))[1]["loss"]
-    logits = np.asarray(network.apply(variables, dataset.train.images[:300:25].astype(np.float32) / 255)) + log_prior
-    expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(12), dataset.train.labels[:300:25]]
-    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
-
-
 def test_a_profile_holds_the_steps_that_are_asked_for(parts, config, tmp_path, capsys):
     job, fresh = parts
     profiled = config.copy_and_resolve_references()
@@ -411,13 +334,6 @@ def test_wrong_steps_of_a_profile_are_one_line(text):
     config = digits_lt.get_config("smoke")
     config.profile.steps = text
     with pytest.raises(errors.BadInput, match="config.profile.steps: expected FIRST:END such as 10:15"):
-        config_lib.validate(config)
-
-
-def test_accumulation_is_refused_in_pretraining():
-    config = digits_lt.get_config("smoke")
-    config.pretrain.accumulate = 2
-    with pytest.raises(errors.BadInput, match="config.pretrain.accumulate: expected 1, found 2"):
         config_lib.validate(config)
 
 
