@@ -11,7 +11,7 @@ from flax import linen as nn
 from configs import common
 from lt_jax import models as encoder
 from lt_jax.core import errors
-from lt_jax.models import resnet, vit, weights
+from lt_jax.models import convolution, resnet, vit, weights
 
 
 def options(name, width=64, stem="small"):
@@ -137,7 +137,7 @@ def test_small_maps_are_convolved_alike(size, side, stride):
 
     found, expected = (
         jax.value_and_grad(functools.partial(loss, convolve), (0, 1), has_aux=True)(x, kernel)
-        for convolve in (resnet.unfolded, None)
+        for convolve in (convolution.convolve_small, None)
     )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
 

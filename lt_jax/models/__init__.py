@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax.core import errors
-from lt_jax.models import initializers, projectors, resnet, vit, weights
+from lt_jax.models import convolution, initializers, projectors, resnet, vit, weights
 
 ENCODERS = {
     "resnet_small": functools.partial(
-        resnet.ResNet, stages=(1, 1, 1), block=functools.partial(resnet.BasicBlock, convolve=resnet.unfolded)
+        resnet.ResNet, stages=(1, 1, 1), block=functools.partial(resnet.BasicBlock, convolve=convolution.convolve_small)
     ),
     "resnet18": functools.partial(resnet.ResNet, stages=(2, 2, 2, 2)),
     "resnet34": functools.partial(resnet.ResNet, stages=(3, 4, 6, 3)),
