@@ -1,98 +1,134 @@
-"""The convolution of the networks: values and gradients of the plain operation, and the CPU form on a CPU alone."""
-
-import functools
+"""The convolution of the networks: values and gradients by definition, and which programs it changes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import export
 
 from lt_jax.models import convolution
 
-NUMBERS = ("NHWC", "HWIO", "NHWC")
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def plain(x, kernel, strides, padding, **options):
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+def taps(x_shape, kernel_shape, strides, padding):
+    """(i, j, index into the padded input) of every tap of the kernel."""
+    rows, columns = (
+        (size + sum(pads) - side) // stride + 1
+        for size, pads, side, stride in zip(x_shape[1:3], padding, kernel_shape[:2], strides, strict=True)
+    )
+    ends = rows * strides[0], columns * strides[1]
+    for i, j in np.ndindex(*kernel_shape[:2]):
+        yield i, j, (slice(None), slice(i, i + ends[0], strides[0]), slice(j, j + ends[1], strides[1]))
 
 
-def example(groups=1, dtype=np.float32, side=9, kernel_side=3):
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(2, side, side, 4))
-    kernel = generator.normal(size=(kernel_side, kernel_side, 4 // groups, 8))
+def reference(x, kernel, cotangent_of, strides, padding, groups):
+    """Output and the gradients of x and kernel, in float64 by sums over the taps of the kernel."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    padded = padded.reshape(*padded.shape[:3], groups, -1)
+    weights = kernel.reshape(*kernel.shape[:3], groups, -1)
+    every = list(taps(x.shape, kernel.shape, strides, padding))
+    y = sum(np.einsum("bhwgc,cgf->bhwgf", padded[index], weights[i, j]) for i, j, index in every)
+    g = cotangent_of(y.reshape(*y.shape[:3], -1)).reshape(y.shape)
+    d_padded, d_weights = np.zeros_like(padded), np.zeros_like(weights)
+    for i, j, index in every:
+        d_padded[index] += np.einsum("bhwgf,cgf->bhwgc", g, weights[i, j])
+        d_weights[i, j] = np.einsum("bhwgc,bhwgf->cgf", padded[index], g)
+    (top, _), (left, _) = padding
+    d_x = d_padded.reshape(*d_padded.shape[:3], -1)[:, top : top + x.shape[1], left : left + x.shape[2]]
+    return y.reshape(*y.shape[:3], -1), d_x, d_weights.reshape(kernel.shape)
+
+
+def cotangent_of(y):
+    return np.cos(np.arange(y.size)).reshape(y.shape)
+
+
+def both_gradients(convolve, x, kernel, strides, padding, groups):
+    def loss(x, kernel):
+        options = {"dimension_numbers": DIMENSIONS, "feature_group_count": groups, "precision": "highest"}
+        y = convolve(x, kernel, strides, padding, **options)
+        return (y.astype(jnp.float32) * cotangent_of(y)).sum(), y
+
+    (_, y), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, kernel)
+    return y, *gradients
+
+
+CASES = [  # size, channels, features, side, strides, padding, groups
+    ((6, 5), 3, 4, 3, (1, 1), ((1, 1), (1, 1)), 1),
+    ((6, 5), 3, 4, 3, (2, 2), ((1, 1), (1, 1)), 1),
+    ((7, 6), 4, 6, 3, (1, 2), ((0, 1), (2, 0)), 2),
+    ((6, 6), 4, 4, 3, (1, 1), ((1, 1), (1, 1)), 4),
+    ((5, 5), 3, 6, 5, (2, 2), ((2, 2), (2, 2)), 3),
+    ((6, 6), 3, 5, 1, (2, 2), ((0, 0), (0, 0)), 1),
+    ((8, 8), 3, 5, 4, (4, 4), ((0, 0), (0, 0)), 1),
+    ((9, 9), 3, 4, 7, (2, 2), ((3, 3), (3, 3)), 1),
+]
+
+
+def arrays(size, channels, features, side, groups, dtype="float32"):
+    normal = np.random.default_rng(0).normal
+    x, kernel = normal(size=(2, *size, channels)), normal(size=(side, side, channels // groups, features))
     return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
 
 
-def gradients(convolve, x, kernel, **options):
-    def total(x, kernel):
-        y = convolve(x, kernel, dimension_numbers=NUMBERS, **options)
-        weight = jnp.arange(y.size).reshape(y.shape) % 7 / 7.0
-        return (y * weight.astype(y.dtype)).astype(jnp.float32).sum()
-
-    return jax.jit(jax.value_and_grad(total, (0, 1)))(x, kernel)
-
-
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1)])
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (1, 1)), ((0, 2), (1, 0))])
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_gradients_are_those_of_the_plain_operation(strides, padding, groups):
-    x, kernel = example(groups)
-    options = {"strides": strides, "padding": padding, "feature_group_count": groups}
-    ours, theirs = (gradients(f, x, kernel, **options) for f in (convolution.convolve, plain))
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])
+@pytest.mark.parametrize(("size", "channels", "features", "side", "strides", "padding", "groups"), CASES)
+def test_values_and_gradients(size, channels, features, side, strides, padding, groups, dtype, tolerance):
+    x, kernel = arrays(size, channels, features, side, groups, dtype)
+    expected = reference(x, kernel, cotangent_of, strides, padding, groups)
+    computed = both_gradients(convolution.convolve, x, kernel, strides, padding, groups)
+    for ours, right in zip(computed, expected, strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(np.asarray(ours, np.float64), right, rtol=0, atol=tolerance * np.abs(right).max())
+    plain = both_gradients(jax.lax.conv_general_dilated, x, kernel, strides, padding, groups)
+    jax.tree.map(np.testing.assert_array_equal, computed, plain)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 3e-2)])
-@pytest.mark.parametrize("kernel_side", [1, 3, 7])
-def test_gradients_against_float64(dtype, tolerance, kernel_side):
-    x, kernel = example(dtype=dtype, kernel_side=kernel_side)
-    options = {"strides": (2, 2), "padding": "SAME"}
-    _, ours = gradients(convolution.convolve, x, kernel, **options)
-    with jax.enable_x64(True):
-        wide = (jnp.asarray(np.asarray(a, np.float64)) for a in (x, kernel))
-        _, exact = gradients(plain, *wide, **options)
-    for gradient, reference in zip(ours, exact, strict=True):
-        difference = np.asarray(gradient, np.float64) - np.asarray(reference)
-        assert np.abs(difference).max() < tolerance * np.abs(reference).max()
+def gradient_program(platforms):
+    """The lowered gradient of a network of two convolutions, as text."""
+
+    def loss(kernels, x):
+        for kernel in kernels:
+            x = nn.relu(convolution.convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS))
+        return x.sum()
+
+    x, kernel = arrays((6, 6), 3, 3, 3, 1)
+    return export.export(jax.jit(jax.grad(loss)), platforms=platforms)([kernel, kernel], x).mlir_module()
 
 
-@pytest.mark.parametrize("side", [2, 4, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_unfolded_form_is_a_convolution(side, stride):
-    x, kernel = example(side=side)
-    options = {"strides": (stride, stride), "padding": ((1, 1), (1, 1)), "precision": None}
-    ours, theirs = (gradients(f, x, kernel, **options) for f in (convolution.unfolded, plain))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_programs_for_accelerators_are_plain(platform):
+    program = gradient_program([platform])
+    assert program.count("stablehlo.convolution(") == 5  # two forward, two of the kernels, one of the input
+    assert "compare EQ" not in program and "stablehlo.add" not in program  # the parts of a fence
 
 
-def conditionals(platforms):
-    """Conditionals in the lowered gradient."""
-    x, kernel = example()
-
-    def gradient(x, kernel):
-        return gradients(convolution.convolve, x, kernel, strides=(1, 1), padding="SAME")[1]
-
-    text = export.export(jax.jit(gradient), platforms=platforms)(x, kernel).mlir_module()
-    return text.count("stablehlo.case") + text.count("stablehlo.if")
+def test_the_input_is_fenced_in_programs_for_the_cpu():
+    assert gradient_program(["cpu"]).count("compare EQ") == 2
+    assert gradient_program(["cpu", "cuda", "tpu"]).count("compare EQ") == 2
 
 
-def test_the_cpu_form_is_used_on_a_cpu_alone():
-    """Each has the conditionals that choose by platform, whose index is a constant; a CPU has one that stays."""
-    assert conditionals(["cuda"]) == conditionals(["tpu"]) == conditionals(["cpu"]) - 1
+def test_forward_mode_and_vmap():
+    x, kernel = arrays((6, 6), 3, 4, 3, 1)
+
+    def run(convolve, x, kernel):
+        return convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS)
+
+    def tangent(convolve):
+        return jax.jvp(lambda x, kernel: run(convolve, x, kernel), (x, kernel), (x + 1, kernel + 1))
+
+    def many(convolve):
+        gradient = jax.grad(lambda kernel, x: (run(convolve, x, kernel) ** 2).sum())
+        return jax.vmap(gradient)(jnp.stack([kernel, 2 * kernel]), jnp.stack([x, 3 * x]))
+
+    for function in (tangent, many):
+        ours, plain = function(convolution.convolve), function(jax.lax.conv_general_dilated)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, plain)
 
 
-def test_one_export_serves_all_platforms():
-    assert conditionals(["cpu", "cuda", "tpu"]) >= conditionals(["cpu"])
-
-
-def test_vectorised_and_recomputed():
-    x, kernel = example()
-    options = {"strides": (1, 1), "padding": "SAME", "dimension_numbers": NUMBERS}
-
-    def total(kernel, x):
-        return jax.checkpoint(lambda k: convolution.convolve(x, k, **options))(kernel).sum()
-
-    together = jax.vmap(jax.grad(total), (None, 0))(kernel, x[:, None])
-    alone = jnp.stack([jax.grad(total)(kernel, row[None]) for row in x])
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+def test_a_kernel_that_is_not_a_number_gives_such_gradients():
+    x, kernel = arrays((6, 6), 3, 4, 3, 1)
+    _, _, gradient = both_gradients(convolution.convolve, x, kernel * np.nan, (1, 1), ((1, 1), (1, 1)), 1)
+    assert np.isnan(gradient).all()

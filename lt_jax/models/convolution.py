@@ -1,6 +1,5 @@
 """Convolutions of the networks, in a form whose gradient is fast on a CPU. Accelerators get the plain operation."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,37 +8,34 @@ import jax.numpy as jnp
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **options: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`; gradients are bit-equal to it.
+    """`jax.lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`; values and gradients are bit-equal to it.
 
     On a CPU the gradient of the kernel reads a transposed copy of x. XLA fuses the producers of x into that copy, here
     the backward pass of BatchNorm and ReLU, and then computes them once more with strided access: more than half of
-    the time of a training step. A conditional around x keeps them apart. `jax.lax.optimization_barrier` would do, but
-    jax 0.10 drops it before fusion.
+    the time of a training step. A conditional around x keeps them apart, in programs that are lowered for a CPU.
     """
-    forward = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
 
-    @jax.custom_vjp
-    def convolution(x, kernel):
-        return forward(x, kernel)
+    @jax.custom_jvp
+    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
-    def save(x, kernel):
-        return forward(x, kernel), (x, kernel)
-
-    def gradients(saved, cotangent):
-        x, kernel = saved
-        for_x = jax.vjp(lambda x: forward(x, kernel), x)[1](cotangent)[0]
+    @run.defjvp
+    def run_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+        x, kernel = primals
         apart = jax.lax.platform_dependent(x, kernel, cpu=_apart, default=lambda x, kernel: x)
-        for_kernel = jax.vjp(lambda kernel: forward(apart, kernel), kernel)[1](cotangent)[0]
-        return for_x, for_kernel
+        return run(x, kernel), run(tangents[0], kernel) + run(apart, tangents[1])
 
-    convolution.defvjp(save, gradients)
-    return convolution(x, kernel)
+    return run(x, kernel)
 
 
 def _apart(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x, behind a conditional that the compiler cannot remove: a weight equals itself unless it is NaN."""
-    weight = kernel.reshape(-1)[0]
-    return jax.lax.cond(weight == weight, lambda x: x, jnp.zeros_like, x)
+    """x, in a buffer of its own before any operation that reads it.
+
+    XLA fuses nothing across a conditional whose predicate it does not know, and it does not know whether a number is
+    NaN. `jax.lax.optimization_barrier` would do, but jax 0.10 drops it before fusion.
+    """
+    weight = kernel.reshape(-1)[0].astype(x.dtype)
+    return jax.lax.cond(weight == weight, lambda x: x, lambda x: x + weight, x)
 
 
 def unfolded(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence, **options: Any) -> jax.Array:
