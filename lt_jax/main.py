@@ -35,14 +35,20 @@ def main(argv: list[str]) -> int:
             return 0
         config, options = command.parse(argv)
         with distributed.joined(config.host):
-            _run(config, options)
+            run(config, options)
         return 0
     except tuple(errors.EXIT_STATUS) as error:
         print(f"lt_jax: {error}", file=sys.stderr)
         return errors.EXIT_STATUS[type(error)]
 
 
-def _run(config: Any, options: Any) -> None:
+def run(config: Any, options: Any) -> None:
+    """Runs the stages of a checked config.
+
+    Args:
+      config: from `lt_jax.run.command.parse`.
+      options: the other flags: workdir, stage, and those of predict.
+    """
     from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
     from lt_jax.run import host
 

@@ -199,7 +199,11 @@ def _with_test_split(raw: images_lib.Raw, config: Any) -> tuple[Any, ...]:
 
 
 def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[Any, ...]:
-    """(training positions, validation split): the official split, else a share of the chosen training images."""
+    """(training positions, validation split): a fold, the official split, or a share of the chosen training images."""
+    if config.folds:
+        fold = splits.folds(raw.train.labels[indices], config.folds, config.seed)
+        held_out = fold == config.fold
+        return indices[~held_out], _split(raw.train.select(indices[held_out]), config)
     if raw.validation is not None:
         return indices, _split(raw.validation, config)
     if config.validation <= 0:

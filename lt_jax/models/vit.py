@@ -48,10 +48,16 @@ class ViT(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         side = (16 if self.stem == "imagenet" else 4) * self.stem_stride
         d = self.heads * self.width
-        embed = functools.partial(
-            nn.Conv, kernel_init=_init, conv_general_dilated=convolution.convolve, dtype=self.dtype
+        embed = nn.Conv(
+            d,
+            (side, side),
+            (side, side),
+            padding=0,
+            kernel_init=_init,
+            conv_general_dilated=convolution.convolve,
+            dtype=self.dtype,
+            name="patches",
         )
-        embed = embed(d, (side, side), (side, side), padding=0, name="patches")
         x = embed(images.astype(self.dtype)).reshape(images.shape[0], -1, d)
         token = self.param("token", nn.initializers.zeros_init(), (1, 1, d)).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, d)), x], axis=1)

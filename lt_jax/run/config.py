@@ -267,6 +267,11 @@ def _check_stages(config: Any) -> None:
 def _check_data(data: Any) -> None:
     if data.few > data.many:
         raise errors.BadInput(f"config.data.few: expected at most config.data.many={data.many}, found {data.few}")
+    if data.folds == 1 or (data.folds and data.fold >= data.folds):
+        raise errors.BadInput(
+            f"config.data.fold: expected a fold below config.data.folds, which is at least 2; found {data.fold} and "
+            f"{data.folds}"
+        )
     if data.profile in ("exponential", "step", "pareto") and data.largest < 1:
         raise errors.BadInput(f"config.data.largest: expected at least 1, found {data.largest}")
     if data.counts and data.profile != "counts":

@@ -44,6 +44,8 @@ INTERVALS = {
     "data.workers": "[-1, inf)",
     "data.test_share": "(0, 1)",
     "data.validation": "[0, 1)",
+    "data.folds": "[0, inf)",
+    "data.fold": "[0, inf)",
     "data.imbalance_factor": "[1, inf)",
     "data.largest": "[0, inf)",
     "data.counts": "[0, inf)",

@@ -104,17 +104,20 @@ def _content(path: Any) -> bytes:
 
 
 def load(workdir: epath.PathLike, method: str | None = None, tau: float | None = None) -> Classifier:
-    """The classifier of a finished run.
+    """The classifier of a finished run, or of a comparison.
 
     Args:
-      workdir: the work directory.
-      method: a name under "methods" of result.json; None is the selected one.
+      workdir: the work directory, also one of `lt_jax.compare`.
+      method: a name under "methods" of result.json or compare.json; None is the selected one.
       tau: subtracts tau * log prior from the logits: above 0 it favours rare classes, below 0 frequent ones.
 
     Raises:
       BadInput: the run is not finished, has no such method, or classifies features instead of images.
     """
     workdir = files.expand(workdir, "workdir")
+    compared = files.read_json(workdir / "compare.json")
+    if compared is not None:
+        return _of_comparison(workdir, compared, method, tau)
     config, result = results.read(workdir)
     config, about = ml_collections.ConfigDict(config), result["dataset"]
     images = _images(workdir, about)
@@ -134,12 +137,26 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
     )
 
 
+def _of_comparison(workdir: epath.Path, compared: dict[str, Any], method: str | None, tau: float | None) -> Classifier:
+    """A method of a comparison, as trained on all images with the first seed."""
+    name = method or compared["selected"] or compared["reference"]
+    _check_name(workdir, name, compared["methods"])
+    about = compared["methods"][name]
+    if about["status"] != "complete":
+        raise errors.BadInput(f"{workdir}: {name} has failed: {about['reason']}")
+    return load(workdir / about["runs"][0], about["method_in_run"], tau)
+
+
+def _check_name(workdir: epath.Path, method: str, names: Iterable[str]) -> None:
+    if method not in names:
+        close = difflib.get_close_matches(method, list(names), 1)
+        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(names)}"
+        raise errors.BadInput(f"{workdir} has no method {method!r}: {hint}")
+
+
 def _parts(config: Any, workdir: epath.Path, result: dict[str, Any], method: str) -> tuple[Any, ...]:
     """(stage that trained the network, head on its features or None for its own) of a method."""
-    if method not in result["methods"]:
-        close = difflib.get_close_matches(method, result["methods"], 1)
-        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(result['methods'])}"
-        raise errors.BadInput(f"{workdir} has no method {method!r}: {hint}")
+    _check_name(workdir, method, result["methods"])
     if "dlsa" in config.stages and method == "dlsa":
         return "pretrain", dlsa.load(workdir, config.dlsa.classifier.kind)
     if "dlsa" in config.stages or method == "linear_probe_official":

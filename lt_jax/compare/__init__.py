@@ -1,0 +1,1 @@
+"""Trains several methods under one protocol and says which differences are real."""

@@ -1,0 +1,129 @@
+"""`python -m lt_jax.compare`: trains methods under one protocol; `USAGE` says how."""
+
+import csv
+import io
+import sys
+import time
+import types
+from typing import Any
+
+from lt_jax.core import errors, files, interrupt, log
+from lt_jax.run import command
+
+# A constant, since python -OO removes docstrings.
+USAGE = """\
+usage: python -m lt_jax.compare --methods=A,B,C|GROUP|all [--config=configs/NAME.py[:tokens]] [--workdir=DIR]
+                                [--seeds=N] [--folds=N] [--dry-run] [--config.a.b=value ...]
+
+Trains each method with each seed, shares what methods have in common, and writes compare.json, compare.csv and
+compare.html in DIR, by default runs/NAME_compare. The same command again resumes.
+  --methods  recipes of docs/methods.md; groups: losses, contrastive; all = every recipe that the config can run
+  --seeds    runs of each method (1); two or more give intervals
+  --folds    of cross-validation, which selects the method (2); 0 = none: a validation split selects, or nothing
+  --dry-run  lists the runs and trains nothing
+The first method is the reference of the differences; the test set never selects.
+"""
+_OWN = {"methods": "", "seeds": "1", "folds": "2", "dry-run": ""}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; invalid user input is one line, not a traceback."""
+    interrupt.install()
+    try:
+        if any(word in ("-h", "--help", "-help") for word in argv[1:]):
+            print(USAGE)
+            return 0
+        own, words = _split(argv)
+        config, options = command.parse(words)
+        if not any(word.startswith(("--workdir", "-workdir")) for word in words):
+            options.workdir += "_compare"
+        _compare(config, options, own)
+        return 0
+    except tuple(errors.EXIT_STATUS) as error:
+        print(f"lt_jax: {error}", file=sys.stderr)
+        return errors.EXIT_STATUS[type(error)]
+
+
+def _split(argv: list[str]) -> tuple[types.SimpleNamespace, list[str]]:
+    """(the flags of this command, all other words)."""
+    values = dict(_OWN)
+    words = []
+    for word in argv:
+        name, _, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name in _OWN:
+            values[name] = value or "yes"
+        else:
+            words.append(word)
+    for name, least in (("seeds", 1), ("folds", 0)):
+        if not values[name].isdecimal() or int(values[name]) < least or values[name] == "1" and name == "folds":
+            expected = "0 or at least 2" if name == "folds" else "at least 1"
+            raise errors.BadInput(f"--{name}: expected a whole number, {expected}, found {values[name]!r}")
+    numbers = {"seeds": int(values["seeds"]), "folds": int(values["folds"])}
+    return types.SimpleNamespace(methods=values["methods"], dry_run=bool(values["dry-run"]), **numbers), words
+
+
+def _compare(config: Any, options: Any, own: Any) -> None:
+    from lt_jax.compare import page, plan, results  # here, so that --help does not wait for JAX
+
+    names = plan.names_of(own.methods, config)
+    folds = 0 if _has_validation(config) else own.folds
+    jobs = plan.jobs(config, names, range(config.seed, config.seed + own.seeds), folds)
+    log.say(f"{len(names)} methods, {own.seeds} seeds, {folds or 'no'} folds: {len(jobs)} runs")
+    if own.dry_run:
+        for job in jobs:
+            print(f"{job.folder}  {' '.join(job.members) or 'pretraining'}")
+        return
+    workdir = files.prepare_folder(options.workdir)
+    failed = _run_all(jobs, workdir)
+    compared = results.read(jobs, names, workdir, failed)
+    files.write_json(workdir / "compare.json", compared)
+    files.write_text(workdir / "compare.csv", _csv(compared))
+    files.write_text(workdir / "compare.html", page.document(compared))
+    log.say("\n" + results.table(compared))
+    log.say(f"the comparison is {workdir / 'compare.html'}")
+
+
+def _has_validation(config: Any) -> bool:
+    """Whether the data bring a validation split, or the config holds one out."""
+    from lt_jax import data
+
+    return data.load(config.data).validation is not None
+
+
+def _run_all(jobs: list[Any], workdir: Any) -> dict[str, str]:
+    """Runs the jobs one after the other; returns folder -> reason of those that failed. Others go on."""
+    from lt_jax import main as command_line
+
+    failed: dict[str, str] = {}
+    began = time.monotonic()
+    for number, job in enumerate(jobs):
+        left = (time.monotonic() - began) / number * (len(jobs) - number) / 60 if number else None
+        log.say(f"run {number + 1} of {len(jobs)}" + (f", about {left:.0f} minutes left" if left is not None else ""))
+        if job.before is not None and job.before.folder in failed:
+            failed[job.folder] = failed[job.before.folder]
+            continue
+        config = job.config.copy_and_resolve_references()
+        if job.before is not None:
+            config.init_from = str(workdir / job.before.folder)
+        try:
+            command_line.run(config, types.SimpleNamespace(workdir=str(workdir / job.folder), stage="all"))
+        except errors.RunFailed as error:
+            log.say(f"{job.folder} failed: {error}")
+            failed[job.folder] = str(error)
+    return failed
+
+
+def _csv(compared: dict[str, Any]) -> str:
+    """One row for each method and seed, with its test measures."""
+    text = io.StringIO()
+    measures = ("overall", "many", "medium", "few", "balanced", "worst_class", "macro_f1", "ece")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", "seed", *measures))
+    for name, method in compared["methods"].items():
+        for seed, test in zip(compared["seeds"], method["test"], strict=False):
+            writer.writerow((name, seed, *(test[measure] for measure in measures)))
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

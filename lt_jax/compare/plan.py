@@ -1,0 +1,133 @@
+"""Which runs a comparison needs: methods whose trained stages are equal share a run."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from lt_jax import methods
+from lt_jax.core import errors, files
+from lt_jax.run import config as config_lib
+
+GROUPS = {
+    "losses": lambda: [name for name, recipe in methods.RECIPES.items() if "baseline" in recipe.stages[:1]],
+    "contrastive": lambda: [name for name, recipe in methods.RECIPES.items() if "retrain" in recipe.stages],
+}
+_TRAINED = ("pretrain", "baseline", "retrain", "features", "dlsa")  # stages that make a run worth sharing
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of the command line.
+
+    Attributes:
+      folder: its work directory, below that of the comparison.
+      config: what it runs.
+      before: the job whose pretraining it starts from, None for none.
+      members: the methods that are measured in it.
+    """
+
+    folder: str
+    config: ml_collections.ConfigDict
+    before: "Job | None"
+    members: tuple[str, ...]
+
+
+def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
+    """The recipes that `--methods` names, in the order of the table.
+
+    `all` takes every recipe that the config has the blocks for; a group takes its members.
+
+    Raises:
+      BadInput: an unknown name, or a recipe that needs blocks which the config lacks.
+    """
+    chosen: list[str] = []
+    for word in filter(None, text.split(",")):
+        if word == "all":
+            chosen += [name for name in methods.RECIPES if _fits(name, config)]
+        elif word in GROUPS:
+            chosen += [name for name in GROUPS[word]() if _fits(name, config)]
+        else:
+            methods.entry("RECIPES", word, "--methods")
+            config_lib.apply_recipe(copy.deepcopy(config), word)
+            chosen.append(word)
+    if not chosen:
+        raise errors.BadInput(f"--methods: expected some of {', '.join(methods.RECIPES)}, all, {', '.join(GROUPS)}")
+    return [name for name in methods.RECIPES if name in chosen]
+
+
+def _fits(name: str, config: ml_collections.ConfigDict) -> bool:
+    try:
+        config_lib.apply_recipe(copy.deepcopy(config), name)
+    except errors.BadInput:
+        return False
+    return True
+
+
+def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, folds: int) -> list[Job]:
+    """All runs of a comparison, a pretraining before the runs that start from it.
+
+    Args:
+      config: of one run; recipes change it.
+      names: recipes.
+      seeds: of the runs.
+      folds: of cross-validation; each method is trained once on all images and once without each fold.
+    """
+    planned: dict[str, Job] = {}
+    for seed in seeds:
+        for fold in (None, *range(folds)):
+            for name in names:
+                job = _job(config, name, seed, fold, folds)
+                for needed in (job.before, job):
+                    if needed is not None:
+                        known = planned.get(needed.folder)
+                        members = dict.fromkeys((*(known.members if known else ()), *needed.members))
+                        planned[needed.folder] = dataclasses.replace(needed, members=tuple(members))
+    return list(planned.values())
+
+
+def _job(config: Any, name: str, seed: int, fold: int | None, folds: int) -> Job:
+    settings = copy.deepcopy(config)
+    config_lib.apply_recipe(settings, name)
+    settings.seed = seed
+    if fold is not None:
+        settings.data.folds = folds
+        settings.data.fold = fold
+    before = None
+    if "pretrain" in settings.stages:
+        encoder = copy.deepcopy(settings)
+        encoder.stages = ("pretrain",)
+        before = Job(_folder("pretrain", encoder, seed, fold), encoder, None, ())
+        dropped = ("pretrain", "probe", "baseline", "heads", "report")  # trained before, or not this method's
+        settings.stages = tuple(stage for stage in settings.stages if stage not in dropped)
+        settings.init_from = before.folder
+    else:
+        settings.method = methods.name_of("SUPERVISED", settings.baseline.loss)
+        settings.stages = tuple(stage for stage in settings.stages if stage != "report")
+    stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
+    return Job(_folder(stage, settings, seed, fold), settings, before, (name,))
+
+
+def _folder(stage: str, settings: Any, seed: int, fold: int | None) -> str:
+    """A name that is equal for runs which train the same thing."""
+    depends = config_lib.dependencies(settings, "heads" if stage == "baseline" else stage)
+    depends["before"] = settings.init_from
+    digest = files.json_digest(depends)[:12]
+    return f"runs/seed{seed}/{'all' if fold is None else f'fold{fold}'}/{stage}-{digest}"
+
+
+def method_in(job: Job, name: str) -> str:
+    """The name under which result.json of the job has the measures of a method."""
+    if job.before is not None:
+        return job.config.method
+    head = methods.name_of("HEADS", name)
+    if head in {methods.name_of("HEADS", text) for text in job.config.heads}:
+        return head
+    return methods.name_of("SUPERVISED", job.config.baseline.loss)
+
+
+def workdir_of(folder: epath.Path, job: Job) -> epath.Path:
+    """The work directory of a job."""
+    return folder / job.folder

@@ -1,0 +1,86 @@
+"""Statistics of a comparison: spread over seeds, paired differences with their intervals, and the selected method."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def spread(values: list[float | None]) -> dict[str, float] | None:
+    """Mean and standard deviation (0 of one value); None where a run lacks the measure."""
+    if not values or any(value is None for value in values):
+        return None
+    array = np.array(values, float)
+    return {"mean": float(array.mean()), "std": float(array.std(ddof=1)) if len(array) > 1 else 0.0}
+
+
+def paired(ours: list[float], reference: list[float], alpha: float = 0.05) -> dict[str, float] | None:
+    """Mean difference over pairs, the half width of its interval, and the p value of a paired t test.
+
+    Args:
+      ours: a measure by seed.
+      reference: that of the reference, for the same seeds.
+      alpha: the interval has the level 1 - alpha.
+
+    Returns:
+      {"mean", "half_width", "p"}; None for fewer than two pairs.
+    """
+    from scipy import stats
+
+    difference = np.subtract(ours, reference)
+    n = len(difference)
+    if n < 2:
+        return None
+    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    mean = float(difference.mean())
+    if error == 0.0:
+        return {"mean": mean, "half_width": 0.0, "p": 1.0 if mean == 0.0 else 0.0}
+    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
+    return {"mean": mean, "half_width": float(stats.t.ppf(1 - alpha / 2, n - 1)) * error, "p": p}
+
+
+def holm(p_values: dict[str, float], alpha: float = 0.05) -> dict[str, bool]:
+    """Name -> whether its difference is significant at `alpha` over all names together.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
+    """
+    significant = dict.fromkeys(p_values, False)
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        if p_values[name] > alpha / (len(p_values) - rank):
+            break
+        significant[name] = True
+    return significant
+
+
+def in_words(difference: dict[str, float] | None, is_significant: bool) -> str:
+    """What a difference means: better, worse, or not to be told apart."""
+    if difference is None:
+        return "one seed: no interval"
+    if not is_significant:
+        return "within noise"
+    return "better" if difference["mean"] > 0 else "worse"
+
+
+def pooled(validation: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """Balanced accuracy on validation images and its standard error, pooled over folds and seeds.
+
+    The images of two folds differ, so their errors are independent; those of two seeds do not.
+
+    Args:
+      validation: [seed][fold] measures, with "balanced" and "balanced_error".
+    """
+    balanced = np.array([[measures["balanced"] for measures in folds] for folds in validation])
+    errors = np.array([[measures["balanced_error"] for measures in folds] for folds in validation])
+    by_seed = np.sqrt((errors**2).sum(axis=1)) / errors.shape[1]
+    return {"mean": float(balanced.mean()), "standard_error": float(by_seed.mean())}
+
+
+def select(validation: dict[str, dict[str, float]]) -> str:
+    """The first method within one standard error of the best validation accuracy.
+
+    Args:
+      validation: name -> `pooled`, in the order of the table.
+    """
+    best = max(validation.values(), key=lambda x: x["mean"])
+    least = best["mean"] - best["standard_error"]
+    return next(name for name, x in validation.items() if x["mean"] >= least)
