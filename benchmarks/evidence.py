@@ -88,7 +88,7 @@ def imbalance(factors):
 FACTORS = (10, 25, 100)
 TABLES = {
     "demo": {
-        "cross-entropy": headed("test"),
+        "cross-entropy": headed("methods.cross_entropy.test"),
         "logit adjustment": headed("methods.logit_adjustment.test"),
         "cRT": headed("methods.crt.test"),
         "nearest class mean": headed("methods.nearest_class_mean.test"),

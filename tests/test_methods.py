@@ -184,6 +184,7 @@ def test_a_new_loss_head_and_recipe_need_their_lines_alone(tmp_path, run_main, c
     assert re.search(r"Toy squares .*\n.*Toy reversal ", table)
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["methods"]) == ["squared", "reversed"] and result["methods"]["squared"]["title"] == "Toy squares"
+    assert result["final"] == "squared"  # a head is final only where a recipe or config.method names it
     page = (tmp_path / "report.html").read_text()
     assert "Toy squares" in page and "Toy reversal" in page
     image = np.zeros((1, 8, 8, 3), np.uint8)

@@ -23,8 +23,8 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `predictions.npz`, `result.json` and what the page needs, and prints the table."""
     config, workdir = experiment.config, experiment.workdir
     measure = _dlsa if "dlsa" in config.stages else _networks
-    measured, logits, features = measure(experiment)
-    final = config.method if config.method in measured else list(measured)[-1]
+    measured, logits, features, last_network = measure(experiment)
+    final = config.method if config.method in logits else last_network
     files.write_npz(
         workdir / "predictions.npz",
         labels=experiment.dataset.test.labels,
@@ -39,10 +39,13 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
 
 
 def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
-    """({name: what result.json says of the method}, {name: test logits}, images -> features of the last network)."""
+    """What result.json says of each method, test logits by method, and of the last network: its features, its name.
+
+    The features are a function of images.
+    """
     config = experiment.config
     seconds = _seconds(experiment.workdir)
-    measured, logits, features = {}, {}, None
+    measured, logits, features, last_network = {}, {}, None, ""
     if "baseline" in config.stages:
         name = methods.name_of("SUPERVISED", config.baseline.loss)
         variables = experiment.trained("baseline")
@@ -50,6 +53,7 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
         features = functools.partial(_features, experiment.extract_baseline, variables)
         measured[name] = _measured(experiment, methods.title("SUPERVISED", name), outputs, seconds["baseline"])
         logits[name] = outputs["test"][1]
+        last_network = name
         if "heads" in config.stages:
             for name in heads.names(config):
                 head = heads.load(experiment.workdir, "baseline", name)
@@ -69,7 +73,8 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
         spent = _sum(seconds["pretrain"], seconds["retrain"])
         measured[name] = _measured(experiment, methods.title("RECIPES", name), outputs, spent)
         logits[name] = outputs["test"][1]
-    return measured, logits, features
+        last_network = name
+    return measured, logits, features, last_network
 
 
 def _features(extractor: Any, variables: Any, images: Any) -> Any:
@@ -119,7 +124,7 @@ def _dlsa(experiment: experiments.Experiment) -> tuple[Any, ...]:
     if measured is None:
         raise errors.BadInput(f"no {file}: run --stage=dlsa first")
     logits = files.read_npz(experiment.workdir / "dlsa" / "test.npz")["logits"]
-    return measured["methods"], {"dlsa": logits}, None
+    return measured["methods"], {"dlsa": logits}, None, "dlsa"
 
 
 def _result(experiment: experiments.Experiment, measured: dict[str, Any], final: str) -> dict[str, Any]:
