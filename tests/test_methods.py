@@ -181,7 +181,7 @@ def test_a_new_loss_head_and_recipe_need_their_lines_alone(tmp_path, run_main, c
     words = ("--config=configs/digits_lt.py:smoke,method=toy", "--config.baseline.epochs=1", f"--workdir={tmp_path}")
     assert run_main(tiny[-1], *words) == 0
     table = capsys.readouterr().err
-    assert re.search(r"Toy squares .*\n.*Toy reversal ", table)
+    assert re.search(r"Toy reversal .*\n.*Toy squares ", table)  # the final method is last
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["methods"]) == ["squared", "reversed"] and result["methods"]["squared"]["title"] == "Toy squares"
     assert result["final"] == "squared"  # a head is final only where a recipe or config.method names it
