@@ -55,7 +55,15 @@ def base():
         "evaluate",
         "report",
     )
-    config.heads = ("logit_adjustment", "crt", "nearest_class_mean")  # on the frozen features of the baseline
+    config.heads = (  # entries of lt_jax.methods.HEADS, on the frozen features of the baseline
+        "logit_adjustment",
+        "tau_norm",
+        "lws",
+        "crt",
+        "balanced_linear",
+        "nearest_class_mean",
+        "whitened_class_mean",
+    )
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used

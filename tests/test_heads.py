@@ -43,7 +43,7 @@ def initial():
     return heads_lib.Linear(rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", ["crt", "nearest_class_mean"])
+@pytest.mark.parametrize("name", ["crt", "balanced_linear", "nearest_class_mean", "whitened_class_mean"])
 def test_balanced_heads_recognise_the_rare_class(experiment, initial, name):
     features, _ = clusters(COUNTS)
     test, test_labels = clusters([200] * 3, seed=2)
@@ -77,12 +77,60 @@ def test_logit_adjustment_subtracts_the_log_prior(experiment, initial, tau):
     np.testing.assert_allclose(head(features), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("key", "value"), [("loss", "balanced_softmax"), ("sampling", "class_balanced")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss", "balanced_softmax"), ("sampling", "class_balanced"), ("reweight", "effective_number")]
+)
 def test_logits_without_the_prior_are_not_adjusted_again(key, value):
     config = digits_lt.get_config()
-    assert list(heads.names(config)) == ["logit_adjustment", "crt", "nearest_class_mean"]
+    assert list(heads.names(config)) == list(config.heads) and "logit_adjustment" in config.heads
     config.baseline[key] = value
-    assert list(heads.names(config)) == ["crt", "nearest_class_mean"]
+    assert list(heads.names(config)) == [name for name in config.heads if name != "logit_adjustment"]
+
+
+def test_heads_that_change_the_network_s_own_need_a_linear_one():
+    config = digits_lt.get_config()
+    config.baseline.head = "cosine"
+    assert not {"logit_adjustment", "tau_norm", "lws"} & set(heads.names(config))
+    assert {"crt", "nearest_class_mean"} <= set(heads.names(config))
+
+
+def test_tau_norm_by_hand():
+    initial = heads_lib.Linear(np.array([[3.0, 0.0], [4.0, 0.5]]), np.array([1.0, 2.0]))
+    head = heads_lib.tau_norm(None, None, None, None, initial=initial, tau=1.0)
+    np.testing.assert_allclose(head(np.array([[1.0, 1.0]])), [[1.4, 1.0]])
+    half = heads_lib.tau_norm(None, None, None, None, initial=initial, tau=0.5)
+    np.testing.assert_allclose(half(np.array([[1.0, 1.0]])), [[7 / 5**0.5, 0.5**0.5]])
+
+
+def test_lws_scales_the_classes_of_the_network_s_head(experiment, initial):
+    features, _ = clusters(COUNTS)
+    head = heads.fit(experiment, "lws", features, initial)
+    scale = head.kernel / initial.kernel
+    np.testing.assert_allclose(scale, np.broadcast_to(scale[:1], scale.shape), rtol=1e-5)
+    np.testing.assert_allclose(head.bias, initial.bias * scale[0], rtol=1e-5)
+    assert np.abs(scale - 1).max() > 0.05
+
+
+def test_whitening_makes_the_covariance_the_identity():
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3))).astype(np.float32)
+    labels = np.arange(500) % 3
+    classes = losses.Classes.of(np.bincount(labels))
+    head = heads_lib.whitened_class_mean(None, features, labels, classes, shrinkage=1e-6)
+    whitened = (features - head.mean) @ head.whitening
+    np.testing.assert_allclose(np.cov(whitened.T, bias=True), np.eye(3), atol=1e-3)
+    full = heads_lib.whitened_class_mean(None, features, labels, classes, shrinkage=1.0)
+    plain = heads_lib.nearest_class_mean(None, features, labels, classes)
+    np.testing.assert_allclose(full(features), plain(features), atol=1e-4)
+
+
+def test_the_balanced_linear_head_moves_with_tau(experiment, initial):
+    features, _ = clusters(COUNTS)
+    rare = {}
+    for tau in (0.0, 1.0):
+        head = heads.fit(experiment, f"balanced_linear(tau={tau})", features, initial)
+        rare[tau] = (np.asarray(head(features)).argmax(axis=1) == 2).mean()
+    assert rare[1.0] > 2 * rare[0.0]
 
 
 @pytest.mark.parametrize("name", methods.HEADS)

@@ -116,9 +116,110 @@ def crt(
     return linear(key, features, labels, classes, initial=initial, class_balanced=True, settings=settings)
 
 
+def lws(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear,
+    settings: Settings | None = None,
+) -> Linear:
+    """LWS.
+
+    The network's own head with one learned scale for each class, trained with classes drawn equally often.
+
+    Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (ICLR 2020).
+
+    Args:
+      key: rng key of the batches.
+      features: (n, d) float32.
+      labels: (n,).
+      classes: of the training set.
+      initial: the head of the network.
+      settings: rates and durations.
+    """
+    logits = jnp.asarray(initial(features), jnp.float32)
+    static = (settings or Settings(), losses.cross_entropy, True)
+    start = {"scale": jnp.ones(logits.shape[1])}
+    fitted = _fit(key, logits, jnp.asarray(labels), jax.tree.map(jnp.asarray, classes), static, start)
+    scale = np.asarray(fitted["scale"])
+    return Linear(initial.kernel * scale[None, :], initial.bias * scale)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UnitLinear:
+    """Logits (n, C) of features (n, d) that are centred and scaled to unit length."""
+
+    kernel: Any
+    bias: Any
+    centre: Any
+
+    def __call__(self, features: Any) -> Any:
+        return _unit(features - self.centre[None, :]) @ self.kernel + self.bias[None, :]
+
+
+def balanced_linear(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear | None = None,
+    tau: float = 1.0,
+    learning_rate: float = 0.03,
+    weight_decay: float = 0.3,
+    steps: int = 1000,
+    batch_size: int = 256,
+) -> UnitLinear:
+    """Balanced linear head.
+
+    A linear layer on features of unit length, trained by the balanced softmax from zero with AdamW.
+
+    Source: the loss is that of Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition" (NeurIPS 2020).
+
+    Args:
+      key: rng key of the batches.
+      features: (n, d) float32.
+      labels: (n,).
+      classes: of the training set.
+      initial: unused.
+      tau: strength of the class prior in the loss.
+      learning_rate: peak rate; it decays to 0 by a cosine.
+      weight_decay: of the kernel; high, since unit features of strong encoders overfit.
+      steps: of training.
+      batch_size: images a step.
+    """
+    del initial
+    batch = min(batch_size, len(labels))
+    settings = Settings(
+        epochs=steps / math.ceil(len(labels) / batch),
+        batch_size=batch,
+        base_learning_rate=learning_rate * 256 / batch,
+        warmup_epochs=0.0,
+        weight_decay=weight_decay,
+    )
+    centre = features.mean(axis=0)
+    unit = jnp.asarray(_unit(features - centre), jnp.float32)
+    loss = functools.partial(losses.logit_adjustment, tau=tau)
+    fitted = _fit(key, unit, jnp.asarray(labels), jax.tree.map(jnp.asarray, classes), (settings, loss, False))
+    return UnitLinear(np.asarray(fitted["kernel"]), np.asarray(fitted["bias"]), centre)
+
+
+def _unit(x: Any) -> Any:
+    numpy = jnp if isinstance(x, jax.Array) else np
+    return x / numpy.maximum(numpy.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
 @functools.partial(jax.jit, static_argnums=4)
 def _fit(
-    key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, static: tuple[Any, ...]
+    key: jax.Array,
+    features: jax.Array,
+    labels: jax.Array,
+    classes: Any,
+    static: tuple[Any, ...],
+    start: dict[str, jax.Array] | None = None,
 ) -> dict[str, Any]:
     settings, loss_function, class_balanced = static
     n, d = features.shape
@@ -126,10 +227,10 @@ def _fit(
     size = optim.batch_size(settings, n)
     per_epoch = math.ceil(n / size)
     optimizer = optim.create(settings, per_epoch, n)
-    params = {"kernel": jnp.zeros((d, num_classes)), "bias": jnp.zeros(num_classes)}
+    params = start or {"kernel": jnp.zeros((d, num_classes)), "bias": jnp.zeros(num_classes)}
 
     def loss_of(params, positions):
-        logits = jnp.dot(features[positions], params["kernel"], precision=losses.PRECISION) + params["bias"][None, :]
+        logits = _logits(params, features[positions])
         is_used = positions >= 0
         each = loss_function(logits, labels[positions], classes)
         return jnp.where(is_used, each, 0.0).sum() / is_used.sum()
@@ -158,3 +259,9 @@ def _fit(
 
     epochs = jax.random.split(key, math.ceil(settings.epochs))
     return jax.lax.scan(one_epoch, (params, optimizer.init(params)), epochs)[0][0]
+
+
+def _logits(params: dict[str, jax.Array], features: jax.Array) -> jax.Array:
+    if "scale" in params:
+        return features * params["scale"][None, :]
+    return jnp.dot(features, params["kernel"], precision=losses.PRECISION) + params["bias"][None, :]

@@ -32,3 +32,31 @@ def logit_adjustment(
     """
     del key, features, labels
     return Linear(initial.kernel, initial.bias - tau * np.asarray(classes.log_prior))
+
+
+def tau_norm(
+    key: jax.Array | None,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear,
+    tau: float = 1.0,
+) -> Linear:
+    """tau-norm.
+
+    The weight vector of each class divided by its norm to the power tau, without a bias.
+
+    Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition" (ICLR 2020), Eq. 7.
+
+    Args:
+      key: unused.
+      features: unused.
+      labels: unused.
+      classes: unused.
+      initial: the head of the network.
+      tau: 0 changes nothing but the bias, 1 makes all norms equal.
+    """
+    del key, features, labels, classes
+    norms = np.maximum(np.linalg.norm(initial.kernel, axis=0), 1e-12)
+    return Linear(initial.kernel / norms[None, :] ** tau, np.zeros_like(initial.bias))

@@ -41,9 +41,13 @@ CONTRASTIVE: dict[str, Objective] = {
 }
 HEADS: dict[str, Callable[..., Any]] = {
     "linear": heads.linear,
-    "crt": heads.crt,
-    "nearest_class_mean": heads.nearest_class_mean,
     "logit_adjustment": heads.logit_adjustment,
+    "tau_norm": heads.tau_norm,
+    "lws": heads.lws,
+    "crt": heads.crt,
+    "balanced_linear": heads.balanced_linear,
+    "nearest_class_mean": heads.nearest_class_mean,
+    "whitened_class_mean": heads.whitened_class_mean,
 }
 ORDERS: dict[str, Callable[..., Any]] = {
     "instance": orders.instance,

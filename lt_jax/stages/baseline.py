@@ -51,4 +51,6 @@ def mix_of(settings: Any, stage: str) -> Any:
 def is_plain(settings: Any) -> bool:
     """Whether the loss and the order leave the class prior in the logits, so that it can be taken out afterwards."""
     loss = methods.name_of("SUPERVISED", settings.loss)
+    if settings.reweight:
+        return False
     return (loss, methods.name_of("ORDERS", settings.sampling)) == ("cross_entropy", "instance")

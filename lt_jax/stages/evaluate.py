@@ -61,7 +61,7 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
                 spent = _sum(seconds["baseline"], seconds["heads"].get(name))
                 measured[name] = _measured(experiment, methods.title("HEADS", name), of_head, spent)
                 logits[name] = of_head["test"][1]
-                if isinstance(head, head_kinds.Cosine):  # cosines are no confidences
+                if isinstance(head, (head_kinds.Cosine, head_kinds.Whitened)):  # cosines are no confidences
                     for measures in (measured[name]["test"], measured[name]["validation"] or {}):
                         measures["ece"] = None
     measured |= _probes(experiment.workdir, seconds["pretrain"])

@@ -30,12 +30,19 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
 def names(config: Any) -> dict[str, str]:
     """Name -> entry with its options, of the heads that are fitted on this run's baseline.
 
-    Logit adjustment needs logits that hold the class prior, those of plain cross-entropy.
+    A head that changes the network's own needs a linear one. Logit adjustment needs logits that hold the class prior,
+    those of plain cross-entropy.
     """
     by_name = {methods.name_of("HEADS", text): text for text in config.heads}
     if not baseline.is_plain(config.baseline):
         by_name.pop("logit_adjustment", None)
-    return by_name
+    return {name: text for name, text in by_name.items() if config.baseline.head == "linear" or not _needs_own(name)}
+
+
+def _needs_own(name: str) -> bool:
+    """Whether a head starts from the network's own: its function has no default for `initial`."""
+    initial = inspect.signature(methods.HEADS[name]).parameters["initial"]
+    return initial.default is inspect.Parameter.empty
 
 
 def fit(experiment: experiments.Experiment, text: str, features: np.ndarray, initial: heads.Linear | None) -> Any:
