@@ -63,35 +63,32 @@ def fit(
       stage: its name, which random numbers depend on too.
       classes: epoch -> what losses read about the classes.
       options: the config; its blocks host, log, checkpoint and evaluate are read.
-      items: images of an epoch, where these are not all of the split.
+      items: images of an epoch, if not all of the split.
       trainable: "all", or the part of the parameters that is trained.
       drop_last: an epoch leaves out the last, incomplete batch.
-      own_key: each anchor has a second crop of its own (the two views of pretraining).
-      at_epoch: (state, epoch, progress, use) -> progress, before the first step of an epoch and of a resumed run;
-        `use(positions)` trains on these images from now on, in `order` over them. Must be idempotent: after a resume it
-        may run again for an epoch already seen.
-      evaluate: variables -> measures that are written to metrics.jsonl every `options.evaluate.every_epochs` epochs.
+      own_key: each anchor has a second crop of its own.
+      at_epoch: (state, epoch, progress, use) -> progress, before each epoch and after a resume, so it must be
+        idempotent; `use(positions)` trains on these images from now on.
+      evaluate: variables -> measures for metrics.jsonl, every `options.evaluate.every_epochs` epochs.
 
     Returns:
       The final state, and its progress: `seconds` spent, over all restarts, and what `at_epoch` has put there.
 
     Raises:
-      RunFailed: a loss or gradient that is not finite, or a disk that refuses a save.
-      Stopped: SIGTERM, after a save.
+      RunFailed, Stopped: as `loop.train`.
     """
     sizes = schedule(settings, len(split.labels) if items is None else items, drop_last)
     optimizer = optim.create(settings, sizes.steps_per_epoch, sizes.items)
     positions_of = order(sizes.batch_size, state.number(seed, f"{stage}/order"))
-    crop_seed = state.number(seed, f"{stage}/crops")
-    smallest = settings.augment.crop_scale
-    feed = batches.feed(split, positions_of, sizes.batch_size, crop_seed, smallest, own_key=own_key, **sharding.host())
+    crops = {"seed": state.number(seed, f"{stage}/crops"), "smallest": settings.augment.crop_scale, "own_key": own_key}
+    feed = batches.feed(split, positions_of, sizes.batch_size, **crops, **sharding.host())
 
     def start_epoch(current, epoch, progress):
         return at_epoch(current, epoch, progress, lambda subset: feed.use(orders.Subset(subset, positions_of)))
 
-    rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
     times = (sizes.steps, sizes.steps_per_epoch, sizes.batch_size)
-    start = start_epoch if at_epoch else None
     every = options.evaluate.every_epochs * sizes.steps_per_epoch if evaluate else 0
-    job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, classes, start, evaluate, every)
+    hooks = (start_epoch if at_epoch else None, evaluate, every)
+    rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
+    job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, classes, *hooks)
     return loop.train(job, state.create(variables, optimizer, trainable, settings.ema), directory, options)
