@@ -94,7 +94,8 @@ def test_weights_are_deferred_by_a_share_of_the_epochs():
     assert baseline.classes_at(CLASSES, settings, 9) is CLASSES
 
 
-@pytest.mark.parametrize("recipe", ["ldam_drw", "drw", "class_balanced"])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["ldam_drw", "drw"])
 def test_recipes_with_weights_and_a_cosine_head_run(recipe, tmp_path, run_main, tiny):
     import lt_jax
 

@@ -122,6 +122,7 @@ def test_wrong_input_is_one_line(words, message, capsys, tmp_path):
     assert re.search(message, lines[0])
 
 
+@pytest.mark.slow
 def test_a_comparison_of_heads(tmp_path, tiny, capsys):
     words = (*tiny, "--methods=cross_entropy,crt,nearest_class_mean", "--folds=2", "--config.baseline.epochs=1")
     assert run_compare(*words, f"--workdir={tmp_path}") == 0
@@ -142,6 +143,16 @@ def test_a_comparison_of_heads(tmp_path, tiny, capsys):
     np.testing.assert_array_equal(chosen, lt_jax.load(tmp_path, method=selected).predict(images))
     assert run_compare(*words, f"--workdir={tmp_path}") == 0
     assert "baseline: complete" in capsys.readouterr().err
+
+
+def test_a_comparison_without_folds_selects_nothing(tmp_path, tiny, capsys):
+    words = (*tiny, "--methods=cross_entropy,crt", "--folds=0", "--config.baseline.epochs=1", f"--workdir={tmp_path}")
+    assert run_compare(*words) == 0
+    assert "2 methods, 1 seeds, no folds: 1 runs" in capsys.readouterr().err
+    compared = json.loads((tmp_path / "compare.json").read_text())
+    assert compared["selected"] is None and compared["methods"]["crt"]["validation"] is None
+    assert "nothing was selected" in (tmp_path / "compare.html").read_text()
+    assert lt_jax.load(tmp_path, method="crt").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_extreme_p(p, k):
         np.testing.assert_allclose(marginals, k / 9, rtol=1e-5)
 
 
-def test_paper_method_may_draw_fewer_items_and_uniform_ignores_p():
+def test_algorithm1_may_draw_fewer_items_and_uniform_ignores_p():
     short = np.asarray(sample(KEY, np.linspace(0.5, 0.99, 12), 11, "paper"))
     filled = short[short >= 0]
     assert (np.sort(short) == short).all() and len(set(filled.tolist())) == len(filled)
@@ -116,7 +116,7 @@ def test_every_function_refuses_invalid_input(case):
 
 def test_invalid_options_are_refused():
     p = np.array([0.5, 0.9, 0.9])
-    with pytest.raises(ValueError, match="method must be one of rank_one, eigen, paper, uniform"):
+    with pytest.raises(ValueError, match="method must be one of rank_one, eigen, algorithm1, uniform"):
         sample(KEY, p, 1, "exact")
     with pytest.raises(ValueError, match="either probabilities or log_probabilities"):
         sample(KEY, p, 1, log_probabilities=np.log(p))
