@@ -14,7 +14,11 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+from lt_jax.core import allocator  # noqa: E402
 from lt_jax.run import config as config_lib  # noqa: E402
+
+# A process of hundreds of tests would keep the memory of all of them.
+allocator.keep_freed_memory = lambda: False
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "lt_jax" / "tests"
 

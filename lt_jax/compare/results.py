@@ -84,11 +84,11 @@ def _validation(own: list[plan.Job], whole: list[plan.Job], measured: dict[str, 
 
 def _add_differences(compared: dict[str, dict[str, Any]]) -> None:
     """Adds to each method its paired difference to the first, and what that means."""
-    reference, *others = compared
+    reference, *names = compared
     for measure in ("balanced", "overall", "few"):
         values = {name: [x[measure] for x in method["test"]] for name, method in compared.items()}
         differences = {}
-        for name in others:
+        for name in names:
             if None not in values[name] and None not in values[reference]:
                 differences[name] = statistics.paired(values[name], values[reference])
         significant = statistics.holm({name: x["p"] for name, x in differences.items() if x is not None})
