@@ -1,6 +1,7 @@
 """A run that is killed in every stage and restarted gives the results of an uninterrupted run."""
 
 import importlib.util
+import json
 import pathlib
 import signal
 import sys
@@ -53,6 +54,18 @@ def test_killed_in_every_stage(unbroken, tmp_path, words, kill):
     resumed += [line for line in stderr.splitlines() if "resuming from step" in line]
     assert [line.split("] ")[1].split(":")[0] for line in resumed] == list(kill.TRAINED), resumed
     assert kill.differences(tmp_path, unbroken) == []
+
+
+def test_only_times_may_differ(kill, finished, copied):
+    result = json.loads((copied / "result.json").read_text())
+    result["timing"] = {}
+    for method in result["methods"].values():
+        method["seconds"] = 1e6
+    (copied / "result.json").write_text(json.dumps(result))
+    assert kill.differences(copied, finished) == []
+    result["test"]["overall"] += 1e-9
+    (copied / "result.json").write_text(json.dumps(result))
+    assert kill.differences(copied, finished) == ["result.json"]
 
 
 def test_plan_covers_every_stage_and_moment(kill):
