@@ -158,7 +158,9 @@ def _accumulated(loss_of: Any, current: Any, batch: Any, count: Any) -> Any:
         return (jax.tree.map(jnp.add, gradients, more), stats), (loss, metrics)
 
     zero = jax.tree.map(jnp.zeros_like, current.params)
-    (total, stats), outputs = jax.lax.scan(add, (zero, current.batch_stats), parts)
+    # On a CPU the gradient of a convolution takes 16 to 26 times as long inside a loop of XLA.
+    unroll = jax.default_backend() == "cpu"
+    (total, stats), outputs = jax.lax.scan(add, (zero, current.batch_stats), parts, unroll=unroll)
     loss, metrics = jax.tree.map(jnp.mean, outputs)
     return (loss, (stats, metrics)), jax.tree.map(lambda x: x / count, total)
 
