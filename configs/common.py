@@ -7,6 +7,8 @@ import difflib
 
 import ml_collections
 
+HEADS = ("logit_adjustment", "tau_norm", "crt", "nearest_class_mean", "whitened_class_mean")
+
 
 def parse(arg, **known):
     """`"50,smoke,encoder=resnet18"` -> a namespace of `known` defaults, overridden.
@@ -55,15 +57,7 @@ def base():
         "evaluate",
         "report",
     )
-    config.heads = (  # entries of lt_jax.methods.HEADS, on the frozen features of the baseline
-        "logit_adjustment",
-        "tau_norm",
-        "lws",
-        "crt",
-        "balanced_linear",
-        "nearest_class_mean",
-        "whitened_class_mean",
-    )
+    config.heads = HEADS  # entries of lt_jax.methods.HEADS, fitted on the frozen features of the baseline
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used

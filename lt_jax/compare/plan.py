@@ -76,10 +76,11 @@ def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, fold
       folds: of cross-validation; each method is trained once on all images and once without each fold.
     """
     planned: dict[str, Job] = {}
+    heads = tuple(name for name in names if name in methods.HEADS)  # one baseline serves them all
     for seed in seeds:
         for fold in (None, *range(folds)):
             for name in names:
-                job = _job(config, name, seed, fold, folds)
+                job = _job(config, name, seed, fold, folds, heads)
                 for needed in (job.before, job):
                     if needed is not None:
                         known = planned.get(needed.folder)
@@ -88,7 +89,7 @@ def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, fold
     return list(planned.values())
 
 
-def _job(config: Any, name: str, seed: int, fold: int | None, folds: int) -> Job:
+def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads: tuple[str, ...]) -> Job:
     settings = copy.deepcopy(config)
     config_lib.apply_recipe(settings, name)
     settings.seed = seed
@@ -106,6 +107,7 @@ def _job(config: Any, name: str, seed: int, fold: int | None, folds: int) -> Job
     else:
         settings.method = methods.name_of("SUPERVISED", settings.baseline.loss)
         settings.stages = tuple(stage for stage in settings.stages if stage != "report")
+        settings.heads = heads
     stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
     return Job(_folder(stage, settings, seed, fold), settings, before, (name,))
 

@@ -21,6 +21,12 @@ class Recipe:
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def _head(name: str, title: str, paper: str) -> Recipe:
+    """A head on the features of a plain baseline; it is the only one that is fitted."""
+    recipe = _on_baseline(title, paper)
+    return dataclasses.replace(recipe, overrides={**recipe.overrides, "heads": (name,)})
+
+
 def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
     """A method of the baseline's network: its loss, or a head on its features."""
     plain = {"loss": "cross_entropy", "sampling": "instance", "head": "linear", "reweight": ""}
@@ -48,13 +54,13 @@ RECIPES = {
     ),
     "vs": _on_baseline("VS", "Kini et al., NeurIPS 2021", loss="vs"),
     "balanced_softmax": _on_baseline("Balanced softmax", "Ren et al., NeurIPS 2020", loss="balanced_softmax"),
-    "logit_adjustment": _on_baseline("Logit adjustment", "Menon et al., ICLR 2021"),
-    "tau_norm": _on_baseline("tau-norm", "Kang et al., ICLR 2020"),
-    "lws": _on_baseline("LWS", "Kang et al., ICLR 2020"),
-    "balanced_linear": _on_baseline("Balanced linear head", ""),
-    "crt": _on_baseline("cRT", "Kang et al., ICLR 2020"),
-    "nearest_class_mean": _on_baseline("Nearest class mean", "Kang et al., ICLR 2020"),
-    "whitened_class_mean": _on_baseline("Whitened class mean", ""),
+    "logit_adjustment": _head("logit_adjustment", "Logit adjustment", "Menon et al., ICLR 2021"),
+    "tau_norm": _head("tau_norm", "tau-norm", "Kang et al., ICLR 2020"),
+    "lws": _head("lws", "LWS", "Kang et al., ICLR 2020"),
+    "balanced_linear": _head("balanced_linear", "Balanced linear head", ""),
+    "crt": _head("crt", "cRT", "Kang et al., ICLR 2020"),
+    "nearest_class_mean": _head("nearest_class_mean", "Nearest class mean", "Kang et al., ICLR 2020"),
+    "whitened_class_mean": _head("whitened_class_mean", "Whitened class mean", ""),
     "bns_ipdpp": Recipe("BNS + IP-DPP", "NeurIPS 2025", _PIPELINE, {"retrain.method": "rank_one"}),
     "bns_uniform": Recipe("BNS + uniform subset", "NeurIPS 2025", _PIPELINE, {"retrain.method": "uniform"}),
     "dlsa": Recipe("DLSA", "ECCV 2022", ("pretrain", "features", "dlsa", "evaluate", "report")),

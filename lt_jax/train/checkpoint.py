@@ -260,7 +260,8 @@ def _without_echo() -> Iterator[None]:
     level = logger.level
 
     def all_but_closed_loops(about):
-        if str(about.exc_value) != "Event loop is closed":
+        message = str(about.exc_value)
+        if message != "Event loop is closed" and "was never awaited" not in message:
             hook(about)
 
     sys.unraisablehook = all_but_closed_loops
