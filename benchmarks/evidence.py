@@ -253,8 +253,8 @@ def report(name, results_by_row, commits, options):
         table[row] = {g: keep.summary([r[g] for r in results]) for g in keep.GROUPS}
         behind = number % TOGETHER.get(name, len(rows))
         if behind:
-            pairs = list(zip(results, results_by_row[rows[number - behind]], strict=True))
-            gains[row] = {g: keep.interval([r[g] - f[g] for r, f in pairs]) for g in keep.GROUPS}
+            first = results_by_row[rows[number - behind]]
+            gains[row] = {g: keep.interval([r[g] for r in results], [r[g] for r in first]) for g in keep.GROUPS}
     count = len(next(iter(results_by_row.values())))
     show(name, table, gains, count)
     own = options.config == "configs/digits_lt.py" and not options.set

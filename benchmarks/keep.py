@@ -6,7 +6,8 @@ import platform
 import subprocess
 
 import numpy as np
-from scipy import stats
+
+from lt_jax import statistics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GROUPS = ("overall", "many", "medium", "few")
@@ -17,11 +18,12 @@ def summary(values):
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def interval(differences):
-    """Returns the mean paired difference with its 95 % interval (Student's t)."""
-    mean, n = float(np.mean(differences)), len(differences)
-    half = float(stats.t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n)) if n > 1 else None
-    return {"mean": mean, "half_width_95": half}
+def interval(values, reference):
+    """Returns the mean paired difference with its 95 % interval (Student's t); None for a single pair."""
+    gain = statistics.paired(values, reference)
+    if gain is None:
+        return {"mean": float(np.mean(np.subtract(values, reference))), "half_width_95": None}
+    return {"mean": gain["mean"], "half_width_95": gain["half_width"]}
 
 
 def cell(value, spread):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from lt_jax import statistics
 from lt_jax.core import errors
 from lt_jax.report import __main__ as command
 from lt_jax.report import compare
@@ -26,10 +27,11 @@ def test_runs_that_differ_by_the_seed_share_a_row():
 
 
 def test_mean_and_spread_by_hand():
-    mean, deviation = compare.spread(np.array([0.5, 0.7, np.nan]))
-    assert mean == pytest.approx(0.6) and deviation == pytest.approx(math.sqrt(0.02))
-    assert compare.spread(np.array([0.5])) == (0.5, 0.0)
-    assert compare.spread(np.array([np.nan])) is None
+    both = {"mean": pytest.approx(0.6), "std": pytest.approx(math.sqrt(0.02))}
+    assert statistics.spread(np.array([0.5, 0.7, np.nan])) == both
+    assert statistics.spread([0.5, None, 0.7]) == both
+    assert statistics.spread([0.5]) == {"mean": 0.5, "std": 0.0}
+    assert statistics.spread(np.array([np.nan])) is None
 
 
 def test_difference_is_paired_by_seed():

@@ -9,9 +9,9 @@ from scipy import stats
 
 import lt_jax
 from configs import digits_lt, dlsa_features
-from lt_jax import methods
+from lt_jax import methods, statistics
 from lt_jax.compare import __main__ as compare
-from lt_jax.compare import plan, statistics
+from lt_jax.compare import plan
 from lt_jax.core import errors
 from lt_jax.data import splits
 

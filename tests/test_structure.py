@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(lt_jax.__file__).parent
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     ("core",),
-    ("losses", "heads", "sampling", "ipdpp", "dlsa", "augment", "models", "metrics", "optim"),
+    ("losses", "heads", "sampling", "ipdpp", "dlsa", "augment", "models", "metrics", "optim", "statistics"),
     ("data",),
     ("train",),
     ("stages", "methods"),

@@ -4,8 +4,8 @@ from typing import Any
 
 from etils import epath
 
-from lt_jax import methods
-from lt_jax.compare import plan, statistics
+from lt_jax import methods, statistics
+from lt_jax.compare import plan
 from lt_jax.core import errors, files
 
 MEASURES = ("overall", "many", "medium", "few", "balanced", "worst_class")

@@ -14,6 +14,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from lt_jax import statistics
 from lt_jax.core import errors, files, log
 from lt_jax.report import figures, page, svg
 from lt_jax.run import results
@@ -114,26 +115,13 @@ def _label(config: Any, differing: Any) -> Any:
     return ", ".join(pairs) or "this experiment"
 
 
-def spread(values: np.ndarray) -> tuple[float, float] | None:
-    """Mean and standard deviation over runs (0 for a single run); None if no run has the measure."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return None
-    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
 def difference(first: Row, other: Row, key: str) -> tuple[float, float, int] | None:
     """(mean, half width of its 95 % interval, pairs) of other - first over shared seeds; None for fewer than two."""
     ours = dict(zip(first.seeds, first.values(key), strict=True))
     theirs = dict(zip(other.seeds, other.values(key), strict=True))
-    pairs = np.array([theirs[seed] - ours[seed] for seed in sorted(ours.keys() & theirs.keys())])
-    pairs = pairs[~np.isnan(pairs)]
-    if len(pairs) < 2:
-        return None
-    from scipy import stats
-
-    half = stats.t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / math.sqrt(len(pairs))
-    return float(pairs.mean()), float(half), len(pairs)
+    seeds = [s for s in sorted(ours.keys() & theirs.keys()) if not math.isnan(ours[s] + theirs[s])]
+    gain = statistics.paired([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds])
+    return None if gain is None else (gain["mean"], gain["half_width"], len(seeds))
 
 
 def document(rows: list[Row], folders: list[str]) -> str:
@@ -163,7 +151,7 @@ def _table(rows: Any) -> Any:
     head = "".join(f'<th scope="col">{title}</th>' for title in page.COLUMNS.values())
     body = []
     for number, row in enumerate(rows):
-        cells = "".join(f"<td>{_cell(key, spread(row.values(key)))}</td>" for key in page.COLUMNS)
+        cells = "".join(f"<td>{_cell(key, statistics.spread(row.values(key)))}</td>" for key in page.COLUMNS)
         seeds = f"seed{'s' if len(row.seeds) > 1 else ''} {', '.join(map(str, sorted(row.seeds)))}"
         dot = f'<span class="dot" style="background: var(--{_COLORS[number % len(_COLORS)]})"></span>'
         body.append(
@@ -175,11 +163,11 @@ def _table(rows: Any) -> Any:
     )
 
 
-def _cell(key: Any, mean_and_deviation: Any) -> Any:
-    if mean_and_deviation is None:
+def _cell(key: str, spread: dict[str, float] | None) -> str:
+    if spread is None:
         return "n/a"
-    mean, deviation = (page.cell(key, value) for value in mean_and_deviation)
-    return f"{mean} <small>± {deviation}</small>" if mean_and_deviation[1] > 0 else mean
+    text = page.cell(key, spread["mean"])
+    return f"{text} <small>± {page.cell(key, spread['std'])}</small>" if spread["std"] > 0 else text
 
 
 def _differences(rows: Any) -> Any:
@@ -207,16 +195,16 @@ def _gap(cell: Any) -> Any:
 
 def by_group(rows: list[Row]) -> Figure:
     """Accuracy overall and by group: one colour per row, a pale dot per seed, bars of one standard deviation."""
-    keys = [key for key in ("overall", *figures.GROUPS) if any(spread(row.values(key)) for row in rows)]
+    keys = [key for key in ("overall", *figures.GROUPS) if any(statistics.spread(row.values(key)) for row in rows)]
     figure, axes = svg.axes((4.4, 3.0 + 0.2 * len(rows)))
     for number, row in enumerate(rows):
         color = svg.LIGHT[_COLORS[number % len(_COLORS)]]
         x_positions = np.arange(len(keys)) + (number - (len(rows) - 1) / 2) * min(0.2, 0.8 / len(rows))
         for x, key in zip(x_positions, keys, strict=True):
             axes.plot(np.full(len(row.seeds), x), row.values(key), "o", markersize=3, color=color, alpha=0.4)
-        spreads = [spread(row.values(key)) or (np.nan, np.nan) for key in keys]
+        spreads = [statistics.spread(row.values(key)) or {"mean": np.nan, "std": np.nan} for key in keys]
         axes.errorbar(
-            x_positions, [x[0] for x in spreads], yerr=[x[1] for x in spreads], linestyle="none", capsize=3,
+            x_positions, [x["mean"] for x in spreads], yerr=[x["std"] for x in spreads], linestyle="none", capsize=3,
             linewidth=1.6, marker=figures.MARKERS[number % 3], markersize=6, color=color, label=_short(row.label),
         )  # fmt: skip
     axes.set_xticks(np.arange(len(keys)), keys)

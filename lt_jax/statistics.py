@@ -1,20 +1,22 @@
-"""Statistics of a comparison: spread over seeds, paired differences with their intervals, and the selected method."""
+"""Statistics over seeds: spread over seeds, paired differences with their intervals, and the selected method."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-def spread(values: list[float | None]) -> dict[str, float] | None:
-    """Mean and standard deviation (0 of one value); None where a run lacks the measure."""
-    if not values or any(value is None for value in values):
-        return None
+def spread(values: Sequence[float | None] | np.ndarray) -> dict[str, float] | None:
+    """Mean and standard deviation (0 of one value) over runs; runs that lack the measure (None or NaN) are left out."""
     array = np.array(values, float)
+    array = array[~np.isnan(array)]
+    if not len(array):
+        return None
     return {"mean": float(array.mean()), "std": float(array.std(ddof=1)) if len(array) > 1 else 0.0}
 
 
-def paired(ours: list[float], reference: list[float], alpha: float = 0.05) -> dict[str, float] | None:
+def paired(ours: Sequence[float], reference: Sequence[float], alpha: float = 0.05) -> dict[str, float] | None:
     """Mean difference over pairs, the half width of its interval, and the p value of a paired t test.
 
     Args:
