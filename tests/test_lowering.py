@@ -1,0 +1,126 @@
+"""Every program of a run lowers for TPU and CUDA on a machine that has neither: the cheapest guard for them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from configs import common, digits_lt, dlsa_digits
+from lt_jax import ipdpp, losses, methods, models, optim
+from lt_jax.dlsa import batches, filter, objective
+from lt_jax.dlsa import flow as flows
+from lt_jax.train import sharding, state, steps
+
+PLATFORMS = ("tpu", "cuda")
+CLASSES, IMAGES, BATCH = 10, 64, 16
+
+
+def lower(function, *arguments):
+    """The program of a function for the accelerators, with the devices of a mesh where arguments are on one."""
+    exported = export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS
+    assert "stablehlo." in exported.mlir_module()
+    return exported
+
+
+def held():
+    """What a step reads besides its batch."""
+    images = np.zeros((IMAGES, 16, 16, 3), np.uint8)
+    labels = (np.arange(IMAGES) % CLASSES).astype(np.int32)
+    classes = losses.Classes.of(np.bincount(labels))
+    return {"images": images, "labels": labels, "classes": classes, "key": np.zeros(2, np.uint32)}
+
+
+def training(network, settings):
+    """(optimizer, abstract state) of a network."""
+    optimizer = optim.create(settings, 4, IMAGES)
+
+    def create():
+        variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
+        return state.create(variables, optimizer)
+
+    return optimizer, jax.eval_shape(create)
+
+
+def settings_of(stage, **changes):
+    block = digits_lt.get_config("smoke")[stage]
+    block.augment.update(policy="trivial", cutout=0.5, blur=True, pad=2)
+    block.update(changes)
+    return block
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.CONTRASTIVE)
+def test_pretraining(name):
+    settings = settings_of("pretrain")
+    network = models.contrastive(common.encoder("resnet_small", 4), (16, 8), "bfloat16")
+    optimizer, current = training(network, settings)
+    step = steps.pretrain(network, optimizer, methods.CONTRASTIVE[name], settings.augment)
+    lower(step, current, held(), np.zeros((BATCH, 2), np.int32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.SUPERVISED)
+def test_supervised_training(name):
+    settings = settings_of("baseline", optimizer="sgd", ema=0.99, clip_norm=1.0)
+    network = models.classifier(common.encoder("resnet_small", 4), CLASSES, "bfloat16")
+    optimizer, current = training(network, settings)
+    loss = methods.SUPERVISED[name]
+    lower(steps.classify(network, optimizer, settings.augment, loss), current, held(), np.zeros(BATCH, np.int32))
+
+
+@pytest.mark.parametrize("name", methods.MIXES)
+def test_mixed_images_in_accumulated_parts(name):
+    settings = settings_of("baseline")
+    network = models.classifier(common.encoder("resnet_small", 4), CLASSES, "float32")
+    optimizer, current = training(network, settings)
+    step = steps.classify(network, optimizer, settings.augment, mix=methods.MIXES[name], accumulate=4)
+    lower(step, current, held(), np.zeros(BATCH, np.int32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(models.ENCODERS))
+def test_encoders(name):
+    network = models.classifier(common.encoder(name, 64), CLASSES, "bfloat16")
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    lower(steps.infer(network), variables, np.zeros((4, 32, 32, 3), np.uint8))
+
+
+def test_pretraining_by_the_ring_on_eight_devices():
+    settings = settings_of("pretrain")
+    network = models.contrastive(common.encoder("resnet_small", 4), (16, 8), "float32")
+    optimizer, current = training(network, settings)
+    objective_of = methods.entry("CONTRASTIVE", "bns(ring=True)", "pretrain.loss")
+    mesh = sharding.mesh(BATCH)
+    assert mesh.size == 8
+    arguments = sharding.put_replicated((jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), current), held()), mesh)
+    batch = sharding.put_batch(np.zeros((BATCH, 2), np.int32), mesh)
+    exported = lower(steps.pretrain(network, optimizer, objective_of, settings.augment), *arguments, batch)
+    assert exported.nr_devices == 8
+    assert "stablehlo.collective_permute" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("method", ["rank_one", "eigen"])
+@pytest.mark.parametrize("n", [12, 100])
+def test_sampler(method, n):
+    lower(lambda key, p: ipdpp.sample(key, p, 5, method=method), jax.random.key(0), np.full(n, 0.5, np.float32))
+
+
+def test_flow_filter():
+    config = dlsa_digits.get_config().dlsa.filter
+    flow = flows.create(jax.random.key(0), 6, config.clusters, config.blocks, config.centre_deviation)
+    carry = objective.start(jax.random.key(1), flow, config.clusters)
+    scaled = (np.zeros(6, np.float32), np.ones(6, np.float32), None)
+    constants = {"centres": flow.centres, "scaling": scaled, "weights": np.full(CLASSES, 0.1, np.float32)}
+    pieces = (np.zeros((3, 2 * BATCH, 6), np.float32).reshape(3, BATCH, 2, 6), np.zeros((3, BATCH), np.int64))
+    lower(batches.compiled_scan(objective.step, objective.static(config)), carry, constants, pieces)
+    fitted = filter.FlowFilter(flow, *scaled[:2], np.zeros((config.clusters, CLASSES), np.float32))
+    lower(lambda fitted, x: fitted(x), fitted, np.zeros((4, 6), np.float32))
+
+
+def test_lowering_fails_for_what_an_accelerator_lacks():
+    with pytest.raises(Exception, match="callback|platform|lower"):
+        lower(functools.partial(jax.scipy.linalg.schur, output="real"), np.eye(3, dtype=np.float32))
