@@ -78,6 +78,7 @@ def base():
     host.heartbeat_seconds = 30  # a process that is silent for so long counts as lost
     host.start_seconds = 300  # the processes wait so long for each other at the start
     host.shard_params = False  # each device keeps its part of parameters and optimiser: less memory, more traffic
+    host.steps_per_execution = 0  # most training steps in one program, of images held on the device; 0 = by backend
     host.keep_memory = True  # on a CPU the C library keeps freed memory for the next step, instead of returning it
     host.compile_cache = "~/.cache/lt_jax/jax"  # compiled programs are kept here between runs; "" = nowhere
 

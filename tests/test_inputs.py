@@ -56,6 +56,7 @@ def start(images, tmp_path, run_main, tiny, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_unchanged_images_may_be_moved(start, images, tmp_path, monkeypatch):
     assert start(*PLAIN)[0] == 0
     before = (tmp_path / "run/result.json").read_bytes()
@@ -69,6 +70,7 @@ def test_unchanged_images_may_be_moved(start, images, tmp_path, monkeypatch):
     assert (tmp_path / "run/result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_added_images_rerun_the_stages_that_depend_on_them(start, images, tmp_path):
     assert start(*PLAIN)[0] == 0
     for i in range(30):
@@ -137,6 +139,7 @@ def test_a_single_stage_refuses_outdated_input(start, tmp_path):
     assert read(tmp_path / "run/config.json")["retrain"]["k"] == 5
 
 
+@pytest.mark.slow
 def test_a_run_with_init_from_continues_without_the_source_folder(start, tmp_path, monkeypatch):
     assert start(*BNS, workdir=tmp_path / "source")[0] == 0
     monkeypatch.chdir(tmp_path)
@@ -155,6 +158,7 @@ def test_a_run_with_init_from_continues_without_the_source_folder(start, tmp_pat
     assert status == 2 and "holds the pretraining of" in err
 
 
+@pytest.mark.slow
 def test_init_from_refuses_a_pretraining_on_different_images(start, images, tmp_path):
     assert start(*BNS, workdir=tmp_path / "source")[0] == 0
     picture(images / "train/a/00.png", 999)
@@ -162,6 +166,7 @@ def test_init_from_refuses_a_pretraining_on_different_images(start, images, tmp_
     assert status == 2 and "has seen other training images" in err and not (tmp_path / "run/stages").exists()
 
 
+@pytest.mark.slow
 def test_the_comparison_refuses_different_images_and_outdated_results(start, images, tmp_path, capsys):
     from lt_jax.report.__main__ import main as report
 

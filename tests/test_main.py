@@ -90,6 +90,7 @@ def test_changed_pretraining_over_a_finished_one_is_refused(finished, run_main, 
     assert "pretrain.m (was 1, now 3)" in error_line and "--workdir" in error_line
 
 
+@pytest.mark.slow
 def test_eigen_runs_with_the_pretraining_of_another_run(finished, tmp_path, run_main, tiny, capsys):
     words = ["--config=configs/digits_lt_eigen.py:smoke", *tiny[1:], f"--config.init_from={finished}"]
     assert run_main(*words, "--config.seed=7", f"--workdir={tmp_path}") == 0
@@ -101,6 +102,7 @@ def test_eigen_runs_with_the_pretraining_of_another_run(finished, tmp_path, run_
     assert "config.encoder.width: the pretraining in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_official_loss_and_head_only_retraining(tmp_path, run_main, tiny):
     words = (
         "--config.pretrain.loss=official",

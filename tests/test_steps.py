@@ -63,6 +63,7 @@ def test_frozen_encoder_rests_and_the_head_learns(config, held):
         assert equal(new.batch_stats, current.batch_stats) is not moving
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch(config, held):
     """Of a network without BatchNorm, whose statistics would be those of a part."""
     tx = optax.sgd(1.0)

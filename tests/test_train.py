@@ -99,6 +99,7 @@ def test_keys_sent_round_the_devices_train_like_keys_gathered(parts, config, net
     np.testing.assert_allclose(losses_on(8, (ring, fresh), 3), losses_on(8, parts, 3), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_expected_negatives_train(parts, config, network, tx):
     """The loss starts where the drawn one does, since it is its mean, and falls."""
     job, fresh = parts
@@ -320,6 +321,7 @@ def test_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint
     assert steps_of(tmp_path)[-1] == 4
 
 
+@pytest.mark.slow
 def test_a_profile_holds_the_steps_that_are_asked_for(parts, config, tmp_path, capsys):
     job, fresh = parts
     profiled = config.copy_and_resolve_references()

@@ -36,6 +36,7 @@ INTERVALS = {
     "checkpoint.keep": "[1, inf)",
     "host.heartbeat_seconds": "[1, inf)",
     "host.start_seconds": "[1, inf)",
+    "host.steps_per_execution": "[0, inf)",
     "evaluate.batch_size": "[1, inf)",
     "evaluate.every_epochs": "[0, inf)",
     "evaluate.ece_bins": "[1, inf)",

@@ -12,7 +12,7 @@ from etils import epath
 
 from lt_jax import losses
 from lt_jax.core import distributed, errors, interrupt, log
-from lt_jax.train import checkpoint, profile, sharding, state, steps
+from lt_jax.train import checkpoint, execution, profile, sharding, state, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +66,12 @@ def train(
     ):
         current, progress = _resume(job, saver, current)
         start = int(current.step)
-        # A step returns the state in the sharding of its argument: donation and the next step need that.
-        shardings = jax.tree.map(lambda x: x.sharding, current)
-        advance = jax.jit(job.step, donate_argnums=0, out_shardings=(shardings, None))
+        execute = execution.Executor(job.step, job.feed, mesh, current)
+        most = execution.steps_together(config.host.steps_per_execution, job.feed, bool(config.profile.steps))
         writer = _Writer(job, workdir, start, config.log.every_steps)
         clock = _Clock(progress["seconds"], config)
-        for number in range(start, job.steps):
+        number = start
+        while number < job.steps:
             stop = interrupt.requested()
             if number == start or number % job.steps_per_epoch == 0:
                 epoch = number // job.steps_per_epoch
@@ -82,18 +82,23 @@ def train(
                 _save(job, saver, writer, current, progress, clock)
             if stop:
                 _stop(job, saver, writer, number)
-            # Dispatch returns before the step is done: the host decodes and puts the next batch while devices compute.
-            batch = sharding.put_batch(job.feed(number), mesh, job.feed.is_local)
             profiler.before(number, current)
-            with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
-                current, metrics = advance(current, data, batch)
-            writer.add(number + 1, current, metrics)
-            if job.evaluate is not None and job.evaluate_every and (number + 1) % job.evaluate_every == 0:
-                writer.add_measures(number + 1, job.evaluate(current.averaged()))
+            count = min(most, _until_break(job, number, config.checkpoint.every_steps))
+            current, metrics = execute(current, data, number, count)
+            number += count
+            writer.add(number, count, current, metrics)
+            if job.evaluate is not None and job.evaluate_every and number % job.evaluate_every == 0:
+                writer.add_measures(number, job.evaluate(current.averaged()))
         _save(job, saver, writer, current, progress, clock)
         saver.wait()
         writer.close()
     return current, {**progress, "seconds": clock.seconds()}
+
+
+def _until_break(job: Job, number: int, save_every: int) -> int:
+    """The steps from step `number` to the next one before which the host has something to do."""
+    periods = (job.steps_per_epoch, save_every, job.evaluate_every)
+    return min(job.steps - number, *(every - number % every for every in periods if every))
 
 
 def _stop(job: Any, saver: Any, writer: Any, number: int) -> Any:
@@ -139,6 +144,7 @@ class _Clock:
 
     def __init__(self, seconds, config):
         self._before, self._options, self._ask_every = seconds, config.checkpoint, config.log.every_steps
+        self._asked_at = -1
         self._began = self._saved = time.monotonic()
 
     def seconds(self):
@@ -149,7 +155,9 @@ class _Clock:
         by_step = every > 0 and number > start and number % every == 0
         by_time = time.monotonic() - self._saved > self._options.every_seconds
         if distributed.several():  # clocks differ; asking process 0 costs a collective, so not at every step
-            by_time = number % self._ask_every == 0 and distributed.agree(by_time)
+            is_time_to_ask = number // self._ask_every != self._asked_at
+            self._asked_at = number // self._ask_every
+            by_time = is_time_to_ask and distributed.agree(by_time)
         return by_step or by_time
 
     def saved(self):
@@ -166,23 +174,30 @@ class _Writer:
         self._bar = log.Progress(job.stage, job.steps, start, job.batch_size)
         self._last_step, self._last_time = start, time.monotonic()
 
-    def add(self, number, current, metrics):
-        if number % self._every and number != self._job.steps:
+    def add(self, number, count, current, metrics):
+        """Adds lines for those of the last `count` steps, up to step `number`, that have one."""
+        first = number - count + 1
+        written = [step for step in range(first, number + 1) if step % self._every == 0 or step == self._job.steps]
+        if not written:
             return
         _check_finite(self._job, current)
-        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        values = {name: np.atleast_1d(x) for name, x in jax.device_get(metrics).items()}
         now = time.monotonic()
         rate = (number - self._last_step) * self._job.batch_size / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = number, now
+        for step in written:
+            self._add_line(step, rate, {name: float(x[step - first]) for name, x in values.items()})
+        self._bar.update(number, loss=float(values["loss"][-1]))
+
+    def _add_line(self, step, rate, values):
         self._metrics.add(
             stage=self._job.stage,
-            step=number,
-            epoch=round(number / self._job.steps_per_epoch, 4),
-            learning_rate=float(self._job.learning_rate(number - 1)),
+            step=step,
+            epoch=round(step / self._job.steps_per_epoch, 4),
+            learning_rate=float(self._job.learning_rate(step - 1)),
             images_per_s=round(rate, 1),
             **{name: x if np.isfinite(x) else None for name, x in values.items()},
         )
-        self._bar.update(number, loss=values["loss"])
 
     def add_measures(self, number, measures):
         epoch = round(number / self._job.steps_per_epoch, 4)

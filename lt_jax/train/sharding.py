@@ -41,9 +41,9 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batched(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The first axis is split."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+def batched(mesh: jax.sharding.Mesh, axis: int = 0) -> NamedSharding:
+    """One axis is split."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def per_device(function: Callable[..., Any], mesh: jax.sharding.Mesh) -> Callable[..., Any]:
@@ -107,9 +107,12 @@ def host() -> dict[str, Any]:
     return {"host": jax.process_index(), "hosts": jax.process_count()}
 
 
-def put_batch(tree: Any, mesh: jax.sharding.Mesh, is_local: bool = False) -> Any:
-    """Host arrays -> global arrays split over the mesh; every process holds them whole or, `is_local`, its own rows."""
-    sharding = batched(mesh)
+def put_batch(tree: Any, mesh: jax.sharding.Mesh, is_local: bool = False, axis: int = 0) -> Any:
+    """Host arrays -> global arrays split over the mesh along an axis.
+
+    Every process holds them whole or, with `is_local`, its own rows.
+    """
+    sharding = batched(mesh, axis)
     if is_local:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), tree)

@@ -65,6 +65,7 @@ def test_every_test_item_belongs_to_one_depth(divided):
     assert sum(group["train_items"] for row in depths for group in row["groups"].values()) == 383
 
 
+@pytest.mark.slow
 def test_classifiers_start_from_the_head_of_the_probe(divided, finished, run_main, tmp_path):
     import jax
     import ml_collections

@@ -44,6 +44,7 @@ CHAINS = {"chosen": (10, 16, 32)}  # without pairs, as for classes of more than 
 @pytest.mark.parametrize(
     ("order", "options"), [("sorted", {}), ("reversed", {}), ("shuffled", {}), ("sorted", CHAINS), ("shuffled", CHAINS)]
 )
+@pytest.mark.slow
 def test_counts_and_pairs(reference, order, options):
     log_p = difficulties(order)
     keys = jax.random.split(jax.random.key(1), 1500)
