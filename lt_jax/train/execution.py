@@ -24,7 +24,10 @@ class Executor:
     """
 
     def __init__(self, step: steps.Step, feed: Any, mesh: jax.sharding.Mesh, current: state.TrainState):
-        options = {"donate_argnums": 0, "out_shardings": (jax.tree.map(lambda x: x.sharding, current), None)}
+        options: dict[str, Any] = {
+            "donate_argnums": 0,
+            "out_shardings": (jax.tree.map(lambda x: x.sharding, current), None),
+        }
         self._feed = feed
         self._mesh = mesh
         self._one = jax.jit(step, **options)
