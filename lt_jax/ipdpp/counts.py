@@ -32,7 +32,6 @@ class Stage(NamedTuple):
     final_width: int  # number of counts kept after the last child
     means: tuple  # expected number of heads, k j / (nodes children)
     slacks: tuple  # largest |mean - means[j]| for which TAIL holds; inf if the law is complete or not stored
-    pair: bool  # two children that are not items: multiplied at once, so the law of the first alone is not stored
 
 
 def log_tail(mean, count):
@@ -77,11 +76,9 @@ def stage(children, nodes, items, k):
     windows = [window(*x, log_eps) if items > 1 else (0, x[2]) for x in zip(means, slacks, most, strict=True)]
     whole = [bounds == (0, top) for bounds, top in zip(windows, most, strict=True)]
     slacks = [math.inf if w else slack for w, slack in zip(whole, slacks, strict=True)]
-    pair = children == 2 and items > 1
-    slacks[1] = math.inf if pair else slacks[1]
     widths = [high - low + 1 for low, high in windows]
     lows = tuple(low for low, _ in windows)
-    return Stage(children, nodes, lows, max(widths), widths[-1], tuple(means), tuple(slacks), pair)
+    return Stage(children, nodes, lows, max(widths), widths[-1], tuple(means), tuple(slacks))
 
 
 def even(b, stages):

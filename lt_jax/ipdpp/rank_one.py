@@ -26,9 +26,8 @@ which is multiplication of dual numbers P + eps Q. With all items, the coefficie
 the k-DPP: Z_k ~ P[k] + s Q[k], s = a c sum_j p_j^2 (1 - b_j).
 
 **Up.** Coefficients are stored as `laws`: P and Q, indexed by the count of heads, for many sets ("nodes") at once. A
-`chain` multiplies the children of every node one after the other by (2) and stores the partial products; a `pair`
-has two children and stores nothing. A few stages of chains, then of pairs, lead from the items to the root
-(counts.py); a class of up to a thousand items is a single chain.
+`chain` multiplies the children of every node one after the other by (2) and stores the partial products. A few stages
+of chains lead from the items to the root (counts.py); a class of up to a thousand items is a single chain.
 
 **Down.** The root has k items, and a special one with probability s Q[k] / (P[k] + s Q[k]). `unchain` visits every
 chain backwards. With B the last of the remaining children and A those before it, a node with n
@@ -51,7 +50,6 @@ from lt_jax.ipdpp import choices, counts, structure
 
 CHAIN = 1024  # up to this size a class is a single chain
 MOST_BITS = 7  # larger classes have stages of at most 2^7 children; the lowest two have 10 to 16 and 16
-PAIRS = 5  # up to this number of stages have two children: faster to draw, but each compiles for half a second
 SHORT = 32  # up to this number of items, laws are normalised only once
 UNROLL = 4  # terms of a product that are added per loop iteration
 BLOCK = 512  # nodes that a CPU processes at a time, to stay in its cache
@@ -87,8 +85,6 @@ def radices(size):
     bits = (size - 1).bit_length() - 4
     bottom = size >> bits
     upper_bits = max(bits - 4, 0)
-    if upper_bits <= PAIRS:
-        return (bottom, 1 << (bits - upper_bits), *[2] * upper_bits)
     stages = -(-upper_bits // MOST_BITS)
     above = (1 << (upper_bits * (i + 1) // stages - upper_bits * i // stages) for i in range(stages))
     return (bottom, 1 << (bits - upper_bits), *above)
@@ -220,22 +216,6 @@ def products(children, stage, low):
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1), done)
 
 
-def pair(children, stage, low, k):
-    """The product of two children, Dual of (2, w, A) -> (W, A), and its divisors (1, A).
-
-    At the root it is only the coefficient of t^k, (1, 1).
-    """
-    first, second = (jax.tree.map(lambda x, i=i: x[i], children) for i in (0, 1))
-    if stage.nodes == 1:
-        count, laws = jnp.full((1,), k - 2 * low, jnp.int32), jnp.stack(first)
-        p, q = (remaining(laws, count, second, special) for special in (False, True))
-        product = Dual(second.p * p, second.p * q + second.q * p)
-        return jax.tree.map(lambda x: jnp.sum(x, axis=0, keepdims=True), product), jnp.ones((1, 1), first.p.dtype)
-    start = stage.lows[2] - 2 * low
-    product, mass = unit(multiply(first, second, start, [start], stage.final_width))
-    return product, mass[None, :]
-
-
 def children_of(laws, stage):
     """Dual of (w, R A) -> (R, w, A): child c of node r is r + c A."""
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], stage.children, stage.nodes), 1, 0), laws)
@@ -250,8 +230,8 @@ def up(b, not_b, v, plan):
     """Combines the items, (size,) each, up to the root.
 
     Returns the coefficients of t^k of P and Q, (), the log of their common divisor, and for `down` a list over the
-    stages of (children, products before each child). The products are None for pairs, and if there are many more
-    nodes than items to draw.
+    stages of (children, products before each child). The products are None if there are many more nodes than items to
+    draw.
     """
     items = Items(*(x.reshape(-1, plan.stages[0].nodes) for x in (not_b, b, v)))
     passed = []
@@ -261,9 +241,7 @@ def up(b, not_b, v, plan):
     for stage in plan.stages:
         children = children_of(laws, stage) if laws else items
         before = None
-        if stage.pair:
-            laws, masses = pair(children, stage, low, plan.k)
-        elif follows_few(plan, stage.nodes):
+        if follows_few(plan, stage.nodes):
             laws, masses = products(children, stage, low)
         else:
             before, laws, masses = chain(children, stage, low)
@@ -325,13 +303,6 @@ def unchain(key, number, children, before, stage, low, count, special):
     return jax.lax.scan(decide, (count, special), steps, reverse=True)[1]
 
 
-def unpair(uniform, children, low, count, special):
-    """`unchain` for pairs, with one random number (A,) for every node."""
-    first, second = (jax.tree.map(lambda x, i=i: x[i], children) for i in (0, 1))
-    row, with_special = give(uniform, second, jnp.stack(first), count - 2 * low, special)
-    return jnp.stack([count - low - row, low + row]), jnp.stack([special & ~with_special, with_special])
-
-
 def down(key, special, plan, passed):
     """The k chosen positions, (k,) int32, from k items at the root and whether one of them is special."""
     numbers = jnp.zeros((1,), jnp.int32)
@@ -339,20 +310,14 @@ def down(key, special, plan, passed):
     special = special[None]
     lows = [0, *(stage.lows[-1] for stage in plan.stages)]  # of the children of every stage
     key = jax.random.key_data(jax.random.fold_in(key, 0))
-    pairs = sum(plan.k if follows_few(plan, s.nodes) else s.nodes for s in plan.stages if s.pair)
-    uniforms = choices.chance(key, jnp.arange(pairs, dtype=jnp.uint32))
-    drawn = pairs
+    drawn = 0
     for stage, low, (children, before) in zip(plan.stages[::-1], lows[-2::-1], passed[::-1], strict=True):
         if follows_few(plan, stage.nodes):
             numbers, count, special = choices.keep_nonempty(numbers, count, special, plan.k)
             children = jax.tree.map(lambda x, nodes=numbers: x[..., nodes], children)
-            before = None if stage.pair else chain(children, stage, low)[0]
-        if stage.pair:
-            uniform, uniforms = jnp.split(uniforms, [count.shape[0]])
-            count, special = unpair(uniform, children, low, count, special)
-        else:
-            count, special = unchain(key, drawn, children, before, stage, low, count, special)
-            drawn += count.size
+            before = chain(children, stage, low)[0]
+        count, special = unchain(key, drawn, children, before, stage, low, count, special)
+        drawn += count.size
         child = jnp.arange(stage.children, dtype=jnp.int32) * stage.nodes
         numbers, count, special = (child[:, None] + numbers[None, :]).ravel(), count.ravel(), special.ravel()
     return choices.keep_nonempty(numbers, count, special, plan.k)[0]

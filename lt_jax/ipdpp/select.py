@@ -5,7 +5,9 @@ The axis of classes is split over the devices of this host if there are several.
 """
 
 import functools
+import os
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -16,6 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 from lt_jax.ipdpp import checks, eigen, rank_one
 
 BATCH_NUMBERS = 2**26  # numbers in the largest array of one batch of classes: 2^26 float32 are 256 MiB
+POWERS_OF_TWO = 8192  # padded sizes above that of a chain and up to this are powers of two
+THREADS = min(os.cpu_count() or 1, 8)  # that compile programs
 FEW_NUMBERS = 2**22  # classes whose chains have fewer numbers share one size: compiling costs more than padding
 
 
@@ -47,10 +51,12 @@ METHODS = {"rank_one": _rank_one, "eigen": _eigen, "algorithm1": eigen.draw_as_p
 def padded_size(n, method):
     """The size to which n items are padded. Every size compiles once, so there are few of them.
 
-    Powers of four for small classes, where compiling takes longer than drawing; else 5, 6, 7 or 8 times a power of
-    two, at most a quarter larger than n.
+    Powers of four for small classes, where compiling takes longer than drawing; then powers of two; for the largest
+    5, 6, 7 or 8 times a power of two, at most a quarter larger than n.
     """
     bits = max(n - 1, 1).bit_length()
+    if method == "rank_one" and rank_one.CHAIN < n <= POWERS_OF_TWO:
+        return 1 << bits
     if n > (16 if method in ("eigen", "algorithm1") else rank_one.CHAIN):
         step = 1 << (bits - 3)
         return -(-n // step) * step
@@ -156,11 +162,12 @@ def _select_large(
     """The chosen items of classes (number -> items) with more than k items, a list of arrays."""
     groups: dict[int, list[int]] = {}
     devices = tuple(jax.local_devices())
-    chosen = []
     sizes = _sizes({number: len(items) for number, items in members.items()}, k, method)
     for number, size in sizes.items():
         groups.setdefault(size, []).append(number)
-    for size, numbers in sorted(groups.items()):
+
+    def draw(size):
+        numbers = groups[size]
         split = devices if len(numbers) >= len(devices) else devices[:1]
         # Every device needs the same number of classes: the last class is repeated, and its extra draws are dropped.
         rows = numbers + numbers[-1:] * (-len(numbers) % len(split))
@@ -169,8 +176,11 @@ def _select_large(
             padded[row, : len(members[number])] = log_p[members[number]]
         lengths = np.array([len(members[number]) for number in rows], np.int32)
         relative_scale = lengths.astype(np.float32) ** (1 - scale_power)
-        drawn = _compiled(k, method, split)(key, np.array(rows, np.int32), padded, lengths, relative_scale)
-        chosen.append((numbers, drawn))
+        return numbers, _compiled(k, method, split)(key, np.array(rows, np.int32), padded, lengths, relative_scale)
+
+    # In threads, since each size compiles a program of its own at its first use: seconds, in which Python is free.
+    with futures.ThreadPoolExecutor(THREADS) as pool:
+        chosen = list(pool.map(draw, sorted(groups, reverse=True)))
     # Wait for the devices only now, so that draws overlap with the preparation of the next batch.
     return [
         members[number][row[row >= 0]]

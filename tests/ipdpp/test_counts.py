@@ -26,9 +26,7 @@ def laws_of(log_p, k, order="even", **options):
         b, not_b, v, _ = rank_one.arrange(b, not_b, v, plan)
         passed, lows = rank_one.up(b, not_b, v, plan)[2], [0, *(s.lows[-1] for s in plan.stages)]
         tables = [
-            (None, rank_one.pair(children, stage, low, k)[0])
-            if stage.pair
-            else rank_one.chain(children, stage, low)[:2]
+            rank_one.chain(children, stage, low)[:2]
             for (children, _), stage, low in zip(passed, plan.stages, lows, strict=False)
         ]
         return b, not_b, tables, counts.even(b, plan.stages)
@@ -65,17 +63,13 @@ def mass_errors(plan, b, not_b, tables):
     The reference uses the same coins in float64. Entries for more than k heads are never used, so they are ignored.
     """
     for stage, (before, after) in zip(plan.stages, tables, strict=True):
-        every = [np.asarray(x, np.float64) for x in [*([] if stage.pair else before[:, 0]), after.p]]
+        every = [np.asarray(x, np.float64) for x in [*before[:, 0], after.p]]
         for node in sorted({0, 5 % stage.nodes, stage.nodes // 3, stage.nodes - 1}):
-            some = {1, stage.children // 3, stage.children // 2, stage.children - 1} if len(every) > 1 else set()
-            for j in sorted(some | {stage.children}):
+            for j in sorted({1, stage.children // 3, stage.children // 2, stage.children - 1, stage.children}):
                 slot = np.arange(len(b))
                 mine = (slot % stage.nodes == node) & (slot // stage.nodes % stage.children < j)
                 truth = true_law(b[mine], not_b[mine], plan.k)
-                table = every[j if len(every) > 1 else 0][:, node]
-                if table.shape == (1,):  # the root of pairs has only the coefficient of t^k
-                    yield 0, abs(table[0] - truth[plan.k] / np.prod(b[mine] + not_b[mine]))
-                    continue
+                table = every[j][:, node]
                 truth = truth / truth.sum()
                 assert abs(table.sum() - 1) < 1e-6
                 low, high = stage.lows[j], min(stage.lows[j] + len(table), plan.k + 1)
@@ -107,15 +101,6 @@ def test_uneven_nodes_are_sorted_first():
     assert not even and max(mass_errors(plan, b, not_b, tables))[0] > 1e-6
     plan, b, not_b, tables, even = laws_of(log_p, k)
     assert even and max(mass_errors(plan, b, not_b, tables))[0] < counts.TAIL
-
-
-def test_uneven_pairs_are_sorted_first():
-    """Every 16th item is hard: windows of chains hold every count, and only those of pairs leave mass out."""
-    n, k = 4096, 400
-    log_p = np.log(np.where(np.arange(n) % 16 == 5, 1e-38, 1.0))
-    plan, b, not_b, tables, even = laws_of(log_p, k, order="given", chosen=(4, 4) + (2,) * 8)
-    assert all(min(stage.slacks) == math.inf for stage in plan.stages if not stage.pair)
-    assert not even and max(mass_errors(plan, b, not_b, tables))[0] > 1e-6
 
 
 @pytest.mark.parametrize("mean", [0.01, 0.5, 3.0, 40.0, 1000.0])

@@ -249,7 +249,7 @@ def test_select_balanced_edges():
 
 def test_padded_sizes_of_few_classes_are_shared():
     lengths = {0: 5000, 1: 120, 2: 20, 3: 14}
-    assert select._sizes(lengths, 10, "rank_one") == {0: 5120, 1: 256, 2: 256, 3: 256}
+    assert select._sizes(lengths, 10, "rank_one") == {0: 8192, 1: 256, 2: 256, 3: 256}
     assert select._sizes(lengths, 10, "eigen") == {c: padded_size(n, "eigen") for c, n in lengths.items()}
     many = {c: 2 + c % 999 for c in range(8142)}
     assert select._sizes(many, 20, "rank_one") == {c: padded_size(n, "rank_one") for c, n in many.items()}
