@@ -60,6 +60,7 @@ CASES = [  # size, channels, features, side, strides, padding, groups
     ((6, 5), 3, 4, 3, (2, 2), ((1, 1), (1, 1)), 1),
     ((7, 6), 4, 6, 3, (1, 2), ((0, 1), (2, 0)), 2),
     ((6, 6), 4, 4, 3, (1, 1), ((1, 1), (1, 1)), 4),
+    ((7, 9), 6, 6, 5, (2, 1), ((2, 2), (1, 2)), 6),
     ((5, 5), 3, 6, 5, (2, 2), ((2, 2), (2, 2)), 3),
     ((6, 6), 3, 5, 1, (2, 2), ((0, 0), (0, 0)), 1),
     ((8, 8), 3, 5, 4, (4, 4), ((0, 0), (0, 0)), 1),
@@ -82,19 +83,21 @@ def test_values_and_gradients(size, channels, features, side, strides, padding, 
     for ours, right in zip(computed, expected, strict=True):
         assert ours.dtype == dtype
         np.testing.assert_allclose(np.asarray(ours, np.float64), right, rtol=0, atol=tolerance * np.abs(right).max())
-    plain = both_gradients(jax.lax.conv_general_dilated, x, kernel, strides, padding, groups)
-    jax.tree.map(np.testing.assert_array_equal, computed, plain)
+    if groups == 1:
+        plain = both_gradients(jax.lax.conv_general_dilated, x, kernel, strides, padding, groups)
+        jax.tree.map(np.testing.assert_array_equal, computed, plain)
 
 
-def gradient_program(platforms):
+def gradient_program(platforms, groups=1, channels=3):
     """The lowered gradient of a network of two convolutions, as text."""
+    options = {"dimension_numbers": DIMENSIONS, "feature_group_count": groups}
 
     def loss(kernels, x):
         for kernel in kernels:
-            x = nn.relu(convolution.convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=DIMENSIONS))
+            x = nn.relu(convolution.convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), **options))
         return x.sum()
 
-    x, kernel = arrays((6, 6), 3, 3, 3, 1)
+    x, kernel = arrays((6, 6), channels, channels, 3, groups)
     return export.export(jax.jit(jax.grad(loss)), platforms=platforms)([kernel, kernel], x).mlir_module()
 
 
@@ -108,6 +111,23 @@ def test_programs_for_accelerators_are_plain(platform):
 def test_the_input_is_fenced_in_programs_for_the_cpu():
     assert gradient_program(["cpu"]).count("compare EQ") == 2
     assert gradient_program(["cpu", "cuda", "tpu"]).count("compare EQ") == 2
+
+
+@pytest.mark.parametrize(("groups", "on_cpu"), [(6, 0), (2, 10)])
+def test_groups_are_split_in_programs_for_the_cpu_alone(groups, on_cpu):
+    for platform in ("cuda", "tpu"):
+        program = gradient_program([platform], groups, 6)
+        assert program.count("stablehlo.convolution(") == 5
+    assert gradient_program(["cpu"], groups, 6).count("stablehlo.convolution(") == on_cpu
+
+
+def test_padding_by_name():
+    x, kernel = arrays((7, 6), 4, 4, 3, 4)
+    options = {"dimension_numbers": DIMENSIONS, "feature_group_count": 4}
+    for strides, padding in (((2, 2), "SAME"), ((1, 1), "VALID")):
+        plain = jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+        computed = convolution.convolve(x, kernel, strides, padding, **options)
+        np.testing.assert_allclose(computed, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_forward_mode_and_vmap():
