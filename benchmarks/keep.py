@@ -35,6 +35,11 @@ def percent(value):
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
+def output(command):
+    """Returns what a command prints."""
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
 def write(result, name, command):
     """Writes benchmarks/results/NAME: the result with its command, commit and device."""
     described = subprocess.run(

@@ -15,6 +15,7 @@ import time
 import bns_torch
 import numpy as np
 import torch
+import worker
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,7 +31,8 @@ def main(options):
     ms = {}
     for how in ("eager", "compiled"):
         try:
-            ms[f"{options['encoder']} forward and backward, {how}"] = supervised(options, device, how == "compiled")
+            network = supervised(options, device, how == "compiled")
+            ms[f"{options['encoder']} forward and backward, {how}"] = median_ms(network, options["repeats"])
             step = bns_torch.Fast(options, device, how == "compiled")
             ms[f"BNS step, {how}"] = median_ms(step, -(-options["repeats"] // 2))
         except Exception as error:
@@ -56,20 +58,24 @@ def median_ms(function, repeats):
     return 1e3 * statistics.median(times)
 
 
-def supervised(options, device, is_compiled):
+def supervised(options, device, is_compiled, is_whole=False):
+    """Returns a function of the forward and backward pass; `is_whole` adds the update of the weights."""
     model = bns_torch.ResNet(options["encoder"], options["width"], lambda size: nn.Linear(size, bns_torch.CLASSES))
     model = model.to(device, memory_format=bns_torch.layout(device))
     x = torch.rand(options["batch"], 3, options["side"], options["side"], device=device)
     y = torch.randint(0, bns_torch.CLASSES, (options["batch"],), device=device)
     network = torch.compile(model) if is_compiled else model
+    optimiser = bns_torch.adamw(model, fused=True)
 
     def run():
         model.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=options["dtype"] == "bfloat16"):
             loss = F.cross_entropy(network(x), y)
         loss.backward()
+        if is_whole:
+            optimiser.step()
 
-    return median_ms(run, options["repeats"])
+    return run
 
 
 def official(options, device):
@@ -91,6 +97,17 @@ def released(options, device):
     return {f"step of the released way, {options['workers']} workers": 1e3 * spent}
 
 
+def serve(how, options):
+    """Serves the rows of a column of benchmarks/convolution.py."""
+    is_compiled = how == "compiled"
+    rows = {
+        "network, forward and backward": supervised(options, "cpu", is_compiled),
+        "supervised step, whole": supervised(options, "cpu", is_compiled, is_whole=True),
+        "BNS step, whole": bns_torch.Fast(options, "cpu", is_compiled),
+    }
+    worker.serve(rows)
+
+
 def check():
     """Returns the BNS loss of seeded arrays, and checks that negatives are of other classes."""
     rng = np.random.default_rng(0)
@@ -103,4 +120,7 @@ def check():
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    if sys.argv[1] == "--serve":
+        serve(sys.argv[2], json.loads(sys.argv[3]))
+    else:
+        main(json.loads(sys.argv[1]))
