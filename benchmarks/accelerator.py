@@ -76,7 +76,8 @@ def pack(options):
     import accelerator_pack
 
     if not options.data_dir.is_dir():
-        print(f"--data-dir: expected a folder with the archive of CIFAR, found nothing at {options.data_dir}")
+        expected = "expected a folder with the official archive of CIFAR"
+        print(f"--data-dir: {expected}, found none at {options.data_dir}", file=sys.stderr)
         return 2
     try:
         accelerator_pack.pack(options.data, options.data_dir, options.to, options.wheels)
@@ -169,8 +170,7 @@ class Setting:
 def run_part(name, rows, setting, out, deadline):
     """Runs the unfinished rows of a part; returns whether all of them are finished now."""
     path = out / f"{name}.json"
-    results = json.loads(path.read_text()) if path.exists() else {"rows": {}}
-    results["about"] = setting.about
+    results = {"about": setting.about, "rows": earlier_rows(path, setting)}
     for row in rows:
         if results["rows"].get(row.name, {}).get("status") == "ok":
             print(f"{name}: {row.name}: finished before", flush=True)
@@ -179,6 +179,15 @@ def run_part(name, rows, setting, out, deadline):
         write(path, results)
         print(line(name, row.name, results["rows"][row.name]), flush=True)
     return all(results["rows"][row.name]["status"] in ("ok", "not available") for row in rows)
+
+
+def earlier_rows(path, setting):
+    """Returns the rows of an earlier call; none if it was about another data set or a rehearsal, and this is not."""
+    if not path.exists():
+        return {}
+    results = json.loads(path.read_text())
+    same = (results["about"].get(key) == setting.about.get(key) for key in ("data", "rehearsal"))
+    return results["rows"] if all(same) else {}
 
 
 def run_row(row, setting, deadline):

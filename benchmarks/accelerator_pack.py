@@ -48,7 +48,7 @@ def settings(name, folder, imbalance_factor=100):
     return config
 
 
-def pack(name, folder, to, wheels=False, limit=LIMIT):
+def pack(name, folder, to, wheels=False):
     """Writes the packed folder and returns its manifest.
 
     Args:
@@ -56,10 +56,9 @@ def pack(name, folder, to, wheels=False, limit=LIMIT):
       folder: holds the official archive.
       to: the packed folder; it is written anew, except for `results`.
       wheels: also download the wheels that the borrowed machine lacks.
-      limit: largest sum of bytes.
 
     Raises:
-      TooLarge: the sum of packed folder and tracked repository is above `limit`.
+      TooLarge: the sum of packed folder and tracked repository is above LIMIT.
     """
     from lt_jax import data
     from lt_jax.data import longtail, sources
@@ -83,14 +82,20 @@ def pack(name, folder, to, wheels=False, limit=LIMIT):
         "wheels": download(lacking(), to / "wheels") if wheels else [],
     }  # fmt: skip
     (to / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    sizes = {"packed data": size_of(to, "*"), "wheels": size_of(to / "wheels", "*.whl"), "repository": tracked_bytes()}
     print(f"{name}: {len(positions)} training and {len(dataset.test.labels)} test images")
     print(f"chosen positions {dataset.index_digest}\nimages and labels {dataset.digest}")
-    print(", ".join(f"{part} {size / MIB:.1f} MiB" for part, size in sizes.items()))
-    if sum(sizes.values()) > limit:
-        total = sum(sizes.values()) / MIB
-        raise TooLarge(f"{to}: expected at most {limit / MIB:g} MiB with the repository, found {total:.1f}")
+    check_size(to)
     return manifest
+
+
+def check_size(to, limit=LIMIT):
+    """Prints what travels, and raises TooLarge if it is more than `limit` bytes."""
+    sizes = {"packed data": size_of(to, "*"), "wheels": size_of(to / "wheels", "*.whl"), "repository": tracked_bytes()}
+    sizes["in all"] = sum(sizes.values())
+    print(", ".join(f"{part} {size / MIB:.1f} MiB" for part, size in sizes.items()))
+    if sizes["in all"] > limit:
+        travelling = sizes["in all"] / MIB
+        raise TooLarge(f"{to}: expected at most {limit / MIB:g} MiB with the repository, found {travelling:.1f} MiB")
 
 
 def write_sheets(to, split, images):

@@ -41,7 +41,8 @@ def python(*words):
 
 def smoke(setting):
     """Every encoder, forward and backward."""
-    path = setting.out / "a_cases.json"  # beside the results: a later call goes on from it
+    # Beside the results: a later call goes on from it.
+    path = setting.out / ("a_cases_rehearsal.json" if setting.rehearse else "a_cases.json")
     command = python(BENCHMARKS / "accelerator_smoke.py", path, *(["--rehearse"] if setting.rehearse else []))
 
     def read():
