@@ -202,7 +202,9 @@ def run_row(row, setting, deadline):
         code, lines = call(row, setting, seconds - (time.monotonic() - began))
         if code is None or code >= 0 or seconds - (time.monotonic() - began) < GRACE:
             break
-    result = {"command": row.command_text(), "seconds": round(time.monotonic() - began, 1), "at": time.time()}
+    command = row.command_text().replace(str(setting.work), "WORK").replace(str(setting.out), "OUT")
+    about = {key: setting.about.get(key) for key in ("device", "jax", "commit")}  # of this row: calls may differ
+    result = {**about, "command": command, "seconds": round(time.monotonic() - began, 1)}
     is_finished = code == 0 or (code is None and row.stops)
     try:
         result["result"] = row.read()

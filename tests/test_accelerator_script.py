@@ -149,7 +149,11 @@ def test_a_failed_row_stops_no_other_and_is_run_again(scripts, setting, tmp_path
         "bad": "failed", "good": "ok", "none": "not available",
     }  # fmt: skip
     assert results["rows"]["bad"]["error"] == [str(i) for i in range(10, 30)]
-    assert results["rows"]["good"]["result"] == {"summary": "fine"}
+    good = results["rows"]["good"]
+    assert (
+        good["result"] == {"summary": "fine"} and good["device"] == "none" and good["command"].startswith("python -c")
+    )
+    assert {"jax", "commit", "seconds"} <= set(good)
     rows = rows_of(scripts, tmp_path, "pass")
     assert scripts.script.run_part("x_part", rows, setting, tmp_path, FAR)
     assert (tmp_path / "calls").read_text() == "bgb"
