@@ -70,12 +70,7 @@ def pack(name, folder, to, wheels=False):
         config.profile, config.largest, dataset.num_classes, config.imbalance_factor, labels, config.counts
     )
     positions = longtail.canonical_indices(labels, counts, seed=config.seed)
-    to.mkdir(parents=True, exist_ok=True)
-    for stale in (*to.glob("*.webp"), *to.glob("wheels/*.whl")):
-        stale.unlink()
-    sheets = {split: write_sheets(to, split, getattr(dataset, split).images) for split in ("train", "test")}
-    arrays = {"train_labels": labels, "positions": positions, "test_labels": dataset.test.labels}
-    np.savez_compressed(to / "labels.npz", **{key: values.astype(np.int32) for key, values in arrays.items()})
+    sheets = store(to, dataset.train.images, positions, labels, dataset.test.images, dataset.test.labels)
     manifest = {
         "config": name, "data": config.name, "commit": commit(), "images": len(positions), "sheets": sheets,
         "index_digest": dataset.index_digest, "digest": dataset.digest,
@@ -96,6 +91,31 @@ def check_size(to, limit=LIMIT):
     if sizes["in all"] > limit:
         travelling = sizes["in all"] / MIB
         raise TooLarge(f"{to}: expected at most {limit / MIB:g} MiB with the repository, found {travelling:.1f} MiB")
+
+
+def store(to, images, positions, labels, test_images, test_labels):
+    """Writes sheets and labels.npz into an emptied folder; returns the number of images in each sheet.
+
+    Args:
+      images: chosen training images, (n, 32, 32, 3) uint8.
+      positions: (n,) of them in the original order.
+      labels: of all training images in the original order.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    for stale in (*to.glob("*.webp"), *to.glob("wheels/*.whl")):
+        stale.unlink()
+    arrays = {"train_labels": labels, "positions": positions, "test_labels": test_labels}
+    np.savez_compressed(to / "labels.npz", **{key: np.asarray(values, np.int32) for key, values in arrays.items()})
+    return {"train": write_sheets(to, "train", images), "test": write_sheets(to, "test", test_images)}
+
+
+def restore(packed, sheets):
+    """Returns images and labels of both splits, (train, labels), (test, labels); what was not chosen is black."""
+    with np.load(packed / "labels.npz") as arrays:
+        labels, positions, test_labels = (arrays[key] for key in ("train_labels", "positions", "test_labels"))
+    images = np.zeros((len(labels), SIDE, SIDE, 3), np.uint8)
+    images[positions] = read_sheets(packed, "train", sheets["train"])
+    return (images, labels), (read_sheets(packed, "test", sheets["test"]), test_labels)
 
 
 def write_sheets(to, split, images):
@@ -137,14 +157,11 @@ def unpack(packed, folder):
 
     manifest = json.loads((packed / "manifest.json").read_text())
     subfolder, train_files, test_file, label_bytes = ARCHIVES[manifest["data"]]
-    with np.load(packed / "labels.npz") as arrays:
-        labels, positions, test_labels = (arrays[key] for key in ("train_labels", "positions", "test_labels"))
-    images = np.zeros((len(labels), SIDE, SIDE, 3), np.uint8)
-    images[positions] = read_sheets(packed, "train", manifest["sheets"]["train"])
+    train, test = restore(packed, manifest["sheets"])
     (folder / subfolder).mkdir(parents=True, exist_ok=True)
-    parts = np.array_split(records(images, labels, label_bytes), len(train_files))
-    test = records(read_sheets(packed, "test", manifest["sheets"]["test"]), test_labels, label_bytes)
-    for file, rows in zip((*train_files, test_file), (*parts, test), strict=True):
+    parts = np.array_split(records(*train, label_bytes), len(train_files))
+    parts.append(records(*test, label_bytes))
+    for file, rows in zip((*train_files, test_file), parts, strict=True):
         (folder / subfolder / file).write_bytes(rows.tobytes())
     dataset = data.load(settings(manifest["config"], folder))
     for key in ("index_digest", "digest"):

@@ -65,6 +65,21 @@ def test_sheets_are_lossless(scripts):
     np.testing.assert_array_equal(scripts.packing.decode(content, 70), images)
 
 
+def test_images_and_labels_come_back_in_their_order(scripts, tmp_path):
+    generator = np.random.default_rng(2)
+    images, test_images = (generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for n in (1030, 3))
+    positions, labels, test_labels = generator.permutation(1100)[:1030], generator.integers(0, 10, 1100), [9, 0, 4]
+    sheets = scripts.packing.store(tmp_path, images, positions, labels, test_images, test_labels)
+    assert sheets == {"train": [1024, 6], "test": [3]}
+    train, test = scripts.packing.restore(tmp_path, sheets)
+    np.testing.assert_array_equal(train[0][positions], images)
+    assert not np.delete(train[0], positions, axis=0).any()
+    np.testing.assert_array_equal(train[1], labels)
+    np.testing.assert_array_equal(test[0], test_images)
+    np.testing.assert_array_equal(test[1], test_labels)
+
+
+@pytest.mark.slow
 def test_the_subset_is_the_same_after_packing(scripts, packed, manifest, tmp_path):
     scripts.packing.unpack(packed, tmp_path)
     dataset = data.load(scripts.packing.settings("cifar10_lt", tmp_path))
@@ -93,14 +108,17 @@ def test_both_cifar_sets_have_a_layout(scripts):
     assert rows.shape == (2, 3074) and rows[:, 1].tolist() == [3, 99] and rows[0, 2] == 7
 
 
-def test_more_than_the_limit_is_refused(scripts, archive, packed, tmp_path, monkeypatch, capsys):
-    def too_large(*arguments):
-        scripts.packing.check_size(packed, limit=1 << 20)
-
-    monkeypatch.setattr(scripts.packing, "pack", too_large)
-    words = ("pack", "--data=cifar10_lt", f"--data-dir={archive}", f"--to={tmp_path}")
+def test_more_than_the_limit_is_refused(scripts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scripts.packing, "pack", lambda name, folder, to, wheels: scripts.packing.check_size(to))
+    words = ("pack", "--data=cifar10_lt", f"--data-dir={tmp_path}", f"--to={tmp_path}")
+    with (tmp_path / "test_00.webp").open("wb") as sheet:
+        sheet.truncate(40 << 20)
+    assert scripts.script.main(words) == 0
+    (tmp_path / "wheels").mkdir()
+    with (tmp_path / "wheels" / "a.whl").open("wb") as wheel:
+        wheel.truncate(21 << 20)
     assert scripts.script.main(words) == 2
-    assert "expected at most 1 MiB with the repository, found" in capsys.readouterr().err
+    assert "expected at most 60 MiB with the repository, found" in capsys.readouterr().err
 
 
 def test_a_missing_archive_is_named(scripts, tmp_path, capsys):
