@@ -4,8 +4,9 @@
 
 Every measurement runs in a separate process, so that its first draw is cold and its peak memory is not shared. DPPy
 needs numpy and scipy but not this project: --dppy-python names an interpreter that has DPPy 0.3.3. Writes
-benchmarks/results/ipdpp.json, docs/ipdpp_time.svg and the table of docs/ipdpp.md. With --no-write it only prints;
---write-docs writes the figure and the table again from the last results.
+benchmarks/results/ipdpp.json, docs/ipdpp_time.svg and the table of docs/ipdpp.md. With --to it writes the
+results there and nothing else; with --no-write it only prints; --write-docs writes the figure and the table again from
+the last results.
 """
 
 import argparse
@@ -297,9 +298,10 @@ def figure(rows, path):
 def environment():
     import jax
 
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = os.environ.get("LT_JAX_COMMIT")  # where files travel without git
+    if not commit:
+        rev_parse = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        commit = subprocess.run(rev_parse, capture_output=True, text=True, check=False).stdout.strip()
     cpu = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -327,6 +329,7 @@ def parse():
     parser.add_argument("--dppy-python", default=sys.executable, help="an interpreter that has DPPy 0.3.3")
     parser.add_argument("--no-classes", action="store_true", help="leave out the 8142 classes")
     parser.add_argument("--no-write", action="store_true")
+    parser.add_argument("--to", type=pathlib.Path, help="a file for the results, in place of results and docs here")
     parser.add_argument("--write-docs", action="store_true", help="measure nothing; table and figure of the last run")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -348,7 +351,9 @@ def main():
         task = {"method": "classes", "n": IMAGES, "k": 20, "order": "shuffled", "repeats": 5}
         rows.append(describe(task, spawn(task, sys.executable)))
     print("\n" + table(rows))
-    if not arguments.no_write:
+    if arguments.to:
+        arguments.to.write_text(as_text(environment(), rows))
+    elif not arguments.no_write:
         results = ROOT / "benchmarks" / "results"
         results.mkdir(exist_ok=True)
         (results / "ipdpp.json").write_text(as_text(environment(), rows))

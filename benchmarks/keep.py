@@ -1,6 +1,7 @@
 """Functions that the benchmarks share: statistics over seeds, numbers as text, result files."""
 
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -40,16 +41,23 @@ def output(command):
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
-def write(result, name, command):
-    """Writes benchmarks/results/NAME: the result with its command, commit and device."""
+def commit():
+    """Returns the commit that is checked out; where files travel without git, what LT_JAX_COMMIT says; else None."""
+    if named := os.environ.get("LT_JAX_COMMIT"):
+        return named
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
+    return described.stdout.strip() or None
+
+
+def write(result, name, command):
+    """Writes a result with its command, commit and device to benchmarks/results/NAME; NAME may be a whole path."""
     path = ROOT / "benchmarks" / "results" / name
     path.parent.mkdir(exist_ok=True)
     about = {
         "command": command,
-        "commit": described.stdout.strip() or None,
+        "commit": commit(),
         "device": platform.machine() + " CPU",
     }
     path.write_text(json.dumps({**about, **result}, indent=1) + "\n")

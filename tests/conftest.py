@@ -2,10 +2,11 @@
 
 import os
 
-# Set before JAX starts. Programs of tiny networks run for milliseconds, so compile time dominates.
+# Set before JAX starts. Programs of tiny networks run for milliseconds, so compile time dominates. The tests of an
+# accelerator (JAX_PLATFORMS=cuda,cpu) run with the compiler's defaults.
 _FLAGS = " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _FLAGS
 
 import pathlib  # noqa: E402
 import tempfile  # noqa: E402
