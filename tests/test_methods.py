@@ -90,7 +90,8 @@ def test_every_order(name):
 @pytest.mark.parametrize("name", methods.SELECTORS)
 def test_every_selector(name):
     log_p = np.log(np.linspace(0.2, 0.9, len(LABELS))).astype(np.float32)
-    positions = methods.SELECTORS[name](jax.random.key(0), log_p, None, LABELS, 6)
+    features = np.asarray(normal(4, len(LABELS), 3))
+    positions = methods.SELECTORS[name](jax.random.key(0), log_p, features, LABELS, 6)
     assert (np.diff(positions) > 0).all()
     counts = np.bincount(LABELS[positions], minlength=5)
     assert (counts <= np.minimum(COUNTS, 6)).all()
