@@ -52,12 +52,16 @@ HEADS: dict[str, Callable[..., Any]] = {
 ORDERS: dict[str, Callable[..., Any]] = {
     "instance": orders.instance,
     "class_balanced": orders.class_balanced,
+    "square_root": orders.square_root,
+    "progressive": orders.progressive,
 }
 SELECTORS: dict[str, Callable[..., Any]] = {
     "rank_one": selectors.rank_one,
     "eigen": selectors.eigen,
     "algorithm1": selectors.algorithm1,
     "uniform": selectors.uniform,
+    "herding": selectors.herding,
+    "kmeans": selectors.kmeans,
 }
 MIXES: dict[str, Callable[..., Any]] = {
     "mixup": mix.mixup,
