@@ -48,6 +48,10 @@ HEADS: dict[str, Callable[..., Any]] = {
     "balanced_linear": heads.balanced_linear,
     "nearest_class_mean": heads.nearest_class_mean,
     "whitened_class_mean": heads.whitened_class_mean,
+    "cosine_mean": heads.cosine_mean,
+    "maxnorm": heads.maxnorm,
+    "samn": heads.samn,
+    "adapter": heads.adapter,
 }
 ORDERS: dict[str, Callable[..., Any]] = {
     "instance": orders.instance,
