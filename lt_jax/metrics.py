@@ -26,8 +26,7 @@ def measures(labels: np.ndarray, logits: np.ndarray, groups: dict[str, np.ndarra
     return {
         "overall": float((predicted == labels).mean()),
         **{name: _mean(per_class[mask]) for name, mask in groups.items()},
-        "balanced": _mean(per_class),
-        "balanced_error": _balanced_error(labels, per_class),
+        **balanced_accuracy(labels, predicted, logits.shape[1]),
         "macro_f1": float(sk.f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0)),
         "micro_f1": float(sk.f1_score(labels, predicted, labels=present, average="micro", zero_division=0.0)),
         "mcc": float(sk.matthews_corrcoef(labels, predicted)),
@@ -38,6 +37,18 @@ def measures(labels: np.ndarray, logits: np.ndarray, groups: dict[str, np.ndarra
         "geometric_mean": float(np.prod(per_class[present] ** (1.0 / len(present)))),
         "per_class": [_number(x) for x in per_class],
     }
+
+
+def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """The mean of the class accuracies under `balanced`, and its standard error under `balanced_error`.
+
+    Args:
+      labels: (n,).
+      predicted: (n,).
+      num_classes: classes without items do not count.
+    """
+    per_class = _per_class(labels, predicted, num_classes)
+    return {"balanced": _mean(per_class), "balanced_error": _balanced_error(labels, per_class)}
 
 
 def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:
