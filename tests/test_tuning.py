@@ -76,9 +76,7 @@ def test_it_finds_the_option_that_matters():
     features = (2.5 * np.eye(3, 6)[labels] + rng.normal(size=(len(labels), 6))).astype(np.float32)
     fit = functools.partial(heads.balanced_linear, steps=100)
     grid, classes = [{"tau": 0.0}, {"tau": 1.0}], losses.Classes.of(np.bincount(labels))
-    chosen, scores = tuning.choose(
-        fit, jax.random.key(0), features, labels, losses.Classes.of(np.bincount(labels)), grid
-    )
+    chosen, scores = tuning.choose(fit, jax.random.key(0), features, labels, classes, grid, folds=2)
     assert chosen == {"tau": 1.0} and scores[1]["balanced"] > scores[0]["balanced"] + 0.1
 
 

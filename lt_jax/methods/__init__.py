@@ -32,6 +32,7 @@ SUPERVISED: dict[str, Callable[..., Any]] = {
     "vs": losses.vs,
     "balanced_softmax": losses.balanced_softmax,
     "logit_adjustment": losses.logit_adjustment,
+    "sigmoid_bce": losses.sigmoid_bce,
 }
 CONTRASTIVE: dict[str, Objective] = {
     "bns": Objective(contrastive.bns, one_pass=True),
@@ -70,6 +71,7 @@ SELECTORS: dict[str, Callable[..., Any]] = {
 MIXES: dict[str, Callable[..., Any]] = {
     "mixup": mix.mixup,
     "cutmix": mix.cutmix,
+    "remix": mix.remix,
 }
 
 # Names of version 0.1.
