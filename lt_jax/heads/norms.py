@@ -19,7 +19,7 @@ def maxnorm(
     classes: losses.Classes,
     *,
     initial: Linear | None = None,
-    radius: float = 5.0,
+    radius: float = 10.0,
     beta: float = 0.9999,
     learning_rate: float = 0.03,
     weight_decay: float = 0.1,
