@@ -102,6 +102,50 @@ def test_isotonic_by_hand_and_its_gradient():
     check_grads(lambda x: (weights * norms.isotonic(x) ** 2).sum(), (y,), 1, modes=["rev"], rtol=1e-2, atol=1e-2)
 
 
+W = ((np.arange(15).reshape(5, 3) * 5) % 7 / 3.0 - 1.1).astype(np.float32)
+
+
+def test_samn_is_the_released_code():
+    """model/PAVA_Linear.py of Zhangshuojackpot/SAMN on the same numbers, run in PyTorch on a CPU."""
+    order = tuple(np.argsort([500, 120, 30, 5, 120], kind="stable").tolist())
+    params = {
+        "directions": W,
+        "bias": np.array([0.1, -0.2, 0.3, 0.4, -0.5], np.float32),
+        "raw": np.array([0.3, 1.2, -0.4, 0.9, 0.1], np.float32),
+        "raw_bias": np.array([0.0, -1.0, 2.0, 0.5, 0.7], np.float32),
+    }
+    x = ((np.arange(12).reshape(4, 3) * 3) % 5 / 2.0 - 1.0).astype(np.float32)
+
+    def mean_loss(params):
+        logits = training.linear_logits(norms.ordered_linear(params, order), x)
+        return losses.cross_entropy(logits, jnp.array([0, 3, 4, 2])).mean()
+
+    kernel = norms.ordered_linear(params, order)["kernel"]
+    released = [2.7320921421051025, 2.7320921421051025, 3.3559658527374268, 3.3559658527374268, 2.7320921421051025]
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), released, rtol=1e-5)
+    loss, gradients = jax.value_and_grad(mean_loss)(jax.tree.map(jnp.asarray, params))
+    assert float(loss) == pytest.approx(3.1067888736724854, rel=1e-5)
+    gradient = [-0.22911904752254486] * 2 + [-0.606712818145752] * 2 + [-0.22911904752254486]
+    np.testing.assert_allclose(gradients["raw"], gradient, rtol=1e-4)
+    np.testing.assert_allclose(gradients["raw_bias"], np.zeros(5), atol=1e-6)
+
+
+def test_the_projection_of_maxnorm_is_the_released_code():
+    """utils/regularizers.py of ShadeAlsha/LTR-weight-balancing with a threshold of 1."""
+    released = [
+        [-0.8860857486724854, 0.4564683735370636, -0.08055324852466583],
+        [-0.6361947059631348, 0.7468372583389282, 0.19362448155879974],
+        [-0.3305203318595886, -0.8390131592750549, 0.43221890926361084],
+        [-0.08428163081407547, -0.6461591720581055, 0.7585346698760986],
+        [0.19362448155879974, -0.3595883250236511, -0.9128011465072632],
+    ]
+    params = {"kernel": jnp.asarray(np.concatenate([W.T, W[1:2].T / 2], axis=1)), "bias": jnp.ones(6)}
+    ours = norms.cut(params, radius=1.0)
+    np.testing.assert_allclose(ours["kernel"].T[:5], released, rtol=1e-5)
+    np.testing.assert_array_equal(ours["kernel"].T[5], W[1] / 2)  # short enough
+    np.testing.assert_array_equal(ours["bias"], np.ones(6))
+
+
 def test_norms_of_samn_do_not_fall_from_a_class_to_a_rarer_one():
     counts = np.array([10, 300, 60, 60, 1])
     rng = np.random.default_rng(0)

@@ -53,7 +53,7 @@ def maxnorm(
     counts = np.asarray(classes.counts)
     weighted = losses.Classes(counts, np.asarray(classes.log_prior), losses.effective_number_weights(counts, beta))
     settings = Settings.short(len(labels), steps, batch_size, learning_rate, weight_decay)
-    project = training.bind(_cut, radius=radius)
+    project = training.bind(cut, radius=radius)
     plan = Plan(settings, training.linear_logits, _weighted_cross_entropy, project=project)
     fitted = training.fit(key, x, labels, weighted, training.linear_start(x, classes), plan)
     return of_scaled(fitted, centre, deviation, scaling)
@@ -75,8 +75,8 @@ def samn(
     """SAMN.
 
     A linear layer whose class vectors have trained directions, and norms that never fall from a class to a rarer one:
-    exp(1 / softplus(r)), where r is the isotonic regression, by class size, of trained numbers. Scales of the biases
-    are made in the same way. Directions start from the class means.
+    exp(1 / softplus(r)), where r is the isotonic regression, by class size, of trained numbers. Offsets that are made
+    in the same way are added to the biases. Directions start from the class means.
 
     Source: Zhang et al., "Why Not Hyperparameter-Friendly Optimisation? A Monotonic Adaptive Norm Rescaling Approach
     For Long-Tailed Recognition" (CVPR 2026) and its released code.
@@ -107,7 +107,7 @@ def samn(
     settings = Settings.short(len(labels), steps, batch_size, learning_rate, weight_decay=0.0)
     plan = Plan(settings, training.bind(_ordered_logits, order=order), training.bind(losses.logit_adjustment, tau=tau))
     fitted = training.fit(key, x, labels, classes, start, plan)
-    linear = jax.tree.map(np.asarray, _linear_of(fitted, order))
+    linear = jax.tree.map(np.asarray, ordered_linear(fitted, order))
     return of_scaled(linear, centre, deviation, scaling)
 
 
@@ -120,31 +120,36 @@ def isotonic(y: jax.Array) -> jax.Array:
     return _pool_means(y, _pools(y))
 
 
+def ordered_linear(params: dict[str, jax.Array], order: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Kernel (d, C) and bias (C,) of a head whose norms do not rise along `order`.
+
+    Args:
+      params: directions (C, d) of any length; bias (C,); raw and raw_bias (C,), which give norms and offsets.
+      order: the classes from the smallest to the largest.
+    """
+    rows = jnp.asarray(unit(jnp.asarray(params["directions"])))
+    norms, offsets = (_ordered(jnp.asarray(params[name]), jnp.asarray(order)) for name in ("raw", "raw_bias"))
+    return {"kernel": rows.T * norms[None, :], "bias": params["bias"] + offsets}
+
+
+def cut(params: dict[str, jax.Array], *, radius: float) -> dict[str, jax.Array]:
+    """The linear layer whose class vectors, columns of `kernel`, are no longer than the radius."""
+    norms = jnp.linalg.norm(params["kernel"], axis=0, keepdims=True)
+    return {**params, "kernel": params["kernel"] * jnp.minimum(1.0, radius / jnp.maximum(norms, 1e-12))}
+
+
 def _weighted_cross_entropy(
     logits: jax.Array, labels: jax.Array, classes: losses.Classes, *, key: jax.Array | None = None
 ) -> jax.Array:
     return classes.weights[labels] * losses.cross_entropy(logits, labels, classes, key=key)
 
 
-def _cut(params: dict[str, jax.Array], *, radius: float) -> dict[str, jax.Array]:
-    """The same linear layer with columns of at most this norm."""
-    norms = jnp.linalg.norm(params["kernel"], axis=0, keepdims=True)
-    return {**params, "kernel": params["kernel"] * jnp.minimum(1.0, radius / jnp.maximum(norms, 1e-12))}
-
-
 def _ordered_logits(params: dict[str, jax.Array], x: jax.Array, *, order: tuple[int, ...]) -> jax.Array:
-    return training.linear_logits(_linear_of(params, order), x)
+    return training.linear_logits(ordered_linear(params, order), x)
 
 
-def _linear_of(params: dict[str, jax.Array], order: tuple[int, ...]) -> dict[str, jax.Array]:
-    """Kernel (d, C) and bias (C,) of directions (C, d), biases, and what their scales come from."""
-    rows = jnp.asarray(unit(jnp.asarray(params["directions"])))
-    norms, bias_scales = (_scales(jnp.asarray(params[name]), jnp.asarray(order)) for name in ("raw", "raw_bias"))
-    return {"kernel": rows.T * norms[None, :], "bias": params["bias"] * bias_scales}
-
-
-def _scales(raw: jax.Array, order: jax.Array) -> jax.Array:
-    """Scales (C,), not rising along `order`."""
+def _ordered(raw: jax.Array, order: jax.Array) -> jax.Array:
+    """Positive numbers (C,) that do not rise along `order`."""
     increasing = isotonic(raw[order])
     return jnp.zeros_like(raw).at[order].set(jnp.exp(1.0 / (jax.nn.softplus(increasing) + 1e-6)))
 

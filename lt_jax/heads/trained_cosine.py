@@ -113,9 +113,9 @@ def adapter(
     width: int = 256,
     tau: float = 1.0,
     scale: float = 16.0,
-    learning_rate: float = 0.001,
-    weight_decay: float = 0.1,
-    steps: int = 1000,
+    learning_rate: float = 0.0003,
+    weight_decay: float = 1.0,
+    steps: int = 500,
     batch_size: int = 256,
     scaling: str = "unit",
 ) -> Adapted:
