@@ -209,3 +209,21 @@ def test_a_second_fit_with_equal_options_compiles_nothing():
     compiled = training._fit._cache_size()
     fitted("maxnorm", features + 1.0, labels, steps=20)
     assert training._fit._cache_size() == compiled
+
+
+@pytest.mark.slow
+def test_a_run_with_the_new_entries(tmp_path, run_main, tiny):
+    """One baseline with a drawn order, sampled negatives and remixed images; all trained heads on its features."""
+    import lt_jax
+
+    names = ("cosine_mean", "maxnorm", "samn(steps=50)", "adapter(steps=50)")
+    words = (
+        "--config=configs/digits_lt.py:smoke,method=cosine_mean", "--config.baseline.epochs=2", tiny[-1],
+        "--config.baseline.loss=sigmoid_bce(negatives=0.5)", "--config.baseline.sampling=progressive",
+        "--config.baseline.augment.mix=remix", f"--config.heads={names!r}",
+    )  # fmt: skip
+    assert run_main(*words, f"--workdir={tmp_path}") == 0
+    for name in ("sigmoid_bce", "cosine_mean", "maxnorm", "samn", "adapter"):
+        probabilities = lt_jax.load(tmp_path, method=name).predict(np.zeros((2, 8, 8, 3), np.uint8))
+        assert probabilities.shape == (2, 10) and np.isfinite(probabilities).all()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)

@@ -1,5 +1,7 @@
 """Linear heads that bound or order the norms of the class vectors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,7 +122,7 @@ def isotonic(y: jax.Array) -> jax.Array:
     return _pool_means(y, _pools(y))
 
 
-def ordered_linear(params: dict[str, jax.Array], order: tuple[int, ...]) -> dict[str, jax.Array]:
+def ordered_linear(params: dict[str, Any], order: tuple[int, ...]) -> dict[str, jax.Array]:
     """Kernel (d, C) and bias (C,) of a head whose norms do not rise along `order`.
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,8 @@ class Settings:
         )
 
 
-class Bound(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Bound:
     """A function with some keyword arguments. Two with equal parts are equal, so a second fit compiles nothing."""
 
     function: Callable[..., Any]

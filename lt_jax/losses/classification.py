@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lt_jax.core import errors
+
 Array = jax.Array | np.ndarray
 
 
@@ -310,7 +312,7 @@ def sigmoid_bce(
 def _number_of_negatives(negatives: float, most: int) -> int:
     """How many of `most` other classes a share or a number of them means, at least one."""
     if isinstance(negatives, bool) or negatives <= 0 or (isinstance(negatives, float) and negatives > 1.0):
-        raise ValueError(f"negatives: expected a share up to 1.0 or a number of classes, found {negatives!r}")
+        raise errors.BadInput(f"negatives: expected a share up to 1.0 or a number of classes, found {negatives!r}")
     number = negatives if isinstance(negatives, int) else round(negatives * most)
     return min(max(number, 1), most)
 
