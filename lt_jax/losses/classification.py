@@ -278,7 +278,9 @@ def sigmoid_bce(
     key: jax.Array | None = None,
     negatives: float = 1.0,
 ) -> jax.Array:
-    """Sigmoid cross-entropy with sampled negatives.
+    """Sigmoid BCE.
+
+    Binary cross-entropy of every class by itself, with all or some of the other classes as negatives.
 
         L = -sum_{c in P} [y_c log sigmoid(z_c) + (1 - y_c) log sigmoid(-z_c)] - sum_{c in N} log sigmoid(-z_c)
 

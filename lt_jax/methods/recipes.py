@@ -54,7 +54,7 @@ RECIPES = {
     ),
     "vs": _on_baseline("VS", "Kini et al., NeurIPS 2021", loss="vs"),
     "balanced_softmax": _on_baseline("Balanced softmax", "Ren et al., NeurIPS 2020", loss="balanced_softmax"),
-    "sigmoid_bce": _on_baseline("Sigmoid cross-entropy", "Fan et al., AAAI 2026", loss="sigmoid_bce"),
+    "sigmoid_bce": _on_baseline("Sigmoid BCE", "Fan et al., AAAI 2026", loss="sigmoid_bce"),
     "logit_adjustment": _head("logit_adjustment", "Logit adjustment", "Menon et al., ICLR 2021"),
     "tau_norm": _head("tau_norm", "tau-norm", "Kang et al., ICLR 2020"),
     "lws": _head("lws", "LWS", "Kang et al., ICLR 2020"),
