@@ -12,6 +12,11 @@ def total_steps(config: Any, steps_per_epoch: int) -> int:
     return config.steps or max(1, math.ceil(config.epochs * steps_per_epoch))
 
 
+def epochs(config: Any, items: int) -> float:
+    """Number of epochs of a stage that trains on `items` images and uses incomplete last batches."""
+    return config.steps / math.ceil(items / batch_size(config, items)) if config.steps else config.epochs
+
+
 def batch_size(config: Any, items: int) -> int:
     """Batch size, at most the number of training items."""
     return min(config.batch_size, items)

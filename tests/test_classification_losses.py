@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from sklearn.metrics import log_loss
 
 from lt_jax import losses, methods
 from lt_jax.stages import baseline
@@ -15,11 +16,12 @@ LOGITS = jnp.asarray((np.arange(24).reshape(6, 4) * 7) % 11 / 5.0 - 1.0, jnp.flo
 LABELS = jnp.array([0, 1, 2, 3, 0, 2])
 
 # Means over LOGITS and LABELS by the released PyTorch code, run on a CPU: kaidic/LDAM-DRW (losses.py),
-# orparask/VS-Loss (class_imbalance/losses.py), dvlab-research/MiSLAS (methods.py).
+# orparask/VS-Loss (class_imbalance/losses.py), dvlab-research/MiSLAS (methods.py), WakingHours-GitHub/BCE3S (head.py).
 RELEASED = {
     "focal(gamma=2.0)": 1.5955071449279785,
     "vs(gamma=0.3, tau=1.0)": 2.566296339035034,
     "label_aware_smoothing(head=0.4, tail=0.1)": 1.9377886056900024,
+    "sigmoid_bce": 3.4574315547943115,
 }
 
 
@@ -78,6 +80,59 @@ def test_label_aware_smoothing_of_equal_classes_is_that_of_the_tail():
     classes = losses.Classes.of(np.array([7, 7]))
     each = losses.label_aware_smoothing(jnp.zeros((1, 2)), jnp.array([0]), classes, head=0.4, tail=0.1)
     np.testing.assert_allclose(each, [np.log(2)], rtol=1e-6)
+
+
+def test_sigmoid_bce_by_hand_and_by_scikit_learn():
+    """Logit 0 costs log 2 as a positive and as a negative."""
+    np.testing.assert_allclose(losses.sigmoid_bce(jnp.zeros((1, 4)), jnp.array([2]), CLASSES), [4 * np.log(2)])
+    each = losses.sigmoid_bce(LOGITS, LABELS, CLASSES)
+    binary, p = np.eye(4)[LABELS], np.asarray(jax.nn.sigmoid(LOGITS), np.float64)
+    np.testing.assert_allclose(
+        each, [4 * log_loss(y, x, labels=[0, 1]) for y, x in zip(binary, p, strict=True)], rtol=1e-5
+    )
+    soft = losses.sigmoid_bce(jnp.array([[0.0, 2.0]]), jnp.array([[0.25, 0.75]]), losses.Classes.of(np.ones(2)))
+    np.testing.assert_allclose(soft, [np.log(2) + np.log1p(np.exp(2)) - 0.75 * 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("negatives", "count"), [(0.5, 2), (1, 1), (3, 3), (0.01, 1), (1.0, 4), (9, 4)])
+def test_the_number_of_negatives_of_each_image(negatives, count):
+    """All logits are 0, so each of the positive and the negatives costs log 2."""
+    classes = losses.Classes.of(np.array([1_000_000, 50, 50, 1, 0]))
+    each = losses.sigmoid_bce(jnp.zeros((5, 5)), jnp.arange(5), classes, key=jax.random.key(0), negatives=negatives)
+    np.testing.assert_allclose(each, (1 + count) * np.log(2) * np.ones(5), rtol=1e-6)
+
+
+def test_negatives_are_drawn_less_often_the_rarer_they_are_than_the_class_of_the_image():
+    """Of one negative: for an image of class 0, weights .5 and .1; for one of class 2 no class is rarer: 1 and 1."""
+    classes = losses.Classes.of(np.array([100, 50, 10]))
+    z, labels = jnp.zeros((20000, 3)), jnp.repeat(jnp.array([0, 2]), 10000)
+    each = jax.grad(lambda x: losses.sigmoid_bce(x, labels, classes, key=jax.random.key(1), negatives=1).sum())(z)
+    shares = np.asarray(each > 0).reshape(2, 10000, 3).mean(axis=1)
+    np.testing.assert_allclose(shares, [[0, 5 / 6, 1 / 6], [0.5, 0.5, 0]], atol=0.02)
+    one = losses.sigmoid_bce(LOGITS, LABELS, CLASSES, key=jax.random.key(0), negatives=2)
+    assert np.abs(one - losses.sigmoid_bce(LOGITS, LABELS, CLASSES, key=jax.random.key(1), negatives=2)).max() > 0
+    np.testing.assert_array_equal(one, losses.sigmoid_bce(LOGITS, LABELS, CLASSES, key=jax.random.key(0), negatives=2))
+
+
+def test_sampled_negatives_have_the_right_gradient_and_bear_extreme_counts():
+    classes, key = losses.Classes.of(np.array([1_000_000, 1, 0, 7])), jax.random.key(0)
+
+    def total(x):
+        return losses.sigmoid_bce(x, LABELS, classes, key=key, negatives=0.5).sum()
+
+    check_grads(total, (LOGITS,), 1, modes=["rev"], rtol=2e-2, atol=1e-2, eps=3e-2)
+    assert np.isfinite(jax.grad(total)(1e4 * LOGITS)).all()
+    mixed = jnp.array([[0.5, 0.5, 0.0, 0.0]])  # two positives, so two of the other classes are all there are
+    each = losses.sigmoid_bce(jnp.zeros((1, 4)), mixed, classes, key=key, negatives=2)
+    np.testing.assert_allclose(each, [4 * np.log(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("negatives", [0, -1, 1.5, True])
+def test_a_wrong_number_of_negatives_or_a_missing_key_is_an_error(negatives):
+    with pytest.raises(ValueError, match="negatives: expected a share up to 1.0 or a number of classes"):
+        losses.sigmoid_bce(LOGITS, LABELS, CLASSES, negatives=negatives)
+    with pytest.raises(ValueError, match="negatives=0.5: expected the argument `key`"):
+        losses.sigmoid_bce(LOGITS, LABELS, CLASSES, negatives=0.5)
 
 
 def test_an_empty_class_has_a_finite_weight():

@@ -13,7 +13,7 @@ from lt_jax import methods, statistics
 from lt_jax.compare import __main__ as compare
 from lt_jax.compare import plan
 from lt_jax.core import errors
-from lt_jax.data import splits
+from lt_jax.sampling import folds
 
 
 def run_compare(*words):
@@ -22,12 +22,12 @@ def run_compare(*words):
 
 def test_folds_are_stratified():
     labels = np.repeat([0, 1, 2, 3], [20, 7, 2, 1])
-    fold = splits.folds(labels, 5, seed=0)
+    fold = folds.stratified(labels, 5, seed=0)
     counts = np.array([[((labels == c) & (fold == f)).sum() for f in range(5)] for c in range(4)])
     assert (counts[0] == 4).all() and counts[1].max() - counts[1].min() == 1 and counts[1].sum() == 7
     assert sorted(counts[2]) == [0, 0, 0, 1, 1]
     assert fold[labels == 3].tolist() == [-1]  # the only image of a class is always trained on
-    assert not np.array_equal(fold, splits.folds(labels, 5, seed=1))
+    assert not np.array_equal(fold, folds.stratified(labels, 5, seed=1))
 
 
 def test_a_fold_is_the_validation_split(tiny_config):

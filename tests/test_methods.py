@@ -90,7 +90,8 @@ def test_every_order(name):
 @pytest.mark.parametrize("name", methods.SELECTORS)
 def test_every_selector(name):
     log_p = np.log(np.linspace(0.2, 0.9, len(LABELS))).astype(np.float32)
-    positions = methods.SELECTORS[name](jax.random.key(0), log_p, None, LABELS, 6)
+    features = np.asarray(normal(4, len(LABELS), 3))
+    positions = methods.SELECTORS[name](jax.random.key(0), log_p, features, LABELS, 6)
     assert (np.diff(positions) > 0).all()
     counts = np.bincount(LABELS[positions], minlength=5)
     assert (counts <= np.minimum(COUNTS, 6)).all()
@@ -100,9 +101,11 @@ def test_every_selector(name):
 @pytest.mark.parametrize("name", methods.MIXES)
 def test_every_mix(name):
     images, labels = jnp.ones((4, 6, 6, 3)), jnp.eye(5)[:4]
-    mixed, soft = methods.MIXES[name](jax.random.key(0), (images, labels), (0 * images, labels[::-1]), CLASSES)
-    assert mixed.shape == images.shape
-    np.testing.assert_allclose(soft.sum(axis=1), 1.0, rtol=1e-6)
+    for counts in (COUNTS, np.full(5, 7)):  # the last are equal: then labels follow the images in every mix
+        classes = losses.Classes.of(counts)
+        mixed, soft = methods.MIXES[name](jax.random.key(0), (images, labels), (0 * images, labels[::-1]), classes)
+        assert mixed.shape == images.shape
+        np.testing.assert_allclose(soft.sum(axis=1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), np.diag(soft), atol=1e-5)  # ones against zeros
 
 

@@ -1,9 +1,12 @@
 """Batches are a pure function of (seed, step); partners are uniform within their class."""
 
+import types
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from lt_jax import methods, optim
 from lt_jax.data import batches
 from lt_jax.sampling import orders, partners
 
@@ -104,3 +107,53 @@ def test_class_balanced_order_is_uniform_over_classes_and_over_their_items():
     again = orders.Order(labels, 100, seed=1, epoch_order=orders.class_balanced)
     np.testing.assert_array_equal(order(7), again(7))
     assert not np.array_equal(order(7), order(8))
+
+
+COUNTS = np.array([900, 0, 100, 1])
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (orders.square_root, [30 / 41, 0, 10 / 41, 1 / 41]),
+        (lambda labels, epoch, seed: orders.progressive(labels, 1, 100 * seed + epoch, epochs=2), "half"),
+    ],
+    ids=["square_root", "progressive"],
+)
+def test_classes_are_drawn_with_the_right_probability_and_their_items_uniformly(order, expected):
+    if expected == "half":
+        expected = (COUNTS / 1001 + np.array([1, 0, 1, 1]) / 3) / 2
+    labels = np.repeat(np.arange(4), COUNTS)
+    positions = np.concatenate([order(labels, epoch, 5) for epoch in range(20)])
+    drawn = np.bincount(labels[positions], minlength=4)
+    assert drawn[1] == 0
+    present = COUNTS > 0
+    assert stats.chisquare(drawn[present], len(positions) * np.array(expected)[present]).pvalue > 1e-6
+    assert stats.chisquare(np.bincount(positions, minlength=1001)[900:1000]).pvalue > 1e-6
+
+
+def test_the_progressive_order_goes_from_the_shares_of_the_classes_to_equal_ones():
+    labels = np.repeat(np.arange(4), COUNTS)
+    shares = [(labels[orders.progressive(labels, epoch, 0, epochs=10.0)] == 3).mean() for epoch in range(11)]
+    assert shares[0] < 0.01 and abs(shares[5] - 1 / 6) < 0.05 and abs(shares[10] - 1 / 3) < 0.05
+    after = orders.progressive(labels, 25, 0, epochs=10.0)  # longer than planned: stays equal
+    assert abs((labels[after] == 3).mean() - 1 / 3) < 0.05
+
+
+@pytest.mark.parametrize("order", [orders.square_root, orders.progressive])
+def test_drawn_orders_depend_on_seed_and_epoch_alone_and_bear_extreme_counts(order):
+    labels = np.append(np.zeros(1_000_000, int), 2)
+    first = order(labels, 3, 7)
+    np.testing.assert_array_equal(first, order(labels, 3, 7))
+    assert not np.array_equal(first, order(labels, 3, 8)) and not np.array_equal(first, order(labels, 4, 7))
+    assert len(first) == len(labels) and set(np.unique(labels[first])) <= {0, 2}
+
+
+def test_a_stage_tells_its_order_how_long_it_trains():
+    settings = types.SimpleNamespace(epochs=30.0, steps=0, batch_size=64)
+    assert optim.epochs(settings, 100) == 30.0
+    settings.steps = 10
+    assert optim.epochs(settings, 100) == 5.0  # two batches an epoch
+    labels = np.repeat(np.arange(4), COUNTS)
+    order = methods.entry("ORDERS", "progressive", "config.baseline.sampling", {"epochs": 4.0})
+    np.testing.assert_array_equal(order(labels, 2, 1), orders.progressive(labels, 2, 1, epochs=4.0))

@@ -45,6 +45,42 @@ def cutmix(key: jax.Array, batch: Batch, partners: Batch, classes: losses.Classe
     return images, _blend(batch[1], partners[1], 1.0 - is_partner.mean(axis=(1, 2, 3)))
 
 
+def remix(
+    key: jax.Array,
+    batch: Batch,
+    partners: Batch,
+    classes: losses.Classes,
+    *,
+    alpha: float = 1.0,
+    kappa: float = 3.0,
+    tau: float = 0.5,
+) -> Batch:
+    """Remix.
+
+    Images are mixed as by mixup, with weight w. Labels have the weight w too, but where an image of a class of n_i is
+    mixed with one of n_j, n_i / n_j >= kappa and w < tau, all of the label goes to the rarer class; and in the same
+    way where n_j / n_i >= kappa and 1 - w < tau.
+
+    Source: Chou et al., "Remix: Rebalanced Mixup" (ECCV 2020 workshops).
+
+    Args:
+      key: of the weights.
+      batch: images and labels.
+      partners: of the images.
+      classes: of the training set; an empty class counts as half an image.
+      alpha: of the Beta law of w.
+      kappa: ratio of class sizes from which the rarer class may get all of the label.
+      tau: share of the image below which the frequent class has no label.
+    """
+    weight = _weight(key, len(batch[0]), alpha)
+    counts = jnp.maximum(classes.counts, 0.5)[None, :]
+    own, partner = ((labels * counts).sum(axis=1) for labels in (batch[1], partners[1]))
+    is_partner = (own >= kappa * partner) & (weight < tau)
+    is_own = (partner >= kappa * own) & (1.0 - weight < tau)
+    of_label = jnp.where(is_partner, 0.0, jnp.where(is_own, 1.0, weight))
+    return _blend(batch[0], partners[0], weight), _blend(batch[1], partners[1], of_label)
+
+
 def _weight(key: Any, b: Any, alpha: Any) -> Any:
     if alpha == 1.0:  # much cheaper than the general case
         return jax.random.uniform(key, (b,))

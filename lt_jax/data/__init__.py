@@ -11,6 +11,7 @@ import numpy as np
 from lt_jax.core import errors, log
 from lt_jax.data import decode, identity, longtail, sources, splits, stream
 from lt_jax.data import images as images_lib
+from lt_jax.sampling import folds
 
 MOST_HELD = 2 << 30  # bytes; the largest split that may be held in memory
 
@@ -201,7 +202,7 @@ def _with_test_split(raw: images_lib.Raw, config: Any) -> tuple[Any, ...]:
 def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[Any, ...]:
     """(training positions, validation split): a fold, the official split, or a share of the chosen training images."""
     if config.folds:
-        fold = splits.folds(raw.train.labels[indices], config.folds, config.seed)
+        fold = folds.stratified(raw.train.labels[indices], config.folds, config.seed)
         held_out = fold == config.fold
         return indices[~held_out], _split(raw.train.select(indices[held_out]), config)
     if raw.validation is not None:

@@ -4,13 +4,17 @@ A head is a pytree, and `head(features) -> logits`.
 """
 
 from lt_jax.heads.cosine import Cosine, Whitened, nearest_class_mean, whitened_class_mean
-from lt_jax.heads.linear import Linear, Settings, UnitLinear, balanced_linear, crt, linear, lws
+from lt_jax.heads.linear import Linear, UnitLinear, balanced_linear, crt, linear, lws
+from lt_jax.heads.norms import maxnorm, samn
 from lt_jax.heads.posthoc import logit_adjustment, tau_norm
+from lt_jax.heads.trained_cosine import Adapted, ScaledCosine, adapter, cosine_mean
+from lt_jax.heads.training import Settings
 
 # Classes of heads, by the name that a saved head has.
-KINDS = {kind.__name__: kind for kind in (Linear, UnitLinear, Cosine, Whitened)}
+KINDS = {kind.__name__: kind for kind in (Linear, UnitLinear, Cosine, Whitened, ScaledCosine, Adapted)}
 
 __all__ = [
-    "KINDS", "Cosine", "Linear", "Settings", "UnitLinear", "Whitened", "balanced_linear", "crt", "linear",
-    "logit_adjustment", "lws", "nearest_class_mean", "tau_norm", "whitened_class_mean",
+    "KINDS", "Adapted", "Cosine", "Linear", "ScaledCosine", "Settings", "UnitLinear", "Whitened", "adapter",
+    "balanced_linear", "cosine_mean", "crt", "linear", "logit_adjustment", "lws", "maxnorm", "nearest_class_mean",
+    "samn", "tau_norm", "whitened_class_mean",
 ]  # fmt: skip

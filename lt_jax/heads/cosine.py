@@ -8,6 +8,7 @@ import numpy as np
 
 from lt_jax import losses
 from lt_jax.heads.linear import Linear
+from lt_jax.heads.scaling import measure, unit
 
 _ABSENT = -2.0  # logit of a class without training items: below every cosine
 
@@ -15,15 +16,20 @@ _ABSENT = -2.0  # logit of a class without training items: below every cosine
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """Logits (n, C): cosine of features (n, d) - centre (d,) and the means (C, d); -2 where `present` (C,) is False."""
+    """Logits (n, C): cosine of (features (n, d) - centre (d,)) / deviation and the means (C, d).
+
+    They are -2 where `present` (C,) is False. `deviation` is a number or (1, d).
+    """
 
     means: Any
     centre: Any
     present: Any
+    deviation: Any = np.float32(1.0)  # a Python number would come back from a file as float64
 
     def __call__(self, features: Any) -> Any:
         numpy = jax.numpy if isinstance(features, jax.Array) else np
-        return numpy.where(self.present[None, :], _unit(features - self.centre[None, :], numpy) @ self.means.T, _ABSENT)
+        x = unit((features - self.centre[None, :]) / self.deviation)
+        return numpy.where(self.present[None, :], x @ self.means.T, _ABSENT)
 
 
 @jax.tree_util.register_dataclass
@@ -49,6 +55,7 @@ def nearest_class_mean(
     classes: losses.Classes,
     *,
     initial: Linear | None = None,
+    scaling: str = "unit",
 ) -> Cosine:
     """Nearest class mean.
 
@@ -62,14 +69,26 @@ def nearest_class_mean(
       labels: (n,).
       classes: of the training set; a class without items in `labels` is never predicted.
       initial: unused.
+      scaling: before they have unit length: "raw" does not centre them, "standard" also divides each coordinate by its
+        deviation.
     """
     del key, initial
-    num_classes = len(classes.counts)
-    centre = features.mean(axis=0)
-    x = _unit(features - centre, np)
-    sums = np.zeros((num_classes, x.shape[1]), x.dtype)
+    centre, deviation = measure(features, scaling)
+    x = unit((features - centre) / deviation)
+    divisor = deviation[None, :] if scaling == "standard" else np.float32(1.0)
+    return Cosine(directions(x, labels, classes), centre, is_present(labels, classes), divisor)
+
+
+def directions(x: np.ndarray, labels: np.ndarray, classes: losses.Classes) -> np.ndarray:
+    """Sums of the rows (n, d) of each class, at length 1: (C, d), zeros for a class without rows."""
+    sums = np.zeros((len(classes.counts), x.shape[1]), x.dtype)
     np.add.at(sums, labels, x)
-    return Cosine(_unit(sums, np), centre, np.isin(np.arange(num_classes), labels))
+    return unit(sums)
+
+
+def is_present(labels: np.ndarray, classes: losses.Classes) -> np.ndarray:
+    """Whether each class has items, (C,) bool."""
+    return np.isin(np.arange(len(classes.counts)), labels)
 
 
 def whitened_class_mean(
@@ -103,7 +122,3 @@ def whitened_class_mean(
     whitening = ((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T).astype(np.float32)
     head = nearest_class_mean(key, (features - centre) @ whitening, labels, classes, initial=initial)
     return Whitened(whitening, centre, head.means, head.centre, head.present)
-
-
-def _unit(x: np.ndarray, numpy: Any) -> np.ndarray:
-    return x / numpy.maximum(numpy.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -11,6 +11,7 @@ from lt_jax.losses.classification import (
     ldam,
     log_prior,
     logit_adjustment,
+    sigmoid_bce,
     vs,
 )
 from lt_jax.losses.contrastive import class_distances, simclr, supcon
@@ -19,5 +20,5 @@ from lt_jax.losses.similarity import PRECISION
 __all__ = [
     "PRECISION", "Classes", "balanced_softmax", "bns", "bns_expected", "bns_official", "bns_ring", "class_distances",
     "cross_entropy", "effective_number_weights", "focal", "label_aware_smoothing", "ldam", "log_prior",
-    "logit_adjustment", "simclr", "supcon", "vs",
+    "logit_adjustment", "sigmoid_bce", "simclr", "supcon", "vs",
 ]  # fmt: skip

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lt_jax.core import errors
+
 Array = jax.Array | np.ndarray
 
 
@@ -266,6 +268,68 @@ def label_aware_smoothing(
     target = _soft(labels, logits)
     mean = log_p.mean(axis=1, keepdims=True)
     return -(target * (log_p + smoothing[None, :] * (mean - log_p))).sum(axis=1)
+
+
+def sigmoid_bce(
+    logits: jax.Array,
+    labels: jax.Array,
+    classes: Classes,
+    *,
+    key: jax.Array | None = None,
+    negatives: float = 1.0,
+) -> jax.Array:
+    """Sigmoid BCE.
+
+    Binary cross-entropy of every class by itself, with all or some of the other classes as negatives.
+
+        L = -sum_{c in P} [y_c log sigmoid(z_c) + (1 - y_c) log sigmoid(-z_c)] - sum_{c in N} log sigmoid(-z_c)
+
+    P holds the classes of the label. N is drawn for each image without replacement from the other classes, a class c
+    with weight min(1, n_c / n_y): the rarer it is than the class y of the image, the less often it is a negative. So
+    a rare class is not pushed away by every image of the frequent ones. With `negatives` 1.0 N holds all other classes.
+
+    Source: the binary cross-entropy of Fan et al., "BCE3S: Binary Cross-Entropy Based Tripartite Synergistic Learning
+    for Long-tailed Recognition" (AAAI 2026); its released code draws negatives uniformly, once for a batch.
+
+    Args:
+      logits: (B, C).
+      labels: (B,) or (B, C).
+      classes: their counts give the weights; an empty class counts as half an image.
+      key: of the draw; not needed with all negatives.
+      negatives: a share of the other classes up to 1.0, or a number of classes as an int.
+
+    Returns:
+      (B,) float32.
+    """
+    logits, target = logits.astype(jnp.float32), _soft(labels, logits)
+    each = jax.nn.softplus(logits) - target * logits
+    count = _number_of_negatives(negatives, logits.shape[1] - 1)
+    if count == logits.shape[1] - 1:
+        return each.sum(axis=1)
+    if key is None:
+        raise ValueError(f"negatives={negatives}: expected the argument `key`, since negatives are drawn")
+    return jnp.where((target > 0) | _drawn_negatives(key, target, classes, count), each, 0.0).sum(axis=1)
+
+
+def _number_of_negatives(negatives: float, most: int) -> int:
+    """How many of `most` other classes a share or a number of them means, at least one."""
+    if isinstance(negatives, bool) or negatives <= 0 or (isinstance(negatives, float) and negatives > 1.0):
+        raise errors.BadInput(f"negatives: expected a share up to 1.0 or a number of classes, found {negatives!r}")
+    number = negatives if isinstance(negatives, int) else round(negatives * most)
+    return min(max(number, 1), most)
+
+
+def _drawn_negatives(key: jax.Array, target: jax.Array, classes: Classes, count: int) -> jax.Array:
+    """Mask (B, C) of `count` classes without weight in the target; fewer where the target has many classes.
+
+    Adding Gumbel noise to log weights and taking the largest draws without replacement.
+    """
+    counts = jnp.maximum(classes.counts, 0.5)
+    own = (target * counts[None, :]).sum(axis=1, keepdims=True) / jnp.maximum(target.sum(axis=1, keepdims=True), 1e-6)
+    scores = jnp.log(jnp.minimum(counts[None, :] / own, 1.0)) + jax.random.gumbel(key, target.shape)
+    scores = jnp.where(target > 0, -jnp.inf, scores)
+    least = jax.lax.top_k(scores, count)[0][:, -1:]
+    return (scores >= least) & (scores > -jnp.inf)
 
 
 def effective_number_weights(counts: np.ndarray, beta: float = 0.9999) -> np.ndarray:

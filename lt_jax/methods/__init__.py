@@ -32,6 +32,7 @@ SUPERVISED: dict[str, Callable[..., Any]] = {
     "vs": losses.vs,
     "balanced_softmax": losses.balanced_softmax,
     "logit_adjustment": losses.logit_adjustment,
+    "sigmoid_bce": losses.sigmoid_bce,
 }
 CONTRASTIVE: dict[str, Objective] = {
     "bns": Objective(contrastive.bns, one_pass=True),
@@ -48,20 +49,29 @@ HEADS: dict[str, Callable[..., Any]] = {
     "balanced_linear": heads.balanced_linear,
     "nearest_class_mean": heads.nearest_class_mean,
     "whitened_class_mean": heads.whitened_class_mean,
+    "cosine_mean": heads.cosine_mean,
+    "maxnorm": heads.maxnorm,
+    "samn": heads.samn,
+    "adapter": heads.adapter,
 }
 ORDERS: dict[str, Callable[..., Any]] = {
     "instance": orders.instance,
     "class_balanced": orders.class_balanced,
+    "square_root": orders.square_root,
+    "progressive": orders.progressive,
 }
 SELECTORS: dict[str, Callable[..., Any]] = {
     "rank_one": selectors.rank_one,
     "eigen": selectors.eigen,
     "algorithm1": selectors.algorithm1,
     "uniform": selectors.uniform,
+    "herding": selectors.herding,
+    "kmeans": selectors.kmeans,
 }
 MIXES: dict[str, Callable[..., Any]] = {
     "mixup": mix.mixup,
     "cutmix": mix.cutmix,
+    "remix": mix.remix,
 }
 
 # Names of version 0.1.

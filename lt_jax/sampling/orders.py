@@ -35,6 +35,46 @@ def class_balanced(labels: np.ndarray, epoch: int, seed: int) -> np.ndarray:
     return one_of_each(generator, drawn, class_index(labels)).astype(np.int32)
 
 
+def square_root(labels: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    """Square-root order.
+
+    Draws a class with probability proportional to the square root of its size, then one of its images uniformly.
+
+    Source: square-root sampling in Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition"
+    (ICLR 2020), from Mahajan et al., "Exploring the Limits of Weakly Supervised Pretraining" (ECCV 2018).
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 3, epoch]))
+    return _drawn(generator, labels, np.sqrt(np.bincount(labels)))
+
+
+def progressive(labels: np.ndarray, epoch: int, seed: int, *, epochs: float = 200.0) -> np.ndarray:
+    """Progressively balanced order.
+
+    Draws a class with probability (1 - t) n_c / n + t / C, t = epoch / epochs, then one of its images uniformly: in
+    proportion to the classes first, equally often at the end. Empty classes do not count in C.
+
+    Source: progressively-balanced sampling in Kang et al., "Decoupling Representation and Classifier for Long-Tailed
+    Recognition" (ICLR 2020), Eq. 2.
+
+    Args:
+      labels: (n,).
+      epoch: from 0.
+      seed: of the random numbers.
+      epochs: of the whole training; a stage passes its own.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 4, epoch]))
+    counts = np.bincount(labels)
+    t = min(epoch / epochs, 1.0)
+    present = counts > 0
+    return _drawn(generator, labels, (1.0 - t) * counts / len(labels) + t * present / present.sum())
+
+
+def _drawn(generator: np.random.Generator, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """As many items as there are labels: a class in proportion to its weight, then an item of it."""
+    drawn = generator.choice(len(weights), len(labels), p=weights / weights.sum())
+    return one_of_each(generator, drawn, class_index(labels)).astype(np.int32)
+
+
 class Order:
     """Batches of an order: step -> positions of `batch_size` of `n` images, (batch_size,) int32.
 

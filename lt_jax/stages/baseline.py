@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax import losses, methods
+from lt_jax import losses, methods, optim
 from lt_jax.sampling import orders
 from lt_jax.stages import experiment as experiments
 from lt_jax.train import steps
@@ -17,7 +17,8 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Trains the encoder and a linear head from fresh variables."""
     config, dataset, network = experiment.config, experiment.dataset, experiment.baseline
     settings = config.baseline
-    epoch_order = methods.entry("ORDERS", settings.sampling, "config.baseline.sampling")
+    epochs = optim.epochs(settings, len(dataset.train.labels))
+    epoch_order = methods.entry("ORDERS", settings.sampling, "config.baseline.sampling", {"epochs": epochs})
     _, progress = experiment.fit(
         "baseline",
         variables=experiment.initial(network, "baseline", config.encoder.weights),

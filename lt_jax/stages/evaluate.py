@@ -62,8 +62,8 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
                 measured[name] = _measured(experiment, methods.title("HEADS", name), of_head, spent)
                 logits[name] = of_head["test"][1]
                 if isinstance(head, (head_kinds.Cosine, head_kinds.Whitened)):  # cosines are no confidences
-                    for measures in (measured[name]["test"], measured[name]["validation"] or {}):
-                        measures["ece"] = None
+                    for measures in filter(None, (measured[name]["test"], measured[name]["validation"])):
+                        measures.update(ece=None, group_ece=dict.fromkeys(measures["group_ece"]))
     measured |= _probes(experiment.workdir, seconds["pretrain"])
     if "retrain" in config.stages:
         name = config.method if config.method not in measured else "retrained"
@@ -145,6 +145,7 @@ def _result(experiment: experiments.Experiment, measured: dict[str, Any], final:
             "images": _images(dataset),
         },
         "methods": measured,
+        "shifted": {name: metrics.shifted(x["test"]["per_class"], dataset.counts) for name, x in measured.items()},
         "final": final,
         "selected": _selected(config, measured, final),
         "test": measured[final]["test"],

@@ -43,6 +43,7 @@ def plain(experiment: experiments.Experiment, encoder: dict[str, Any], write: bo
         experiment.classes,
         settings=heads.Settings.of(config.probe, config.probe.epochs),
     )
+    assert isinstance(head, heads.Linear)  # standardised features need no other kind
     variables = {**blank, "params": {**blank["params"], "head": head.params()}}
     outputs = {name: experiment.extract(variables, split.images) for name, split in dataset.evaluated.items()}
     if write:

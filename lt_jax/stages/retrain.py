@@ -72,9 +72,9 @@ class Rounds:
         number = epoch // self._settings.redraw_every
         seconds = progress.get("select_seconds", 0.0)
         if progress.get("round") != number:
-            log_p = self._first_log_p() if number == 0 else self._log_p(current.averaged())
+            features, log_p = self._first_outputs() if number == 0 else self._outputs(current.averaged())
             if distributed.is_main():
-                seconds += self._draw(number, log_p)
+                seconds += self._draw(number, features, log_p)
             distributed.wait(f"subset {number}")
         if number != self._number:
             if not self._is_ours(number):
@@ -92,14 +92,14 @@ class Rounds:
     def _key(self, number: int) -> jax.Array:
         return jax.random.fold_in(self._experiment.stream("retrain/select"), number)
 
-    def _draw(self, number: int, log_p: np.ndarray) -> float:
+    def _draw(self, number: int, features: np.ndarray, log_p: np.ndarray) -> float:
         """Writes the subset of a round; returns the seconds that the draw took."""
         if self._is_ours(number, log_p):
             return 0.0  # killed after the draw and before the next save
         settings, key = self._settings, self._key(number)
         began = time.monotonic()
         select = methods.entry("SELECTORS", settings.method, "config.retrain.method", settings)
-        indices = select(key, log_p, None, self._labels, settings.k)
+        indices = select(key, log_p, features, self._labels, settings.k)
         seconds = time.monotonic() - began
         files.write_npz(
             self._file(number),
@@ -131,11 +131,13 @@ class Rounds:
             and (log_p is None or np.allclose(drawn["log_p"], log_p, *_SAME_LOG_P))
         )
 
-    def _log_p(self, variables: dict[str, Any]) -> np.ndarray:
-        _, logits = self._experiment.extract(variables, self._experiment.dataset.train.images)
-        return extract.true_log_probabilities(logits, self._labels)
+    def _outputs(self, variables: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Features (n, d) and log p (n,) of the training images."""
+        features, logits = self._experiment.extract(variables, self._experiment.dataset.train.images)
+        return features, extract.true_log_probabilities(logits, self._labels)
 
-    def _first_log_p(self) -> np.ndarray:
+    def _first_outputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the pretrained encoder, under a head that is then discarded."""
         experiment, settings = self._experiment, self._settings
         variables = experiment.under_new_head(experiment.encoder(), "retrain/first")
         features, _ = experiment.extract(variables, experiment.dataset.train.images)
@@ -146,4 +148,4 @@ class Rounds:
             experiment.classes,
             settings=heads.Settings.of(settings, settings.head_epochs),
         )
-        return extract.true_log_probabilities(head(features), self._labels)
+        return features, extract.true_log_probabilities(head(features), self._labels)

@@ -1,0 +1,44 @@
+"""Scalings of features before a head or a selector sees them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lt_jax.core import errors
+
+SCALINGS = ("raw", "standard", "unit")
+
+
+def measure(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+    """The centre (d,) and the deviation (d,) that a scaling takes from features (n, d).
+
+    Args:
+      features: of the training images.
+      scaling: "raw" changes nothing, "standard" gives every coordinate mean 0 and deviation 1, "unit" centres and
+        then scales each row to length 1.
+
+    Raises:
+      BadInput: another scaling.
+    """
+    if scaling not in SCALINGS:
+        raise errors.BadInput(f"scaling: expected one of {', '.join(SCALINGS)}, found {scaling!r}")
+    d = features.shape[1]
+    centre = np.zeros(d, np.float32) if scaling == "raw" else features.mean(axis=0)
+    deviation = features.std(axis=0) + 1e-6 if scaling == "standard" else np.ones(d, np.float32)
+    return centre, deviation
+
+
+def scaled(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (n, d) under a scaling, float32, with its centre (d,) and deviation (d,)."""
+    centre, deviation = measure(features, scaling)
+    x = (features - centre) / deviation
+    return np.asarray(unit(x) if scaling == "unit" else x, np.float32), centre, deviation
+
+
+def unit(x: Any) -> Any:
+    """Rows of x (n, d) at length 1; a row of zeros stays."""
+    if isinstance(x, jax.Array):  # the gradient of a norm is not a number at 0
+        return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=-1, keepdims=True), 1e-24))
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,175 @@
+"""Classifiers by cosine similarity that start from the class means and are trained with the balanced softmax."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lt_jax import losses
+from lt_jax.heads import training
+from lt_jax.heads.cosine import Cosine, directions, is_present
+from lt_jax.heads.linear import Linear
+from lt_jax.heads.scaling import scaled, unit
+from lt_jax.heads.training import Plan, Settings
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScaledCosine:
+    """`Cosine` times `scale`."""
+
+    means: Any
+    centre: Any
+    present: Any
+    deviation: Any
+    scale: Any
+
+    def __call__(self, features: Any) -> Any:
+        return self.scale * Cosine(self.means, self.centre, self.present, self.deviation)(features)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """Cosines, times `scale`, of x + relu(x @ down + bias) @ up and the means (C, d).
+
+    x is (features - centre) / deviation, of length 1 where `is_unit`. A class where `present` is False has the logit
+    -2 * scale.
+    """
+
+    means: Any
+    centre: Any
+    present: Any
+    deviation: Any
+    scale: Any
+    is_unit: Any
+    down: Any
+    bias: Any
+    up: Any
+
+    def __call__(self, features: Any) -> Any:
+        numpy = jnp if isinstance(features, jax.Array) else np
+        x = (features - self.centre[None, :]) / self.deviation
+        x = numpy.where(self.is_unit, unit(x), x)
+        adapted = x + numpy.maximum(x @ self.down + self.bias[None, :], 0.0) @ self.up
+        return self.scale * numpy.where(self.present[None, :], unit(adapted) @ self.means.T, -2.0)
+
+
+def cosine_mean(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear | None = None,
+    tau: float = 1.0,
+    scale: float = 16.0,
+    learning_rate: float = 0.01,
+    weight_decay: float = 0.0,
+    steps: int = 1000,
+    batch_size: int = 256,
+    scaling: str = "unit",
+) -> ScaledCosine:
+    """Cosine head from class means.
+
+    Cosines of features and one vector for each class, which starts as the class mean, trained by the balanced softmax.
+
+    Source: a cosine classifier as in Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting" (CVPR
+    2018); the loss is that of Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition" (NeurIPS 2020).
+
+    Args:
+      key: rng key of the batches.
+      features: (n, d) float32.
+      labels: (n,).
+      classes: of the training set; a class without items in `labels` is never predicted.
+      initial: unused.
+      tau: strength of the class prior in the loss.
+      scale: of the cosines.
+      learning_rate: peak rate of AdamW; it decays to 0 by a cosine.
+      weight_decay: of the vectors, whose length does not matter.
+      steps: of training.
+      batch_size: images a step.
+      scaling: of the features: "raw", "standard" or "unit".
+    """
+    del initial
+    x, centre, deviation = scaled(features, scaling)
+    settings = Settings.short(len(labels), steps, batch_size, learning_rate, weight_decay)
+    logits = training.bind(_cosine_logits, scale=scale)
+    plan = Plan(settings, logits, training.bind(losses.logit_adjustment, tau=tau))
+    start = {"means": directions(unit(x), labels, classes)}
+    means = unit(training.fit(key, x, labels, classes, start, plan)["means"])
+    return ScaledCosine(means, centre, is_present(labels, classes), deviation[None, :], np.float32(scale))
+
+
+def adapter(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear | None = None,
+    width: int = 256,
+    tau: float = 1.0,
+    scale: float = 16.0,
+    learning_rate: float = 0.0003,
+    weight_decay: float = 1.0,
+    steps: int = 500,
+    batch_size: int = 256,
+    scaling: str = "unit",
+) -> Adapted:
+    """Residual adapter.
+
+    A hidden layer whose output, zero at the start, is added to the features; then the cosine head from class means.
+
+    Source: adapters as in Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters" (IJCV 2024);
+    the loss is that of Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition" (NeurIPS 2020).
+
+    Args:
+      key: rng key of the hidden layer and the batches.
+      features: (n, d) float32.
+      labels: (n,).
+      classes: of the training set; a class without items in `labels` is never predicted.
+      initial: unused.
+      width: of the hidden layer.
+      tau: strength of the class prior in the loss.
+      scale: of the cosines.
+      learning_rate: peak rate of AdamW; it decays to 0 by a cosine.
+      weight_decay: of the adapter and the vectors of the classes.
+      steps: of training.
+      batch_size: images a step.
+      scaling: of the features: "raw", "standard" or "unit".
+    """
+    del initial
+    x, centre, deviation = scaled(features, scaling)
+    k_down, k_fit = jax.random.split(key)
+    d = x.shape[1]
+    start = {
+        "means": directions(unit(x), labels, classes),
+        "down": np.asarray(jax.random.normal(k_down, (d, width))) * np.float32((2.0 / d) ** 0.5),
+        "bias": np.zeros(width, np.float32),
+        "up": np.zeros((width, d), np.float32),
+    }
+    settings = Settings.short(len(labels), steps, batch_size, learning_rate, weight_decay)
+    logits = training.bind(_adapted_logits, scale=scale)
+    plan = Plan(settings, logits, training.bind(losses.logit_adjustment, tau=tau))
+    params = training.fit(k_fit, x, labels, classes, start, plan)
+    return Adapted(
+        **{**params, "means": unit(params["means"])},
+        centre=centre,
+        present=is_present(labels, classes),
+        deviation=deviation[None, :],
+        scale=np.float32(scale),
+        is_unit=np.bool_(scaling == "unit"),
+    )
+
+
+def _cosine_logits(params: dict[str, jax.Array], x: jax.Array, *, scale: float) -> jax.Array:
+    return scale * jnp.dot(unit(x), unit(params["means"]).T, precision=losses.PRECISION)
+
+
+def _adapted_logits(params: dict[str, jax.Array], x: jax.Array, *, scale: float) -> jax.Array:
+    hidden = jnp.dot(x, params["down"], precision=losses.PRECISION) + params["bias"][None, :]
+    adapted = x + jnp.dot(jax.nn.relu(hidden), params["up"], precision=losses.PRECISION)
+    return _cosine_logits(params, adapted, scale=scale)
