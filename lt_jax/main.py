@@ -19,7 +19,9 @@ Long-tailed image recognition: one command from images to a balanced classifier 
   --workdir  where the run lives; default runs/NAME.
   --stage    all (default), pretrain, baseline, heads, probe, retrain, evaluate, report or show_data;
              features, dlsa or separability with a DLSA config; of a finished run also export, and
-             predict --images=DIR|FILE... [--format=table|csv|json] [--out=FILE].
+             predict --images=DIR|FILE... [--format=table|csv|json] [--out=FILE]; both with
+             [--method=NAME] of result.json, instead of the selected one, and
+             [--tau=X], above 0 in favour of rare classes.
 
 The same command again resumes, or says that all is complete. launch/README.md has several processes and hosts.
 Exit status: 0 done, 1 the run failed, 2 bad input, 75 stopped by SIGTERM or Ctrl-C after saving.
@@ -78,8 +80,8 @@ def _functions(options: Any) -> dict[str, Any]:
         "evaluate": evaluate.run,
         "report": lambda experiment: report.run(experiment.config, experiment.workdir),
         "show_data": lambda experiment: show_data.run(experiment.config, experiment.workdir),
-        "export": export.run,
-        "predict": lambda config, workdir: predict.run(workdir, options.images, options.format, options.out),
+        "export": lambda config, workdir: export.run(workdir, options.method, options.tau),
+        "predict": lambda config, workdir: predict.run(workdir, options),
     }  # fmt: skip
 
 

@@ -116,7 +116,35 @@ def test_predict_leaves_the_run_as_it_is(finished, pictures, run_main):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
+def test_predict_by_another_method_and_in_favour_of_rare_classes(finished, pictures, run_main, capsys):
+    where = (f"--workdir={finished}", "--stage=predict", f"--images={pictures}", "--format=json")
+    for words, model in (
+        (("--method=nearest_class_mean",), lt_jax.load(finished, "nearest_class_mean")),
+        (("--tau=2",), lt_jax.load(finished, tau=2.0)),
+    ):
+        assert run_main(*where, *words) == 0
+        printed = capsys.readouterr()
+        assert f"classifier: {model.method}" in printed.err
+        rows = json.loads(printed.out)
+        expected = model.predict([row["image"] for row in rows])
+        np.testing.assert_allclose([row["probability"] for row in rows], expected.max(axis=1), atol=1e-5)
+
+
+MISPLACED = {
+    "--method=crt": "--method: expected with --stage=predict or --stage=export alone; a recipe to train is a token",
+    "--tau=1": "--tau: expected with --stage=predict or --stage=export alone",
+}
+
+
+@pytest.mark.parametrize(("word", "message"), MISPLACED.items())
+def test_a_method_of_a_finished_run_is_no_training(word, message, tmp_path, run_main, capsys):
+    assert run_main(word, f"--workdir={tmp_path / 'run'}") == 2
+    assert message in capsys.readouterr().err
+
+
 BAD = {
+    "method": (["--method=crf"], "has no method 'crf': did you mean crt?"),
+    "tau": (["--tau=much"], "--tau: expected a number, found 'much'"),
     "nothing": ([], "--images: expected a folder or files, found nothing"),
     "not there": (["--images={0}/nowhere"], "--images: no such file or folder"),
     "no image below": (["--images={0}/empty"], "--images: no image below"),
@@ -146,6 +174,8 @@ def test_no_finished_run(stage, tmp_path, run_main, capsys):
 
 def test_exported_copy_answers_alike(copied, scans, model, run_main):
     pytest.importorskip("flatbuffers")
+    assert run_main(f"--workdir={copied}", "--stage=export", "--method=crt") == 0
+    assert json.loads((copied / "export" / "classifier.json").read_text())["method"] == "crt"
     assert run_main(f"--workdir={copied}", "--stage=export") == 0
     about = json.loads((copied / "export" / "classifier.json").read_text())
     assert about["class_names"] == list("0123456789") and about["image_shape"] == [8, 8, 3]

@@ -10,7 +10,7 @@ import pytest
 
 from lt_jax import ipdpp
 from lt_jax.core import files
-from lt_jax.report import embedding, figures, predictions, selection, svg
+from lt_jax.report import embedding, figures, page, predictions, selection, svg
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def test_many_classes_are_an_outline(result):
 
 
 def test_the_table_has_every_yardstick_in_its_place(result, finished):
-    page = (finished / "report.html").read_text()
-    table = page[page.index("All numbers") :]
+    text = (finished / "report.html").read_text()
+    table = text[text.index("All numbers") :]
     rows = re.findall(r'<th scope="row">(.*?)</th>((?:<td>.*?</td>)+)', table)
     titles = [result["methods"][name]["title"] for name in result["methods"]]
     assert [name for name, _ in rows] == titles and titles[-1] == "BNS + IP-DPP" and "cRT" in titles
@@ -76,6 +76,28 @@ def test_group_bars(result):
     assert heights["BNS + IP-DPP"] == [result["test"][g] for g in ("many", "medium", "few")]
     assert heights["Cross-entropy"] == [result["baseline"]["cross_entropy"][g] for g in ("many", "medium", "few")]
     assert heights["Linear probe"][2] == result["probe"]["plain"]["few"]
+
+
+def test_every_method_has_a_row_of_points(result):
+    axes = axes_of(figures.all_methods(result))
+    titles = [label.get_text() for label in axes.get_yticklabels()]
+    tests = {x["title"]: x["test"] for x in result["methods"].values()}
+    assert sorted(titles) == sorted(tests)
+    points = {line.get_label(): line.get_xdata().tolist() for line in axes.lines}
+    assert points["overall"] == sorted(points["overall"]) == [tests[title]["overall"] for title in titles]
+    assert points["few"] == [tests[title]["few"] for title in titles]
+
+
+def test_the_headline_goes_from_cross_entropy_to_the_method_that_is_handed_out(result):
+    text = page.summary(result)
+    assert "This run hands out BNS + IP-DPP, its final method: there are no validation images" in text
+    chosen = json.loads(json.dumps(result)) | {"selected": "nearest_class_mean"}
+    measures = chosen["methods"]["nearest_class_mean"]
+    measures["validation"] = measures["test"]
+    text = page.summary(chosen)
+    assert f"hands out Nearest class mean, chosen on validation images among {len(chosen['methods'])} methods" in text
+    before, after = chosen["baseline"]["cross_entropy"]["few"], measures["test"]["few"]
+    assert f"<span>{100 * before:.1f} %</span>" in text and f"<b>{100 * after:.1f} %</b>" in text
 
 
 def test_a_group_without_classes_says_so(result):
@@ -236,7 +258,8 @@ def test_page_stands_alone(finished, result):
 def test_page_tells_its_story_in_order(finished):
     headings = Page((finished / "report.html").read_text()).headings
     assert headings == [
-        "The long tail", "Accuracy against class size", "Many, medium and few", "Can its confidence be trusted?",
+        "The long tail", "Accuracy against class size", "Many, medium and few",
+        "Every method of this run", "Can its confidence be trusted?",
         "Who is taken for whom", "Features of the encoder", "Distances of embeddings", "Pretraining loss",
         "What was kept and what was left", "How much information stays", "The chance that an image is kept",
         "Retraining loss", "Baseline",
@@ -248,7 +271,9 @@ def test_page_leaves_out_what_has_no_file(copied, run_main, tiny):
         (copied / name).unlink()
     assert run_main(*tiny, f"--workdir={copied}", "--stage=report") == 0
     headings = Page((copied / "report.html").read_text()).headings
-    assert headings == ["The long tail", "Accuracy against class size", "Many, medium and few"]
+    assert headings == [
+        "The long tail", "Accuracy against class size", "Many, medium and few", "Every method of this run"
+    ]  # fmt: skip
 
 
 def test_figures_take_their_colors_from_the_page(result):

@@ -20,8 +20,8 @@ _POINTS = 300  # maximum number of points in an outline
 
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Title -> test measures, in display order: baselines, linear probe, final."""
-    names = [*(result["baseline"] or {}), "linear_probe", result["final"]]
+    """Title -> test measures, in display order: baselines, linear probe, the method that is handed out."""
+    names = [*(result["baseline"] or {}), "linear_probe", selected(result)]
     return {x["title"]: x["test"] for name in names if (x := result["methods"].get(name)) is not None}
 
 
@@ -29,6 +29,11 @@ def every_method(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Title -> test measures of all methods of the run, the final one last."""
     names = sorted(result["methods"], key=lambda name: name == result["final"])
     return {result["methods"][name]["title"]: result["methods"][name]["test"] for name in names}
+
+
+def selected(result: dict[str, Any]) -> str:
+    """Name of the method that the run hands out: the best on validation images, or the final one without them."""
+    return result.get("selected") or result["final"]
 
 
 def final_name(result: dict[str, Any]) -> str:
@@ -134,6 +139,28 @@ def group_bars(result: dict[str, Any]) -> Figure:
     axes.set_ylim(0, 1.1)
     svg.legend(axes, above=True)
     return figure
+
+
+def all_methods(result: dict[str, Any]) -> Figure:
+    """Accuracy of every method, a row each: overall and of each group that has classes. The best overall is on top."""
+    by_method = every_method(result)
+    titles = sorted(by_method, key=lambda title: by_method[title]["overall"])
+    figure, axes = svg.axes((4.4, 1.6 + 0.28 * len(titles)), grid="x")
+    for marker, key in zip(("D", *MARKERS), ("overall", *GROUPS), strict=True):
+        points = [(by_method[title][key], row) for row, title in enumerate(titles) if by_method[title][key] is not None]
+        if points:
+            color = svg.LIGHT["ink" if key == "overall" else key]
+            axes.plot(*zip(*points, strict=True), marker, markersize=5.5, color=color, label=key)
+    axes.set_yticks(range(len(titles)), [_shortened(title) for title in titles])
+    axes.set_ylim(-0.6, len(titles) - 0.4)
+    axes.set_xlabel("test accuracy")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    svg.legend(axes, above=True)
+    return figure
+
+
+def _shortened(title: str) -> str:
+    return title if len(title) <= 26 else title[:25] + "…"
 
 
 def _classes(number: int) -> str:

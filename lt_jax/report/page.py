@@ -112,12 +112,20 @@ def summary(result: dict[str, Any]) -> str:
     first, last = names[0], names[-1]
     cards = []
     if len(names) > 1:
-        text += f"{first[0].upper()}{first[1:]} trains on all of them; this run evaluates {last}."
+        text += f"{first[0].upper()}{first[1:]} trains on all of them. {_handed_out(result, last)}"
         for key, label in (("few", "on the rarest classes"), ("overall", "on all test images")):
             before, after = by_method[first][key], by_method[last][key]
             if before is not None and after is not None:
                 cards.append(_card(label, before, after, first, last))
     return f'<p class="lead">{html.escape(text)}</p><div class="cards">{"".join(cards)}</div>'
+
+
+def _handed_out(result: dict[str, Any], title: str) -> str:
+    """Which classifier `lt_jax.load` gives, and why."""
+    name = figures.selected(result)
+    if result["methods"][name].get("validation"):
+        return f"This run hands out {title}, chosen on validation images among {len(result['methods'])} methods."
+    return f"This run hands out {title}, its final method: there are no validation images to choose by."
 
 
 def _card(label: str, before: float, after: float, first: str, last: str) -> str:

@@ -75,6 +75,9 @@ def _loss(result: dict[str, Any]) -> list[Any]:
 def _return(result: dict[str, Any], predictions: dict[str, Any] | None, divided: dict[str, Any] | None) -> list[Any]:
     text = "Mean test accuracy of the classes of each group, in per cent."
     exhibits = [("group_bars", "Many, medium and few", text, {"": figures.group_bars(result)}, "")]
+    if len(figures.every_method(result)) > 3:
+        text = "Every classifier that this run holds, sorted by its accuracy on all test images."
+        exhibits.append(("all_methods", "Every method of this run", text, {"": figures.all_methods(result)}, ""))
     if predictions is None:
         return exhibits
     by_method = predicted.by_method(predictions, result)

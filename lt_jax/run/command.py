@@ -12,7 +12,7 @@ from lt_jax.run import config as config_lib
 
 
 def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
-    """The checked config, and the other flags: workdir, stage, images (a list), format, out.
+    """The checked config, and the other flags: workdir, stage, images (a list), format, out, method, tau (a number).
 
     Raises:
       BadInput: an unknown flag or key, a value that means nothing.
@@ -22,6 +22,7 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     values.set_gnu_getopt()  # flags may follow the files of --images
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     texts = {"workdir": os.path.join("runs", name), "stage": "all", "images": "", "format": "table", "out": ""}
+    texts |= {"method": "", "tau": ""}
     defined = {text: flags.DEFINE_string(text, default, "", flag_values=values) for text, default in texts.items()}
     try:
         words = values(argv)[1:]
@@ -31,10 +32,23 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     if words and options.stage != "predict":
         raise errors.BadInput(f"unexpected argument {words[0]!r}; flags look like --name=value")
     options.images = [*filter(None, [options.images]), *words]
+    _check_classifier(options)
     config_lib.validate(config)
     if "data" in config and config.data.profile == "all":
         _check_whole(config.data, argv)
     return config, options
+
+
+def _check_classifier(options: types.SimpleNamespace) -> None:
+    """Raises BadInput where --method or --tau is misplaced, or tau is no number; makes tau a number."""
+    for flag in ("method", "tau"):
+        if getattr(options, flag) and options.stage not in ("predict", "export"):
+            hint = "; a recipe to train is a token: --config=configs/NAME.py:method=NAME" if flag == "method" else ""
+            raise errors.BadInput(f"--{flag}: expected with --stage=predict or --stage=export alone{hint}")
+    try:
+        options.tau = float(options.tau or 0)
+    except ValueError as error:
+        raise errors.BadInput(f"--tau: expected a number, found {options.tau!r}") from error
 
 
 def _check_whole(data: Any, argv: list[Any]) -> None:

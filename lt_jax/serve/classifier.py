@@ -35,6 +35,7 @@ class Classifier:
     batch_size: int
     head: Any = None  # computes the logits from the network's features, in place of the network's own head
     prior: Any = None  # (C,), subtracted from the logits
+    method: str = ""  # its name in result.json
 
     def predict(self, images: Any) -> np.ndarray:
         """Class probabilities (n, C) float32; rows sum to one.
@@ -121,7 +122,8 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
     config, result = results.read(workdir)
     config, about = ml_collections.ConfigDict(config), result["dataset"]
     images = _images(workdir, about)
-    stage, head = _parts(config, workdir, result, method or result["selected"])
+    name = method or result["selected"]
+    stage, head = _parts(config, workdir, result, name)
     own_head = config.baseline.head if stage == "baseline" else "linear"
     network = models.classifier(config.encoder, len(about["class_names"]), config.dtype, own_head)
     return Classifier(
@@ -134,6 +136,7 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
         config.evaluate.batch_size,
         head,
         tau * losses.log_prior(np.array(about["counts"])) if tau else None,
+        name,
     )
 
 

@@ -3,8 +3,6 @@
 Reading the file needs jax and flatbuffers.
 """
 
-from typing import Any
-
 import jax
 import numpy as np
 from etils import epath
@@ -18,18 +16,28 @@ _TOLERANCE = 1e-4  # allowed difference of a probability between the network and
 _BATCHES = (1, 3, 8)  # batch sizes on which the two are compared
 
 
-def run(config: Any, workdir: epath.Path) -> None:
+def run(workdir: epath.Path, method: str = "", tau: float = 0.0) -> None:
     """Writes `export/classifier.jax` and `export/classifier.json`, reads them back and compares the predictions.
+
+    Args:
+      workdir: of the run.
+      method, tau: as for `lt_jax.load`.
 
     Raises:
       BadInput: the run is not finished, or flatbuffers is not installed.
       RunFailed: the exported copy predicts other probabilities; it is removed.
     """
     extras.load("flatbuffers", "export", "--stage=export: writing the file")
-    model = classifier.load(workdir)
+    model = classifier.load(workdir, method, tau)
     folder = workdir / "export"
     files.write_bytes(folder / "classifier.jax", serialised(model))
-    about = {"class_names": model.class_names, "image_shape": model.image_shape, "platforms": PLATFORMS}
+    about = {
+        "method": model.method,
+        "tau": tau,
+        "class_names": model.class_names,
+        "image_shape": model.image_shape,
+        "platforms": PLATFORMS,
+    }
     files.write_json(folder / "classifier.json", about)
     largest_difference = difference(model, (folder / "classifier.jax").read_bytes())
     if not largest_difference <= _TOLERANCE:

@@ -17,21 +17,27 @@ _AT_ONCE = 500  # images in memory at a time
 _SHOWN = 3  # classes in a row of the table
 
 
-def run(workdir: epath.Path, images: list[str], form: str, out: str) -> None:
-    """Prints one row per image, or writes them to `out`.
+def run(workdir: epath.Path, options: Any) -> None:
+    """Prints one row per image, or writes them to a file.
+
+    Args:
+      workdir: of the run.
+      options: flags of the command line: images (files and folders), format (table, csv or json), out (a file, or "" to
+        print), method and tau as for `lt_jax.load`.
 
     Raises:
       BadInput: the run is not finished, there is no image, an image cannot be read, or the format is unknown.
     """
-    if form not in FORMS:
-        raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {form!r}")
-    model = classifier.load(workdir)
-    paths = classifier.find_images(images)
+    if options.format not in FORMS:
+        raise errors.BadInput(f"--format: expected one of {', '.join(FORMS)}, found {options.format!r}")
+    model = classifier.load(workdir, options.method, options.tau)
+    paths = classifier.find_images(options.images)
     parts = [model.predict(paths[i : i + _AT_ONCE]) for i in range(0, len(paths), _AT_ONCE)]
-    text = FORMS[form]([os.fspath(path) for path in paths], model.class_names, np.concatenate(parts))
-    if out:
-        files.write_bytes(epath.Path(os.path.expanduser(out)), text.encode("utf-8", "surrogateescape"))
-        log.say(f"{len(paths)} images: {log.printable(out)}")
+    log.say(f"classifier: {model.method}")
+    text = FORMS[options.format]([os.fspath(path) for path in paths], model.class_names, np.concatenate(parts))
+    if options.out:
+        files.write_bytes(epath.Path(os.path.expanduser(options.out)), text.encode("utf-8", "surrogateescape"))
+        log.say(f"{len(paths)} images: {log.printable(options.out)}")
     else:
         _print(text)
 
