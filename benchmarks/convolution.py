@@ -46,7 +46,11 @@ def main():
         one.close()
     show(times, peak, options)
     if not options.no_write:
-        rows = {name: {row: medians(x) for row, x in column.items()} for name, column in times.items()}
+        first = times.get("PyTorch compiled", {})
+        rows = {
+            name: {row: {**medians(x), **ratio(x, first.get(row))} for row, x in column.items()}
+            for name, column in times.items()
+        }
         content = {"batch": options.batch, "repeats": options.repeats, "columns": rows, "peak_mib": peak}
         keep.write(content, options.name, "python benchmarks/convolution.py " + words_of(sys.argv[1:]))
 
@@ -118,6 +122,14 @@ def medians(times):
     return {"ms": float(ms), "processor_ms": float(processor_ms)}
 
 
+def ratio(times, reference):
+    """Returns the median ratio of the rounds to those of the reference, by both clocks; {} without a reference."""
+    if reference is None:
+        return {}
+    clock, processor = np.median(np.divide(times, reference), axis=0)
+    return {"ratio": float(clock), "processor_ratio": float(processor)}
+
+
 def show(times, peak, options):
     """Prints milliseconds, and the ratio to PyTorch compiled (median of the ratios of the rounds)."""
     print(f"ResNet-32, width 16, batch {options.batch}: ms (processor ms), times PyTorch compiled")
@@ -131,12 +143,9 @@ def show(times, peak, options):
 def cell(times, reference):
     if times is None:
         return "-"
-    row = medians(times)
+    row = {**medians(times), **ratio(times, reference)}
     text = f"{row['ms']:.0f} ({row['processor_ms']:.0f})"
-    if reference is None:
-        return text
-    ratio = np.median(np.divide(times, reference), axis=0)
-    return f"{text}  {ratio[0]:.2f} ({ratio[1]:.2f})"
+    return f"{text}  {row['ratio']:.2f} ({row['processor_ratio']:.2f})" if "ratio" in row else text
 
 
 def words_of(words):

@@ -96,6 +96,31 @@ def step(result):
     return _table(("ms", "share of the peak rate"), rows) + "\n" + added(result)
 
 
+def convolution(result):
+    """Returns milliseconds by the clock, and how many times those of PyTorch, compiled, by clock and processor."""
+    columns = list(dict.fromkeys(row for column in result["columns"].values() for row in column))
+    rows = []
+    for name, column in result["columns"].items():
+        cells = [_against(column[row]) if row in column else "" for row in columns]
+        rows.append((name, [*cells, f"{result['peak_mib'][name]:.0f} MiB"]))
+    conditions = f"Batch {result['batch']}, medians of {result['repeats']} rounds. Commit {result['commit']}."
+    return _table((*columns, "peak memory"), rows) + f"\n{conditions} `{result['command']}`\n"
+
+
+def _against(cell):
+    text = f"{cell['ms']:.0f} ms"
+    return f"{text}, {cell['ratio']:.2f} ({cell['processor_ratio']:.2f})" if "ratio" in cell else text
+
+
+def demo(result):
+    """Returns the seconds of each stage and of what is in all stages."""
+    columns = list(result["seconds"])
+    names = list(dict.fromkeys(name for column in result["seconds"].values() for name in column))
+    rows = [(name.strip(), [f"{result['seconds'][c].get(name, 0.0):.2f}" for c in columns]) for name in names]
+    conditions = f"Seconds, medians of {result['repeats']} rounds. Commit {result['commit']}, {result['device']}."
+    return _table(columns, rows) + f"\n{conditions} `{result['command']}`\n"
+
+
 def added(result):
     """Returns one line: what the whole step adds to the network alone, and how it was measured."""
     shares = "; ".join(
@@ -152,12 +177,12 @@ def _table(columns, rows, corner=""):
 
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
-    "step one core": added, "kill": kill,
+    "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
-    "kill": "kill.json",
+    "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
 }  # fmt: skip
 for _file in sorted(RESULTS.glob("evidence_*.json")):
     _name = _file.stem.replace("_", " ")

@@ -155,7 +155,7 @@ def all_methods(result: dict[str, Any]) -> Figure:
     axes.set_ylim(-0.6, len(titles) - 0.4)
     axes.set_xlabel("test accuracy")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    svg.legend(axes, above=True)
+    svg.legend(axes, above=True, columns=4)
     return figure
 
 
