@@ -7,6 +7,8 @@ from sklearn.cluster import KMeans
 
 from lt_jax import methods
 from lt_jax.core import errors
+from lt_jax.methods import selectors
+from lt_jax.stages import report_data
 
 
 def herded(x, k):
@@ -101,3 +103,16 @@ def test_retraining_draws_by_features(name, copied, run_main, tiny):
     subset = np.load(copied / "subsets" / "0.npz")
     counts = np.bincount(subset["labels"], minlength=10)
     assert (counts <= subset["k"]).all() and counts.max() == subset["k"] and subset["method"] == name
+
+
+def test_only_exact_draws_have_inclusion_probabilities():
+    labels = np.repeat([0, 1], (12, 3))
+    log_p = np.log(np.random.default_rng(0).uniform(0.1, 0.9, 15))
+    drawn = {"k": 4, "log_p": log_p, "scale_power": 1, "indices": np.array([0, 1, 2, 3, 12, 13, 14])}
+    for method in methods.SELECTORS:
+        chance = report_data.inclusion({**drawn, "method": method}, labels)["inclusion"]
+        np.testing.assert_array_equal(chance[12:], 1.0)
+        if method == "uniform" or method in selectors.EXACT:
+            assert chance[:12].sum() == pytest.approx(4, rel=1e-5)
+        else:
+            assert np.isnan(chance[:12]).all()

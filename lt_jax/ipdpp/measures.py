@@ -78,26 +78,27 @@ def _log_probability(
 
 
 def _prepare(
-    probabilities: np.ndarray | None, log_probabilities: np.ndarray | None, k: float, scale: Any
+    probabilities: np.ndarray | None, log_probabilities: np.ndarray | None, k: float, scale: Any, pad_to: int = 0
 ) -> tuple[Any, ...]:
     """Checks and pads: (size,) log p, N, relative scale, and the plan (None if k is 0 or N)."""
     log_p = checks.log_probabilities_of(probabilities, log_probabilities)
     n = log_p.shape[0]
     k = checks.subset_size(k, n)
     relative_scale = checks.relative_scale(scale, log_p)
-    size = select.padded_size(n, "rank_one")
+    size = select.padded_size(max(n, pad_to), "rank_one")
     pad = jnp if checks.is_traced(log_p) else np
     padded = pad.pad(log_p, (0, size - n), constant_values=-np.inf)
     plan = rank_one.plan(size, k) if 0 < k < n else None
     return padded, np.int32(n), relative_scale, plan
 
 
-def inclusion_probabilities(probabilities, k, *, log_probabilities=None, scale=None):
+def inclusion_probabilities(probabilities, k, *, log_probabilities=None, scale=None, pad_to=0):
     """P(i in Y) for a draw of k items, (N,) float32, sums to k. Any N.
 
-    Arguments and errors as for `sample`; inside jit an invalid p gives NaN.
+    Arguments and errors as for `sample`; inside jit an invalid p gives NaN. With `pad_to` fewer items are padded as so
+    many are: sets of several sizes then share one compiled program.
     """
-    log_p, n, relative_scale, plan = _prepare(probabilities, log_probabilities, k, scale)
+    log_p, n, relative_scale, plan = _prepare(probabilities, log_probabilities, k, scale, pad_to)
     if plan is None:
         return jnp.full((int(n),), float(k > 0), jnp.float32)
     return _inclusion(log_p, n, relative_scale, plan)[: int(n)]

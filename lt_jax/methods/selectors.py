@@ -14,6 +14,8 @@ import numpy as np
 from lt_jax import ipdpp, losses
 from lt_jax.heads import scaling as scalings
 
+EXACT = ("rank_one", "eigen")  # draws of the k-DPP, whose inclusion probabilities are known
+
 
 def rank_one(
     key: jax.Array, log_p: np.ndarray, features: Any, labels: np.ndarray, k: int, *, scale_power: int = 1

@@ -96,6 +96,7 @@ def test_order_of_the_subset_does_not_matter_and_whole_sets_are_certain():
     assert log_probability(p, np.array([4, 1])) == log_probability(p, np.array([1, 4]))
     assert log_probability(p, np.arange(6)) == 0 and log_probability(p, np.zeros(0, int)) == 0
     np.testing.assert_array_equal(inclusion_probabilities(p, 6), 1)
+    np.testing.assert_allclose(inclusion_probabilities(p, 3, pad_to=100), inclusion_probabilities(p, 3), rtol=1e-6)
     np.testing.assert_array_equal(inclusion_probabilities(p, 0), 0)
 
 
