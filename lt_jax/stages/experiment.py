@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lt_jax import data, losses, metrics, models
+from lt_jax import data, losses, methods, metrics, models
 from lt_jax.models import projectors
 from lt_jax.train import checkpoint, state
 from lt_jax.train import extract as extract_lib
@@ -85,6 +85,22 @@ class Experiment:
     def initial(self, network: projectors.Network, stage: str, weights: str = "") -> dict[str, Any]:
         """Fresh variables of a network; those of the encoder come from the file `weights` where one is given."""
         return models.initialise(network, self.stream(f"{stage}/init"), self.dataset.image_shape, weights)
+
+    def with_objective(
+        self, variables: dict[str, Any], objective: methods.Objective, stage: str, width: int
+    ) -> tuple[dict[str, Any], Any]:
+        """(variables with the parameters of a contrastive objective, its memory) before the first step of a stage.
+
+        Args:
+          variables: of the network.
+          objective: an entry of `lt_jax.methods.CONTRASTIVE`.
+          stage: whose random numbers are used.
+          width: of the embeddings.
+        """
+        params, memory = objective.start(self.stream(f"{stage}/objective"), self.dataset.num_classes, width)
+        if params:
+            variables = {**variables, "params": {**variables["params"], "objective": params}}
+        return variables, memory
 
     def encoder(self) -> dict[str, Any]:
         """The pretrained encoder: {"params": {"encoder"}, "batch_stats": {"encoder"}}.

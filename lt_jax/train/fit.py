@@ -48,6 +48,7 @@ def fit(
     trainable: str = "all",
     drop_last: bool = False,
     own_key: bool = False,
+    memory: Any = None,
     at_epoch: Callable[..., dict[str, Any]] | None = None,
     evaluate: Callable[[dict[str, Any]], dict[str, float]] | None = None,
 ) -> tuple[state.TrainState, dict[str, Any]]:
@@ -67,6 +68,7 @@ def fit(
       trainable: "all", or the part of the parameters that is trained.
       drop_last: an epoch leaves out the last, incomplete batch.
       own_key: each anchor has a second crop of its own.
+      memory: what the objective of the step carries from step to step, before the first one.
       at_epoch: (state, epoch, progress, use) -> progress, before each epoch and after a resume, so it must be
         idempotent; `use(positions)` trains on these images from now on.
       evaluate: variables -> measures for metrics.jsonl, every `options.evaluate.every_epochs` epochs.
@@ -91,4 +93,5 @@ def fit(
     hooks = (start_epoch if at_epoch else None, evaluate, every)
     rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
     job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, classes, *hooks)
-    return loop.train(job, state.create(variables, optimizer, trainable, settings.ema), directory, options)
+    fresh = state.create(variables, optimizer, trainable, settings.ema, memory)
+    return loop.train(job, fresh, directory, options)

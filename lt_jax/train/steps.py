@@ -42,11 +42,12 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, objective: An
 
         def loss_of(params):
             views, stats = embed(network, current, params, images, keys, augment_options, is_cropped)
-            each, _ = objective.loss({}, views, labels, data["classes"], k_loss, None)
+            own = params.get("objective", {})
+            each, memory = objective.loss(own, views, labels, data["classes"], k_loss, current.memory)
             intra, inter = losses.class_distances(views[:_DISTANCES, -1], labels[:_DISTANCES])
-            return each.mean(), (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+            return each.mean(), (stats, {"intra_class_distance": intra, "inter_class_distance": inter}, memory)
 
-        return _update(current, tx, loss_of)
+        return _update_with_memory(current, tx, loss_of)
 
     return step
 
@@ -202,6 +203,12 @@ def _forward(
 
 def _update(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
     return _apply(current, tx, *jax.value_and_grad(loss_of, has_aux=True)(current.params))
+
+
+def _update_with_memory(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
+    """As `_update`, of a loss that also returns what its objective carries to the next step."""
+    (loss, (*aux, memory)), gradients = jax.value_and_grad(loss_of, has_aux=True)(current.params)
+    return _apply(current.replace(memory=memory), tx, (loss, tuple(aux)), gradients)
 
 
 def _apply(current: state.TrainState, tx: Any, value: tuple[Any, ...], gradients: dict[str, Any]) -> tuple[Any, ...]:
