@@ -58,6 +58,7 @@ CHOICES = {
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
+    "baseline.contrastive_augment.policy": ("", "trivial"),
     "dtype": ("float32", "bfloat16"),
 }
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
@@ -207,7 +208,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_profile(config.profile.steps)
     _check_stages(config)
     _check_data(config.data)
-    _check_pretraining(config)
+    _check_accumulation(config)
 
 
 # Keys that name an entry of a table of lt_jax.methods; "" names none.
@@ -215,6 +216,7 @@ _ENTRIES = {
     "pretrain.loss": "CONTRASTIVE",
     "baseline.loss": "SUPERVISED",
     "baseline.sampling": "ORDERS",
+    "baseline.contrastive": "CONTRASTIVE",
     "baseline.augment.mix": "MIXES",
     "probe.augment.mix": "MIXES",
     "retrain.method": "SELECTORS",
@@ -230,8 +232,9 @@ def _check_methods(config: Any) -> None:
         for text in _listed(get(config, key)):
             if text:
                 methods.entry(table, text, f"config.{key}")
-    if get(config, "pretrain.augment.mix"):
-        raise errors.BadInput(f"config.pretrain.augment.mix: expected '', found {config.pretrain.augment.mix!r}")
+    for key in ("pretrain.augment.mix", "baseline.contrastive_augment.mix"):
+        if get(config, key):
+            raise errors.BadInput(f"config.{key}: expected '', found {get(config, key)!r}")
     if get(config, "pretrain.loss") and get(config, "pretrain.ring"):
         chosen = (methods.name_of("CONTRASTIVE", config.pretrain.loss), config.pretrain.negatives)
         if chosen != ("bns", "sampled"):
@@ -280,11 +283,16 @@ def _check_data(data: Any) -> None:
         )
 
 
-def _check_pretraining(config: Any) -> None:
+def _check_accumulation(config: Any) -> None:
     if get(config, "pretrain.accumulate") not in (None, 1):
         raise errors.BadInput(
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
             "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
+        )
+    if get(config, "baseline.contrastive") and config.baseline.accumulate != 1:
+        raise errors.BadInput(
+            f"config.baseline.accumulate: expected 1 with baseline.contrastive, found {config.baseline.accumulate}: "
+            "parts of a batch would have other negatives; encoder.remat saves memory"
         )
 
 
@@ -305,13 +313,18 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
 
 
 def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
-    """Dotted key -> value of everything that `stage` is computed from."""
+    """Dotted key -> value of everything that `stage` is computed from.
+
+    Settings of a contrastive objective beside the baseline's loss count only where there is one.
+    """
     tree = resolved(config)
     flat = {}
     for top in DEPENDS[stage]:
         if top in tree:
             flat.update(_flatten(tree[top], (top,)))
     paths = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
+    if not flat.get(("baseline", "contrastive")):
+        paths = {path for path in paths if path[0] != "baseline" or not path[1].startswith("contrastive")}
     return {".".join(path): value for path, value in flat.items() if path in paths}
 
 

@@ -56,6 +56,11 @@ class Experiment:
         return models.contrastive(self.config.encoder, self.config.pretrain.projector, self.config.dtype)
 
     @functools.cached_property
+    def beside_baseline(self) -> projectors.Network:
+        """The encoder under the projector of the baseline's contrastive objective."""
+        return models.contrastive(self.config.encoder, self.config.baseline.contrastive_projector, self.config.dtype)
+
+    @functools.cached_property
     def extract(self) -> extract_lib.Extractor:
         """Features and logits of `network`, compiled once."""
         return extract_lib.Extractor(self.network, self.config.evaluate.batch_size)

@@ -5,6 +5,7 @@
 arguments: a closure would bake the images into the executable, and every seed would compile anew.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,73 @@ def classify(
     return step
 
 
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """What a contrastive objective adds to the training of a classifier.
+
+    Attributes:
+      objective: an entry of `lt_jax.methods.CONTRASTIVE`.
+      projector: features -> l2-normalised embeddings, with parameters params["projector"].
+      weight: of its loss beside that of the classifier.
+      options: of the augmentation of its views.
+    """
+
+    objective: Any
+    projector: nn.Module
+    weight: float
+    options: Any
+
+
+def joint(
+    network: nn.Module,
+    tx: optax.GradientTransformation,
+    options: Any,
+    loss: Callable[..., jax.Array],
+    mix: Callable[..., Any] | None,
+    contrast: Contrast,
+) -> Step:
+    """One step of a classifier that a contrastive objective trains too. batch: (B, 2 + m) positions.
+
+    The first column is the image that is classified, the others are the anchor and its partners. All views go through
+    the network together, so that BatchNorm sees them as one batch.
+
+    Args:
+      network: images -> logits.
+      tx: the optimizer.
+      options: of the augmentation of the classified view.
+      loss: an entry of `lt_jax.methods.SUPERVISED`.
+      mix: an entry of `lt_jax.methods.MIXES`, of the classified view; None mixes nothing.
+      contrast: the objective and what it sees.
+    """
+
+    def step(current, data, batch):
+        k_augment, k_mix, k_loss, k_views, k_objective = _keys(data, current.step, 5)
+        images, labels, is_cropped = _views(data, batch)
+        classes, (b, columns) = data["classes"], images.shape[:2]
+        classified, targets = augment.apply(k_augment, images[:, 0], options, is_cropped), labels
+        if mix is not None:
+            classified, targets = _mixed(mix, k_mix, classified, labels, classes)
+        views = images[:, 1:].reshape(-1, *images.shape[2:])
+        views = augment.apply(k_views, views, contrast.options, is_cropped).reshape(b, columns - 1, *images.shape[2:])
+        stacked = jnp.concatenate([classified[:, None], views], axis=1).reshape(-1, *images.shape[2:])
+
+        def loss_of(params):
+            features, stats = _forward(network, current, params, stacked, method="features")
+            features = features.reshape(b, columns, -1)
+            logits = _head(network, params, features[:, 0])
+            embeddings = contrast.projector.apply({"params": params["projector"]}, features[:, 1:])
+            each = loss(logits, targets, classes, key=k_loss)
+            own = params.get("objective", {})
+            pairs, memory = contrast.objective.loss(own, embeddings, labels, classes, k_objective, current.memory)
+            classification, contrastive = _weighted_mean(each, targets, classes.weights), pairs.mean()
+            metrics = {"accuracy": (logits.argmax(-1) == labels).mean(), "contrastive_loss": contrastive}
+            return classification + contrast.weight * contrastive, (stats, metrics, memory)
+
+        return _update_with_memory(current, tx, loss_of)
+
+    return step
+
+
 def _weighted_mean(each: Any, targets: Any, weights: Any) -> Any:
     """Mean of (B,) losses by the weights (C,) of their classes, as torch's `CrossEntropyLoss(weight=...)` takes it."""
     weight = weights[targets] if targets.ndim == 1 else targets @ weights
@@ -171,9 +239,14 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
 
     def step(variables, images):
         features = network.apply(variables, simclr.to_float(images), method="features")
-        return features, network.apply({"params": variables["params"]}, features, method=lambda m, x: m.head(x))
+        return features, _head(network, variables["params"], features)
 
     return step
+
+
+def _head(network: nn.Module, params: dict[str, Any], features: jax.Array) -> jax.Array:
+    """Logits of features."""
+    return network.apply({"params": params}, features, method=lambda m, x: m.head(x))
 
 
 def _take(data: dict[str, Any], batch: Any) -> tuple[Any, ...]:
@@ -192,12 +265,17 @@ def _views(data: dict[str, Any], batch: jax.Array) -> tuple[Any, ...]:
 
 
 def _forward(
-    network: Any, current: state.TrainState, params: dict[str, Any], images: jax.Array, moving: bool = True
+    network: Any,
+    current: state.TrainState,
+    params: dict[str, Any],
+    images: jax.Array,
+    moving: bool = True,
+    method: str | None = None,
 ) -> tuple[Any, ...]:
     variables = current.replace(params=params).variables()
     if not moving:
-        return network.apply(variables, images), current.batch_stats
-    out, changed = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        return network.apply(variables, images, method=method), current.batch_stats
+    out, changed = network.apply(variables, images, train=True, mutable=["batch_stats"], method=method)
     return out, changed.get("batch_stats", current.batch_stats)  # an encoder may have none
 
 
