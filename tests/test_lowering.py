@@ -34,13 +34,18 @@ def held():
     return {"images": images, "labels": labels, "classes": classes, "key": np.zeros(2, np.uint32)}
 
 
-def training(network, settings):
-    """(optimizer, abstract state) of a network."""
+def training(network, settings, objective=None, projector=None):
+    """(optimizer, abstract state) of a network, with an objective of embeddings of width 8."""
     optimizer = optim.create(settings, 4, IMAGES)
 
     def create():
         variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
-        return state.create(variables, optimizer)
+        own, memory = objective.start(jax.random.key(0), CLASSES, 8) if objective else ({}, None)
+        beside = {"objective": own} if own else {}
+        if projector is not None:
+            beside["projector"] = projector.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+        variables = {**variables, "params": {**variables["params"], **beside}}
+        return state.create(variables, optimizer, memory=memory)
 
     return optimizer, jax.eval_shape(create)
 
@@ -57,9 +62,22 @@ def settings_of(stage, **changes):
 def test_pretraining(name):
     settings = settings_of("pretrain")
     network = models.contrastive(common.encoder("resnet_small", 4), (16, 8), "bfloat16")
-    optimizer, current = training(network, settings)
+    optimizer, current = training(network, settings, methods.CONTRASTIVE[name])
     step = steps.pretrain(network, optimizer, methods.CONTRASTIVE[name], settings.augment)
     lower(step, current, held(), np.zeros((BATCH, 2), np.int32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.CONTRASTIVE)
+def test_joint_training(name):
+    settings, objective_of = settings_of("baseline"), methods.CONTRASTIVE[name]
+    encoder = common.encoder("resnet_small", 4)
+    network, projector = models.classifier(encoder, CLASSES, "bfloat16"), models.contrastive(encoder, (8,), "bfloat16")
+    optimizer, current = training(network, settings, objective_of, projector.head)
+    contrast = steps.Contrast(objective_of, projector.head, 0.5, settings.contrastive_augment)
+    mix = methods.MIXES["mixup"]
+    step = steps.joint(network, optimizer, settings.augment, losses.logit_adjustment, mix, contrast)
+    lower(step, current, held(), np.zeros((BATCH, 2 + objective_of.partners), np.int32))
 
 
 @pytest.mark.slow
