@@ -101,7 +101,7 @@ def test_a_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
     assert result["final"] == "logit_adjustment"
     network = models.classifier(settings_of("").encoder, 10, "float32", "cosine")
     shapes = jax.eval_shape(lambda: models.initialise(network, jax.random.key(0), (8, 8, 3)))
-    assert result["protocol"]["parameters"] == sum(x.size for x in jax.tree.leaves(shapes["params"]))
+    assert result["protocol"]["parameters"] == sum(x.size for x in jax.tree.leaves(shapes["params"]["encoder"]))
     probabilities = lt_jax.load(tmp_path).predict(np.zeros((2, 8, 8, 3), np.uint8))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
 

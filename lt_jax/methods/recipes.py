@@ -29,7 +29,14 @@ def _head(name: str, title: str, paper: str) -> Recipe:
 
 def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
     """A method of the baseline's network: its loss, or a head on its features."""
-    plain = {"loss": "cross_entropy", "sampling": "instance", "head": "linear", "reweight": "", "contrastive": ""}
+    plain = {
+        "loss": "cross_entropy",
+        "sampling": "instance",
+        "head": "linear",
+        "reweight": "",
+        "experts": 1,
+        "contrastive": "",
+    }
     settings = {**plain, **baseline}
     return Recipe(title, paper, overrides={f"baseline.{key}": value for key, value in settings.items()})
 
@@ -82,6 +89,16 @@ RECIPES = {
     "maxnorm": _head("maxnorm", "MaxNorm with weight decay", "Alshammari et al., CVPR 2022"),
     "samn": _head("samn", "SAMN", "Zhang et al., CVPR 2026"),
     "adapter": _head("adapter", "Residual adapter", ""),
+    "ride": _on_baseline(
+        "RIDE",
+        "Wang et al., ICLR 2021",
+        loss="ldam",
+        head="cosine",
+        reweight="effective_number",
+        reweight_from=0.8,
+        experts=3,
+        diversity=0.45,
+    ),
     "bcl": _on_baseline(
         "BCL",
         "Zhu et al., CVPR 2022",

@@ -294,6 +294,10 @@ def _check_accumulation(config: Any) -> None:
             f"config.baseline.accumulate: expected 1 with baseline.contrastive, found {config.baseline.accumulate}: "
             "parts of a batch would have other negatives; encoder.remat saves memory"
         )
+    if get(config, "baseline.contrastive") and config.baseline.experts != 1:
+        raise errors.BadInput(
+            f"config.baseline.experts: expected 1 with baseline.contrastive, found {config.baseline.experts}"
+        )
 
 
 def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
@@ -315,7 +319,7 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
 def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
     """Dotted key -> value of everything that `stage` is computed from.
 
-    Settings of a contrastive objective beside the baseline's loss count only where there is one.
+    Settings of experts, and of a contrastive objective beside the baseline's loss, count only where there are any.
     """
     tree = resolved(config)
     flat = {}
@@ -323,9 +327,14 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
         if top in tree:
             flat.update(_flatten(tree[top], (top,)))
     paths = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
-    if not flat.get(("baseline", "contrastive")):
-        paths = {path for path in paths if path[0] != "baseline" or not path[1].startswith("contrastive")}
+    paths -= {path for path in paths if path[0] == "baseline" and _is_unused(path[1], tree["baseline"])}
     return {".".join(path): value for path, value in flat.items() if path in paths}
+
+
+def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
+    if key in ("experts", "diversity"):
+        return baseline.get("experts", 1) == 1
+    return key.startswith("contrastive") and not baseline.get("contrastive")
 
 
 def _flatten(tree: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:

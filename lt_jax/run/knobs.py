@@ -67,6 +67,8 @@ INTERVALS = {
     "pretrain.n": "[1, inf)",
     "pretrain.projector": "[1, inf)",
     "baseline.reweight_from": "[0, 1]",
+    "baseline.experts": "[1, inf)",
+    "baseline.diversity": "[0, inf)",
     "baseline.contrastive_weight": "[0, inf)",
     "baseline.contrastive_projector": "[1, inf)",
     **{f"baseline.contrastive_augment.{key}": interval for key, interval in _AUGMENT.items()},

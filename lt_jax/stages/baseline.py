@@ -72,7 +72,11 @@ def _step(experiment: experiments.Experiment, objective: Any, optimizer: Any) ->
     loss = methods.entry("SUPERVISED", settings.loss, "config.baseline.loss")
     mix = mix_of(settings, "baseline")
     if objective is None:
-        return steps.classify(network, optimizer, settings.augment, loss, mix, accumulate=settings.accumulate)
+        method = None
+        if settings.experts > 1:
+            loss, method = functools.partial(losses.ride, loss=loss, diversity=settings.diversity), "each"
+        options = {"accumulate": settings.accumulate, "method": method}
+        return steps.classify(network, optimizer, settings.augment, loss, mix, **options)
     projector = experiment.beside_baseline.head
     contrast = steps.Contrast(objective, projector, settings.contrastive_weight, settings.contrastive_augment)
     return steps.joint(network, optimizer, settings.augment, loss, mix, contrast)

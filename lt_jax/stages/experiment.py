@@ -40,8 +40,8 @@ class Experiment:
     @functools.cached_property
     def baseline(self) -> projectors.Network:
         """The network of the baseline: the encoder under the head that its settings name."""
-        head = self.config.baseline.head
-        return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype, head)
+        head, experts = self.config.baseline.head, self.config.baseline.experts
+        return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype, head, experts)
 
     @functools.cached_property
     def extract_baseline(self) -> extract_lib.Extractor:

@@ -96,6 +96,7 @@ def classify(
     mix: Callable[..., Any] | None = None,
     moving: bool = True,
     accumulate: int = 1,
+    method: str | None = None,
 ) -> Step:
     """One step of a classifier. batch: (B,) positions.
 
@@ -108,6 +109,7 @@ def classify(
       moving: BatchNorm normalises by the batch and updates its running statistics, also under a frozen encoder;
         otherwise it normalises by the running statistics and keeps them.
       accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
+      method: of the network; "each" gives the loss the logits (B, E, C) of all experts.
     """
 
     def step(current, data, batch):
@@ -120,8 +122,9 @@ def classify(
 
         def loss_of(params, batch_stats, part):
             images, labels, targets, row = part
-            logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
-            accuracy = (logits.argmax(-1) == labels).mean()
+            logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving, method)
+            mean = logits if logits.ndim == 2 else logits.mean(axis=1)
+            accuracy = (mean.argmax(-1) == labels).mean()
             each = loss(logits, targets, data["classes"], key=jax.random.fold_in(k_loss, row[0]))
             return _weighted_mean(each, targets, data["classes"].weights), (stats, {"accuracy": accuracy})
 
