@@ -192,6 +192,7 @@ def baseline(training, augmentation, contrastive_augment=None):
     config.sampling = "instance"  # an entry of lt_jax.methods.ORDERS, as "class_balanced": every class as often
     config.experts = 1  # copies of the last two stages of the encoder, whose logits are averaged
     config.diversity = 0.45  # reward of experts that differ from their mean
+    config.consistency = 0.0  # weight of the agreement of a mixup and a CutMix view (GLMC); 0 = one view
     config.contrastive = ""  # or an entry of lt_jax.methods.CONTRASTIVE, trained on further views of each image
     config.contrastive_weight = 1.0  # of its loss, beside that of the classifier
     config.contrastive_projector = (512, 128)  # widths of its projector; the last one is the embedding

@@ -1,4 +1,4 @@
-"""RIDE: experts on one trunk, their loss, and the classifier that comes of it."""
+"""RIDE and GLMC: networks with several heads, their losses, and the classifiers that come of them."""
 
 import functools
 import json
@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 import lt_jax
 from configs import common, digits_lt
 from lt_jax import losses, models
+from lt_jax.augment import mix
 from lt_jax.core import errors
 from lt_jax.run import config as config_lib
 
@@ -75,6 +76,59 @@ def test_a_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
 
 
+def test_cumulative_learning_by_hand():
+    """Two logits of log 3 and 0 are probabilities 3/4 and 1/4; weights of 3 and 1 images are 1/2 and 3/2."""
+    logits, labels = jnp.array([[np.log(3.0), 0.0]]), jnp.array([[0.5, 0.5]])
+    classes = losses.Classes.of(np.array([3, 1]))
+    plain, reweighted = -0.5 * np.log(3 / 16), -0.25 * np.log(3 / 4) - 0.75 * np.log(1 / 4)
+    for progress, expected in [(0.0, plain), (1.0, reweighted), (0.5, 0.75 * plain + 0.25 * reweighted)]:
+        value = losses.cumulative(logits, logits, labels, classes, jnp.float32(progress))
+        np.testing.assert_allclose(value, [expected], rtol=1e-6)
+    with_empty = losses.Classes.of(np.array([3, 1, 0]))
+    three, soft = jnp.array([[np.log(3.0), 0.0, -30.0]]), jnp.array([[0.5, 0.5, 0.0]])
+    np.testing.assert_allclose(losses.cumulative(three, three, soft, with_empty, 1.0), [reweighted], rtol=1e-5)
+
+
+def test_cumulative_learning_has_right_gradients():
+    labels = jax.nn.softmax(LOGITS[:, 1])
+    for argument in (0, 1):
+        heads = [LOGITS[:, 0], LOGITS[:, 1]]
+
+        def value(x, heads=heads, argument=argument):
+            heads[argument] = x
+            return losses.cumulative(*heads, labels, CLASSES, 0.6)
+
+        check_grads(value, (LOGITS[:, argument],), order=1, modes=["rev"], rtol=1e-2)
+
+
+def test_agreement_by_hand():
+    predicted = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+    embeddings = jnp.array([[[1.0, 0.0], [0.6, 0.8]]])
+    np.testing.assert_allclose(losses.agreement(predicted, embeddings), [-0.6 - 0.0], rtol=1e-6)
+    gradient = jax.grad(lambda x: losses.agreement(predicted, x).sum())(embeddings)
+    assert np.abs(gradient).max() == 0.0
+
+
+def test_a_pair_of_mixes_has_equal_shares():
+    views = jnp.stack([jnp.full((2, 12, 12, 1), i / 5) for i in range(6)])
+    images, labels = mix.both(jax.random.key(0), views, jnp.eye(6))
+    np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(images[:, 0].mean(axis=(1, 2, 3)), labels @ (jnp.arange(6) / 5), atol=1e-5)
+    assert (np.asarray([len(np.unique(image)) for image in images[:, 1]]) <= 2).all()
+
+
+def test_a_consistent_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
+    words = ("--config=configs/digits_lt.py:smoke,method=glmc", "--config.baseline.epochs=1")
+    small = ("--config.encoder.width=4", "--config.heads=('tau_norm','logit_adjustment')")
+    assert run_main(tiny[-1], *words, *small, f"--workdir={tmp_path}") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert list(result["methods"]) == ["cross_entropy", "tau_norm"]  # the prior is not in the logits any more
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(-1 <= line["agreement"] <= 1 for line in lines)
+    probabilities = lt_jax.load(tmp_path).predict(np.zeros((2, 8, 8, 3), np.uint8))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
+
+
 def test_experts_without_their_network_are_one_line():
     config = digits_lt.get_config("smoke")
     config.baseline.update(experts=2, contrastive="bcl")
@@ -82,6 +136,9 @@ def test_experts_without_their_network_are_one_line():
         config_lib.validate(config)
     with pytest.raises(errors.BadInput, match="config.baseline.experts: expected 1 for vit_small, found 2"):
         models.classifier(common.encoder("vit_small", 8), 3, "float32", experts=2)
+    config.baseline.update(experts=1, contrastive="", consistency=1.0, loss="focal")
+    with pytest.raises(errors.BadInput, match="config.baseline.loss: expected 'cross_entropy' with baseline.consiste"):
+        config_lib.validate(config)
     changed = digits_lt.get_config("smoke")
     changed.baseline.diversity = 0.1
     assert config_lib.dependencies(changed, "baseline") == config_lib.dependencies(

@@ -1,4 +1,4 @@
-"""The loss of several experts on one trunk (RIDE)."""
+"""Losses of networks with several heads: experts on one trunk (RIDE), a plain and a re-weighted head (GLMC)."""
 
 from collections.abc import Callable
 
@@ -48,6 +48,50 @@ def ride(
     mean = jax.lax.stop_gradient(jax.nn.log_softmax(logits.mean(axis=1, keepdims=True) / temperatures))
     divergence = (jnp.exp(mean) * (mean - jax.nn.log_softmax(logits / temperatures))).sum(axis=(1, 2))
     return each - diversity * temperatures.mean() ** 2 * divergence
+
+
+def cumulative(
+    plain: jax.Array, reweighted: jax.Array, labels: jax.Array, classes: classification.Classes, progress: jax.Array
+) -> jax.Array:
+    """Cumulative learning: from the loss of a plain head to that of a head with re-weighted labels.
+
+        L = -sum_c [ (1 - s^2) y_c log softmax(z)_c + s^2 w_c y_c log softmax(z')_c ],   w_c proportional to 1 / n_c
+
+    s goes from 0 to 1 during training; w has mean 1 over the classes with images.
+
+    Source: Du et al., "Global and Local Mixture Consistency Cumulative Learning for Long-Tailed Visual Recognitions"
+    (CVPR 2023).
+
+    Args:
+      plain: (B, C) logits z.
+      reweighted: (B, C) logits z', of the head that is used afterwards.
+      labels: (B, C) probabilities.
+      classes: their counts give the weights.
+      progress: () s in [0, 1].
+
+    Returns:
+      (B,) float32.
+    """
+    inverse = jnp.where(classes.counts > 0, 1.0 / jnp.maximum(classes.counts, 1.0), 0.0)
+    weights = inverse * (classes.counts > 0).sum() / inverse.sum()
+    balanced = (labels * jax.nn.log_softmax(plain.astype(jnp.float32))).sum(axis=1)
+    rebalanced = (labels * weights[None, :] * jax.nn.log_softmax(reweighted.astype(jnp.float32))).sum(axis=1)
+    return -((1.0 - progress**2) * balanced + progress**2 * rebalanced)
+
+
+def agreement(predicted: jax.Array, embeddings: jax.Array) -> jax.Array:
+    """Negative cosine of what is predicted of one view from the other, both ways; embeddings are constants.
+
+    Source: Chen and He, "Exploring Simple Siamese Representation Learning" (CVPR 2021), Eq. 2, times 2.
+
+    Args:
+      predicted: (B, 2, d) l2-normalised.
+      embeddings: (B, 2, d) l2-normalised.
+
+    Returns:
+      (B,) float32 in [-2, 2].
+    """
+    return -(predicted * jax.lax.stop_gradient(embeddings[:, ::-1])).sum(axis=(1, 2))
 
 
 def _temperatures(classes: classification.Classes) -> jax.Array:

@@ -35,6 +35,7 @@ def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
         "head": "linear",
         "reweight": "",
         "experts": 1,
+        "consistency": 0.0,
         "contrastive": "",
     }
     settings = {**plain, **baseline}
@@ -99,6 +100,7 @@ RECIPES = {
         experts=3,
         diversity=0.45,
     ),
+    "glmc": _on_baseline("GLMC", "Du et al., CVPR 2023", consistency=10.0, contrastive_projector=(128,)),
     "bcl": _on_baseline(
         "BCL",
         "Zhu et al., CVPR 2022",

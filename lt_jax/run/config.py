@@ -209,6 +209,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_stages(config)
     _check_data(config.data)
     _check_accumulation(config)
+    _check_baseline(config)
 
 
 # Keys that name an entry of a table of lt_jax.methods; "" names none.
@@ -289,15 +290,25 @@ def _check_accumulation(config: Any) -> None:
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
             "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
         )
-    if get(config, "baseline.contrastive") and config.baseline.accumulate != 1:
-        raise errors.BadInput(
-            f"config.baseline.accumulate: expected 1 with baseline.contrastive, found {config.baseline.accumulate}: "
-            "parts of a batch would have other negatives; encoder.remat saves memory"
-        )
-    if get(config, "baseline.contrastive") and config.baseline.experts != 1:
-        raise errors.BadInput(
-            f"config.baseline.experts: expected 1 with baseline.contrastive, found {config.baseline.experts}"
-        )
+
+
+# What trains the baseline in a way of its own -> other settings that must then have these values.
+_ALONE: dict[str, dict[str, Any]] = {
+    "contrastive": {"accumulate": 1, "experts": 1},
+    "consistency": {
+        "loss": "cross_entropy", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
+    },
+}  # fmt: skip
+
+
+def _check_baseline(config: Any) -> None:
+    for cause, needed in _ALONE.items():
+        for key, expected in needed.items() if get(config, f"baseline.{cause}") else ():
+            value = get(config, f"baseline.{key}")
+            if value != expected:
+                raise errors.BadInput(
+                    f"config.baseline.{key}: expected {expected!r} with baseline.{cause}, found {value!r}"
+                )
 
 
 def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
@@ -334,6 +345,10 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
 def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
     if key in ("experts", "diversity"):
         return baseline.get("experts", 1) == 1
+    if key == "contrastive_projector" and baseline.get("consistency"):
+        return False
+    if key == "consistency":
+        return not baseline["consistency"]
     return key.startswith("contrastive") and not baseline.get("contrastive")
 
 

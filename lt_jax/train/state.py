@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Trained with the network and saved with it, but no part of it: those of an objective, and a projector beside a head.
-BESIDE = ("objective", "projector")
+# Trained with the network and saved with it, but no part of it: those of an objective, and modules beside its head.
+BESIDE = ("objective", "projector", "predictor", "plain_head")
 
 
 class TrainState(flax.struct.PyTreeNode):

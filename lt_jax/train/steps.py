@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 
 from lt_jax import augment, losses
+from lt_jax.augment import mix as mixes
 from lt_jax.augment import simclr
 from lt_jax.core import errors
 from lt_jax.train import state
@@ -199,6 +200,59 @@ def joint(
             return classification + contrast.weight * contrastive, (stats, metrics, memory)
 
         return _update_with_memory(current, tx, loss_of)
+
+    return step
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency:
+    """What two mixed views of an image add to the training of a classifier.
+
+    Attributes:
+      modules: "projector", "predictor" and "plain_head", each with its parameters under that name.
+      weight: of the agreement of the views.
+      steps: of the whole training.
+    """
+
+    modules: dict[str, nn.Module]
+    weight: float
+    steps: int
+
+
+def consistent(network: nn.Module, tx: optax.GradientTransformation, options: Any, parts: Consistency) -> Step:
+    """One step of GLMC: a classifier on a mixup and a CutMix view, which predict each other. batch: (B, 1) positions.
+
+    Args:
+      network: images -> logits of the head with re-weighted labels.
+      tx: the optimizer.
+      options: of the augmentation.
+      parts: what is trained beside the network.
+    """
+
+    def step(current, data, batch):
+        k_augment, k_mix = _keys(data, current.step, 2)
+        images, labels, is_cropped = _views(data, batch)
+        views = augment.apply(k_augment, images.reshape(-1, *images.shape[2:]), options, is_cropped)
+        targets = jax.nn.one_hot(labels, len(data["classes"].counts))
+        mixed, targets = mixes.both(k_mix, views.reshape(images.shape), targets)
+        targets = jnp.repeat(targets, 2, axis=0)
+        progress = current.step.astype(jnp.float32) / parts.steps
+
+        def loss_of(params):
+            out = {}
+            features, stats = _forward(network, current, params, mixed.reshape(views.shape), method="features")
+            for name, inputs in (("projector", features), ("plain_head", features), ("predictor", None)):
+                inputs = out["projector"] if inputs is None else inputs
+                out[name] = parts.modules[name].apply({"params": params[name]}, inputs)
+            logits = _head(network, params, features)
+            each = losses.cumulative(out["plain_head"], logits, targets, data["classes"], progress)
+            pairs = [out[name].reshape(len(labels), 2, -1) for name in ("predictor", "projector")]
+            agreement = losses.agreement(*pairs).mean()
+            accuracy = (logits.reshape(len(labels), 2, -1).mean(axis=1).argmax(-1) == labels).mean()
+            metrics = {"accuracy": accuracy, "agreement": -agreement / 2}
+            return 2 * each.mean() + parts.weight * agreement, (stats, metrics)
+
+        return _update(current, tx, loss_of)
 
     return step
 
