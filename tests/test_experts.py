@@ -34,6 +34,18 @@ def test_ride_by_hand():
     np.testing.assert_allclose(ride(opposite, jax.nn.one_hot(jnp.array([0]), 3)), [expected], rtol=1e-6)
 
 
+@pytest.mark.parametrize("is_deferred", [False, True])
+def test_ride_against_the_released_code(is_deferred):
+    """frank-xwang/RIDE-LongTailRecognition at ab8be5c, RIDELoss before and after re-weighting, on the CPU."""
+    weights = losses.effective_number_weights(np.array([6, 3, 1])) if is_deferred else np.ones(3, np.float32)
+    classes = losses.Classes(CLASSES.counts, CLASSES.log_prior, weights)
+    ldam = functools.partial(losses.ride, LOGITS, LABELS, classes, loss=losses.ldam)
+    plain, each = ldam(diversity=0.0), ldam(diversity=0.45)
+    base, total = (28.891990661621094, 28.70903205871582) if is_deferred else (25.08746337890625, 24.89435577392578)
+    np.testing.assert_allclose((plain * weights[LABELS]).sum() / weights[LABELS].sum(), base, rtol=1e-5)
+    np.testing.assert_allclose((each - plain).mean(), total - base, rtol=1e-3)
+
+
 def test_equal_experts_have_no_diversity():
     equal = jnp.repeat(LOGITS[:, :1], 3, axis=1)
     np.testing.assert_allclose(ride(equal), 3 * losses.cross_entropy(equal[:, 0], LABELS), rtol=1e-6)
