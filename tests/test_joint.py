@@ -40,7 +40,8 @@ def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("objective", ["paco(queue=40)", "proco", pytest.param("tsc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["paco(queue=40)", "proco", "tsc"])
 def test_a_run_that_is_resumed_ends_with_the_same_bits(objective, tmp_path, capsys):
     config = settings_of(objective, ema=0.9)
     unbroken = trained(config, tmp_path / "unbroken")
@@ -53,6 +54,7 @@ def test_a_run_that_is_resumed_ends_with_the_same_bits(objective, tmp_path, caps
     assert "baseline: resuming from step 4 of 6" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_objective_trains_the_encoder_and_is_reported(tmp_path):
     with_it = trained(settings_of("bns(temperature=0.2, m=2)"), tmp_path / "with")
     without = trained(settings_of("bns(temperature=0.2, m=2)", contrastive_weight=0.0), tmp_path / "without")
@@ -62,6 +64,7 @@ def test_the_objective_trains_the_encoder_and_is_reported(tmp_path):
     assert all(line["contrastive_loss"] > 0 and 0 <= line["accuracy"] <= 1 for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices")
 def test_eight_devices_train_as_one(tmp_path):
     """One step of each: equal losses, and equal memories."""
