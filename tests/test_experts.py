@@ -77,6 +77,7 @@ def test_experts_share_the_first_stages():
     assert jax.eval_shape(network.apply, variables, jnp.zeros((5, 16, 16, 3))).shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_a_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
     words = ("--config=configs/digits_lt.py:smoke,method=ride", "--config.baseline.epochs=1")
     small = ("--config.encoder.width=4", "--config.heads=('nearest_class_mean','crt','tau_norm')")
@@ -129,6 +130,7 @@ def test_a_pair_of_mixes_has_equal_shares():
     assert (np.asarray([len(np.unique(image)) for image in images[:, 1]]) <= 2).all()
 
 
+@pytest.mark.slow
 def test_a_consistent_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
     words = ("--config=configs/digits_lt.py:smoke,method=glmc", "--config.baseline.epochs=1")
     small = ("--config.encoder.width=4", "--config.heads=('tau_norm','logit_adjustment')")

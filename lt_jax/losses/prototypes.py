@@ -32,7 +32,7 @@ def bcl(embeddings: jax.Array, labels: jax.Array, prototypes: jax.Array, tempera
     classes = jnp.arange(len(prototypes), dtype=labels.dtype)
     key_labels = jnp.concatenate([labels, classes])
     scores = _products(embeddings, jnp.concatenate([embeddings, prototypes])) / temperature
-    itself = jnp.eye(*scores.shape, dtype=bool)
+    itself = jnp.eye(len(scores), scores.shape[1], dtype=bool)
     same = labels[:, None] == key_labels[None, :]
     size = 1.0 + jax.nn.one_hot(labels, len(prototypes)).sum(axis=0)  # with the prototype
     size = size[key_labels][None, :] - same.astype(jnp.float32)  # and without the anchor
@@ -75,7 +75,7 @@ def paco(
     centre_logits = centre_logits.astype(jnp.float32)
     key_labels = jnp.concatenate([labels, queue[1].astype(labels.dtype)])
     scores = _products(embeddings, jnp.concatenate([embeddings, queue[0].astype(embeddings.dtype)])) / temperature
-    left_out = jnp.eye(*scores.shape, dtype=bool) | (key_labels < 0)[None, :]
+    left_out = jnp.eye(len(scores), scores.shape[1], dtype=bool) | (key_labels < 0)[None, :]
     keys = jnp.where(left_out, -jnp.inf, scores + jnp.log(gamma))
     total = jax.nn.logsumexp(jnp.concatenate([centre_logits, keys], axis=1), axis=1, keepdims=True)
     positive = (labels[:, None] == key_labels[None, :]) & ~left_out

@@ -45,7 +45,7 @@ def tsc(
     """
     keys = jnp.concatenate([embeddings, targets.astype(embeddings.dtype)]).astype(jnp.float32)
     scores = _products(embeddings.astype(jnp.float32), keys) / temperature
-    itself = jnp.eye(*scores.shape, dtype=bool)
+    itself = jnp.eye(len(scores), scores.shape[1], dtype=bool)
     log_share = scores - jax.nn.logsumexp(jnp.where(itself, -jnp.inf, scores), axis=1, keepdims=True)
     a = len(labels)
     count = jnp.maximum(positive.sum(axis=1, dtype=jnp.float32), 1.0)

@@ -52,7 +52,7 @@ class Objective:
 
     def with_options(self, options: dict[str, Any]) -> "Objective":
         """The objective with these options of its loss; the functions that initialise it get those that they take."""
-        bound = {"loss": functools.partial(self.loss, **options)}
+        bound: dict[str, Any] = {"loss": functools.partial(self.loss, **options)}
         for name in ("init_params", "init_memory"):
             function = getattr(self, name)
             if function is not None:

@@ -301,7 +301,7 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
     return step
 
 
-def _head(network: nn.Module, params: dict[str, Any], features: jax.Array) -> jax.Array:
+def _head(network: nn.Module, params: dict[str, Any], features: jax.Array) -> Any:
     """Logits of features."""
     return network.apply({"params": params}, features, method=lambda m, x: m.head(x))
 
