@@ -27,7 +27,7 @@ def get_config(arg=""):
     config.pretrain.weight_decay = 0.5  # ten times the usual: the classes are tiny
 
     training = common.training(epochs=200, batch_size=64, base_learning_rate=8e-3, warmup_epochs=10)
-    config.baseline = common.baseline(training, _augment())
+    config.baseline = common.baseline(training, _augment(), contrastive_augment=_augment())
 
     training = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
     config.probe = common.probe(training, _augment(), per_class=20)

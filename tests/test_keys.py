@@ -62,9 +62,30 @@ def test_a_contrastive_step(checked, loss):
     objective = methods.CONTRASTIVE[loss]
     network = models.contrastive(config.encoder, (8,), "float32")
     optimizer = optax.sgd(0.1)
-    current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), optimizer)
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
+    own, memory = objective.start(jax.random.key(2), 3, 8)
+    variables = {**variables, "params": {**variables["params"], "objective": own}}
+    current = state.create(variables, optimizer, memory=memory)
     partners = np.stack([np.arange(8), np.arange(8)], axis=1) if objective.one_pass else np.arange(8)[:, None]
     assert np.isfinite(loss_of(steps.pretrain(network, optimizer, objective, options()), current, partners))
+
+
+def test_a_joint_step(checked):
+    config = common.every_key()
+    config.encoder.update(name="resnet_small", width=4)
+    network, beside = (
+        models.classifier(config.encoder, 3, "float32"),
+        models.contrastive(config.encoder, (8,), "float32"),
+    )
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
+    projector = models.initialise_head(beside, jax.random.key(2), (8, 8, 3))
+    variables = {**variables, "params": {**variables["params"], "projector": projector}}
+    optimizer = optax.sgd(0.1)
+    contrast = steps.Contrast(methods.CONTRASTIVE["bns"], beside.head, 0.1, options())
+    mix = methods.MIXES["mixup"]
+    step = steps.joint(network, optimizer, options(), losses.cross_entropy, mix, contrast)
+    batch = np.tile(np.arange(8)[:, None], (1, 3))
+    assert np.isfinite(loss_of(step, state.create(variables, optimizer), batch))
 
 
 def loss_of(step, current, batch):

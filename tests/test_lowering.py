@@ -12,6 +12,7 @@ from configs import common, digits_lt, dlsa_digits
 from lt_jax import ipdpp, losses, methods, models, optim
 from lt_jax.dlsa import batches, filter, objective
 from lt_jax.dlsa import flow as flows
+from lt_jax.models import projectors
 from lt_jax.train import sharding, state, steps
 
 PLATFORMS = ("tpu", "cuda")
@@ -34,13 +35,19 @@ def held():
     return {"images": images, "labels": labels, "classes": classes, "key": np.zeros(2, np.uint32)}
 
 
-def training(network, settings):
-    """(optimizer, abstract state) of a network."""
+def training(network, settings, objective=None, beside=None):
+    """(optimizer, abstract state) of a network, with an objective of embeddings of width 8 and modules beside it."""
     optimizer = optim.create(settings, 4, IMAGES)
 
     def create():
         variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
-        return state.create(variables, optimizer)
+        own, memory = objective.start(jax.random.key(0), CLASSES, 8) if objective else ({}, None)
+        params = {"objective": own} if own else {}
+        for name, module in (beside or {}).items():
+            width = 8 if name == "predictor" else 16
+            params[name] = module.init(jax.random.key(0), jnp.zeros((1, width)))["params"]
+        variables = {**variables, "params": {**variables["params"], **params}}
+        return state.create(variables, optimizer, memory=memory)
 
     return optimizer, jax.eval_shape(create)
 
@@ -57,9 +64,22 @@ def settings_of(stage, **changes):
 def test_pretraining(name):
     settings = settings_of("pretrain")
     network = models.contrastive(common.encoder("resnet_small", 4), (16, 8), "bfloat16")
-    optimizer, current = training(network, settings)
+    optimizer, current = training(network, settings, methods.CONTRASTIVE[name])
     step = steps.pretrain(network, optimizer, methods.CONTRASTIVE[name], settings.augment)
     lower(step, current, held(), np.zeros((BATCH, 2), np.int32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.CONTRASTIVE)
+def test_joint_training(name):
+    settings, objective_of = settings_of("baseline"), methods.CONTRASTIVE[name]
+    encoder = common.encoder("resnet_small", 4)
+    network, projector = models.classifier(encoder, CLASSES, "bfloat16"), models.contrastive(encoder, (8,), "bfloat16")
+    optimizer, current = training(network, settings, objective_of, {"projector": projector.head})
+    contrast = steps.Contrast(objective_of, projector.head, 0.5, settings.contrastive_augment)
+    mix = methods.MIXES["mixup"]
+    step = steps.joint(network, optimizer, settings.augment, losses.logit_adjustment, mix, contrast)
+    lower(step, current, held(), np.zeros((BATCH, 2 + objective_of.partners), np.int32))
 
 
 @pytest.mark.slow
@@ -70,6 +90,27 @@ def test_supervised_training(name):
     optimizer, current = training(network, settings)
     loss = methods.SUPERVISED[name]
     lower(steps.classify(network, optimizer, settings.augment, loss), current, held(), np.zeros(BATCH, np.int32))
+
+
+@pytest.mark.slow
+def test_experts():
+    settings = settings_of("baseline")
+    network = models.classifier(common.encoder("resnet_small", 4), CLASSES, "bfloat16", "cosine", experts=3)
+    optimizer, current = training(network, settings)
+    loss = functools.partial(losses.ride, loss=losses.ldam, diversity=0.45)
+    step = steps.classify(network, optimizer, settings.augment, loss, method="each")
+    lower(step, current, held(), np.zeros(BATCH, np.int32))
+
+
+@pytest.mark.slow
+def test_consistent_training():
+    settings, encoder = settings_of("baseline"), common.encoder("resnet_small", 4)
+    network = models.classifier(encoder, CLASSES, "bfloat16")
+    modules = {"projector": projectors.Projector((8,)), "predictor": projectors.Projector((8,))}
+    optimizer, current = training(network, settings, beside={**modules, "plain_head": network.head})
+    parts = steps.Consistency({**modules, "plain_head": network.head}, 10.0, 100)
+    step = steps.consistent(network, optimizer, settings.augment, parts)
+    lower(step, current, held(), np.zeros((BATCH, 1), np.int32))
 
 
 @pytest.mark.parametrize("name", methods.MIXES)

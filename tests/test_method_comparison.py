@@ -96,7 +96,9 @@ def test_equal_stages_are_trained_once(tiny_config):
 def test_all_takes_what_the_config_can_run(tiny_config):
     names = plan.names_of("all", tiny_config)
     assert "dlsa" not in names and set(names) == set(methods.RECIPES) - {"dlsa"}
-    assert plan.names_of("contrastive", tiny_config) == ["bns_ipdpp", "bns_uniform"]
+    assert plan.names_of("contrastive", tiny_config) == [
+        "bcl", "paco", "proco", "bns_joint", "tsc", "bns_ipdpp", "bns_uniform"
+    ]  # fmt: skip
     assert "bns_ipdpp" not in plan.names_of("losses", tiny_config)
     assert plan.names_of("crt,cross_entropy", tiny_config) == ["cross_entropy", "crt"]
     with pytest.raises(errors.BadInput, match="this config has no block config.baseline"):

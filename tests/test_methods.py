@@ -55,14 +55,20 @@ def test_every_objective(name):
     views = normal(1, 6, 3 if objective.one_pass else 2, 4)
     views = views / jnp.linalg.norm(views, axis=-1, keepdims=True)
     labels = jnp.array([0, 1, 0, 2, 1, 0])
+    params, memory = objective.start(jax.random.key(2), 5, 4)
 
-    def loss_of(views):
-        return objective.loss({}, views, labels, CLASSES, jax.random.key(0), None)[0]
+    def loss_of(params, views, memory):
+        return objective.loss(params, views, labels, CLASSES, jax.random.key(0), memory)
 
-    each = jax.jit(loss_of)(views)
-    assert each.ndim == 1 and len(each) in (6, 12) and np.isfinite(each).all()
-    gradient = jax.grad(lambda x: loss_of(x).mean())(views)
-    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+    for _ in range(2):
+        each, after = jax.jit(loss_of)(params, views, memory)
+        assert each.ndim == 1 and len(each) in (6, 12) and np.isfinite(each).all()
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, memory)
+        assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, memory)
+        memory = after
+    gradients = jax.grad(lambda params, x: loss_of(params, x, memory)[0].mean(), argnums=(0, 1))(params, views)
+    for gradient in jax.tree.leaves(gradients):
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
 @pytest.mark.parametrize("name", methods.HEADS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lt_jax
-from lt_jax import ipdpp, losses
+from lt_jax import ipdpp, losses, methods
 from lt_jax.dlsa import classifiers
 from lt_jax.dlsa import flow as flows
 
@@ -104,6 +104,15 @@ def _bns(q):
     return losses.bns(q, q[:, 0], jnp.arange(4), jnp.zeros((4, 2), int), 0.5)
 
 
+def _contrasted(z):
+    """The objectives with a memory or parameters, in both views of two images."""
+    classes, key = losses.Classes.of(np.array([1, 1])), jax.random.key(0)
+    objectives = [methods.CONTRASTIVE[name] for name in ("tsc", "bcl", "paco", "proco")]
+    started = [(objective, *objective.start(key, 2, z.shape[1])) for objective in objectives]
+    views, labels = z.reshape(2, 2, -1), jnp.arange(2)
+    return [objective.loss(params, views, labels, classes, key, memory) for objective, params, memory in started]
+
+
 def _divided(x):
     """Everything that DLSA computes for an item: the flow, its clusters and a classifier with their help."""
     flow = flows.create(jax.random.key(0), 3, clusters=5)
@@ -118,12 +127,13 @@ def _divided(x):
         (_bns, jnp.zeros((4, 2, 3))),
         (lambda z: losses.bns_official(z, jnp.zeros(4, int), 0.5), jnp.zeros((4, 3))),
         (lambda z: losses.class_distances(z, jnp.zeros(4, int)), jnp.zeros((4, 3))),
+        (_contrasted, jnp.ones((4, 3))),
         (lambda p: ipdpp.sample(jax.random.key(0), p, 3), jnp.full(64, 0.5)),
         (lambda p: ipdpp.sample(jax.random.key(0), p, 3, method="eigen"), jnp.full(64, 0.5)),
         (lambda p: ipdpp.inclusion_probabilities(p, 3), jnp.full(64, 0.5)),
         (_divided, jnp.ones((2, 3))),
     ],
-    ids=["bns", "official", "distances", "rank_one", "eigen", "inclusion", "dlsa"],
+    ids=["bns", "official", "distances", "contrasted", "rank_one", "eigen", "inclusion", "dlsa"],
 )
 def test_every_product_is_of_highest_precision(function, argument):
     highest = jax.lax.Precision.HIGHEST

@@ -35,12 +35,8 @@ def cutmix(key: jax.Array, batch: Batch, partners: Batch, classes: losses.Classe
     Source: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers" (ICCV 2019).
     """
     del classes
-    b, h, w, _ = batch[0].shape
     k_weight, k_row, k_column = jax.random.split(key, 3)
-    side = jnp.sqrt(1.0 - _weight(k_weight, b, alpha))
-    row, column = jax.random.randint(k_row, (b,), 0, h), jax.random.randint(k_column, (b,), 0, w)
-    height, width = jnp.floor(side * h).astype(jnp.int32), jnp.floor(side * w).astype(jnp.int32)
-    is_partner = cutout.boxes(row - height // 2, column - width // 2, height, width, (h, w))
+    is_partner = _boxes(k_row, k_column, batch[0].shape, _weight(k_weight, len(batch[0]), alpha))
     images = jnp.where(is_partner, partners[0], batch[0])
     return images, _blend(batch[1], partners[1], 1.0 - is_partner.mean(axis=(1, 2, 3)))
 
@@ -79,6 +75,41 @@ def remix(
     is_own = (partner >= kappa * own) & (1.0 - weight < tau)
     of_label = jnp.where(is_partner, 0.0, jnp.where(is_own, 1.0, weight))
     return _blend(batch[0], partners[0], weight), _blend(batch[1], partners[1], of_label)
+
+
+def both(key: jax.Array, views: jax.Array, labels: jax.Array, *, alpha: float = 0.5) -> tuple[jax.Array, jax.Array]:
+    """Two views of each image, mixed with those of another image of the batch in equal shares: by mixup and by CutMix.
+
+    The label has the weight w ~ Beta(alpha, alpha) in both, also where the box of the partner is clipped at the border.
+
+    Source: Du et al., "Global and Local Mixture Consistency Cumulative Learning for Long-Tailed Visual Recognitions"
+    (CVPR 2023).
+
+    Args:
+      key: of partners, weights and boxes.
+      views: (b, 2, h, w, c).
+      labels: (b, C) probabilities.
+      alpha: of the Beta law of w.
+
+    Returns:
+      images (b, 2, h, w, c) and labels (b, C).
+    """
+    k_partner, k_weight, k_row, k_column = jax.random.split(key, 4)
+    partner = jax.random.permutation(k_partner, len(labels))
+    weight = _weight(k_weight, len(labels), alpha)
+    blended = _blend(views[:, 0], views[partner, 0], weight)
+    is_partner = _boxes(k_row, k_column, blended.shape, weight)
+    pasted = jnp.where(is_partner, views[partner, 1], views[:, 1])
+    return jnp.stack([blended, pasted], axis=1), _blend(labels, labels[partner], weight)
+
+
+def _boxes(k_row: Any, k_column: Any, shape: tuple[int, ...], weight: Any) -> Any:
+    """(b, h, w, 1) bool, boxes with the share 1 - weight of the image, before they are clipped at its border."""
+    b, h, w, _ = shape
+    side = jnp.sqrt(1.0 - weight)
+    row, column = jax.random.randint(k_row, (b,), 0, h), jax.random.randint(k_column, (b,), 0, w)
+    height, width = jnp.floor(side * h).astype(jnp.int32), jnp.floor(side * w).astype(jnp.int32)
+    return cutout.boxes(row - height // 2, column - width // 2, height, width, (h, w))
 
 
 def _weight(key: Any, b: Any, alpha: Any) -> Any:

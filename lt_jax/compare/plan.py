@@ -13,7 +13,7 @@ from lt_jax.run import config as config_lib
 
 GROUPS = {
     "losses": lambda: [name for name, recipe in methods.RECIPES.items() if "baseline" in recipe.stages[:1]],
-    "contrastive": lambda: [name for name, recipe in methods.RECIPES.items() if "retrain" in recipe.stages],
+    "contrastive": lambda: [name for name, recipe in methods.RECIPES.items() if _is_contrastive(recipe)],
 }
 _TRAINED = ("pretrain", "baseline", "retrain", "features", "dlsa")  # stages that make a run worth sharing
 
@@ -33,6 +33,11 @@ class Job:
     config: ml_collections.ConfigDict
     before: "Job | None"
     members: tuple[str, ...]
+
+
+def _is_contrastive(recipe: methods.Recipe) -> bool:
+    """Whether a contrastive objective trains the encoder, before the classifier or beside its loss."""
+    return "retrain" in recipe.stages or bool(recipe.overrides.get("baseline.contrastive"))
 
 
 def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:

@@ -15,10 +15,15 @@ from lt_jax.losses.classification import (
     vs,
 )
 from lt_jax.losses.contrastive import class_distances, simclr, supcon
+from lt_jax.losses.experts import agreement, cumulative, ride
+from lt_jax.losses.probabilistic import concentration, proco_logits
+from lt_jax.losses.prototypes import bcl, paco
 from lt_jax.losses.similarity import PRECISION
+from lt_jax.losses.targeted import tsc, uniform_targets
 
 __all__ = [
-    "PRECISION", "Classes", "balanced_softmax", "bns", "bns_expected", "bns_official", "bns_ring", "class_distances",
-    "cross_entropy", "effective_number_weights", "focal", "label_aware_smoothing", "ldam", "log_prior",
-    "logit_adjustment", "sigmoid_bce", "simclr", "supcon", "vs",
+    "PRECISION", "Classes", "agreement", "balanced_softmax", "bcl", "bns", "bns_expected", "bns_official", "bns_ring",
+    "class_distances", "concentration", "cross_entropy", "cumulative", "effective_number_weights", "focal",
+    "label_aware_smoothing", "ldam", "log_prior", "logit_adjustment", "paco", "proco_logits", "ride", "sigmoid_bce",
+    "simclr", "supcon", "tsc", "uniform_targets", "vs",
 ]  # fmt: skip

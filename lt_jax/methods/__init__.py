@@ -8,7 +8,6 @@ A config names an entry, with options in brackets where they differ from the def
 """
 
 import ast
-import dataclasses
 import difflib
 import functools
 import inspect
@@ -39,6 +38,10 @@ CONTRASTIVE: dict[str, Objective] = {
     "bns_official": Objective(contrastive.bns_official),
     "supcon": Objective(contrastive.supcon),
     "simclr": Objective(contrastive.simclr),
+    "tsc": Objective(contrastive.tsc, init_memory=contrastive.tsc_memory),
+    "bcl": Objective(contrastive.bcl, init_params=contrastive.bcl_params),
+    "paco": Objective(contrastive.paco, init_params=contrastive.paco_params, init_memory=contrastive.paco_memory),
+    "proco": Objective(contrastive.proco, init_memory=contrastive.proco_memory),
 }
 HEADS: dict[str, Callable[..., Any]] = {
     "linear": heads.linear,
@@ -112,7 +115,7 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
     if not options:
         return entries[name]
     if table == "CONTRASTIVE":
-        return dataclasses.replace(entries[name], loss=functools.partial(entries[name].loss, **options))
+        return entries[name].with_options(options)
     return functools.partial(entries[name], **options)
 
 

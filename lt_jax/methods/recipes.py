@@ -29,9 +29,33 @@ def _head(name: str, title: str, paper: str) -> Recipe:
 
 def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
     """A method of the baseline's network: its loss, or a head on its features."""
-    plain = {"loss": "cross_entropy", "sampling": "instance", "head": "linear", "reweight": ""}
+    plain = {
+        "loss": "cross_entropy",
+        "sampling": "instance",
+        "head": "linear",
+        "reweight": "",
+        "experts": 1,
+        "consistency": 0.0,
+        "contrastive": "",
+    }
     settings = {**plain, **baseline}
     return Recipe(title, paper, overrides={f"baseline.{key}": value for key, value in settings.items()})
+
+
+def _joint_bns() -> Recipe:
+    """A logit-adjusted loss on mixed images and BNS, in one training. The weight is small: BNS starts near 12."""
+    recipe = _on_baseline(
+        "BNS beside the loss",
+        "",
+        loss="logit_adjustment",
+        contrastive="bns",
+        contrastive_weight=0.1,
+        contrastive_projector=(512, 128),
+        ema=0.999,
+    )
+    augment = {"mix": "mixup", "policy": "trivial", "cutout": 0.5}
+    overrides = {f"baseline.augment.{key}": value for key, value in augment.items()}
+    return dataclasses.replace(recipe, overrides={**recipe.overrides, **overrides})
 
 
 _PIPELINE = ("pretrain", "probe", "baseline", "heads", "retrain", "evaluate", "report")
@@ -66,6 +90,49 @@ RECIPES = {
     "maxnorm": _head("maxnorm", "MaxNorm with weight decay", "Alshammari et al., CVPR 2022"),
     "samn": _head("samn", "SAMN", "Zhang et al., CVPR 2026"),
     "adapter": _head("adapter", "Residual adapter", ""),
+    "ride": _on_baseline(
+        "RIDE",
+        "Wang et al., ICLR 2021",
+        loss="ldam",
+        head="cosine",
+        reweight="effective_number",
+        reweight_from=0.8,
+        experts=3,
+        diversity=0.45,
+    ),
+    "glmc": _on_baseline("GLMC", "Du et al., CVPR 2023", consistency=10.0, contrastive_projector=(128,)),
+    "bcl": _on_baseline(
+        "BCL",
+        "Zhu et al., CVPR 2022",
+        loss="logit_adjustment",
+        head="cosine",
+        contrastive="bcl",
+        contrastive_weight=0.35,
+        contrastive_projector=(512, 128),
+    ),
+    "paco": _on_baseline(
+        "PaCo",
+        "Cui et al., ICCV 2021",
+        loss="balanced_softmax",
+        contrastive="paco",
+        contrastive_weight=1.0,
+        contrastive_projector=(512, 32),
+    ),
+    "proco": _on_baseline(
+        "ProCo",
+        "Du et al., TPAMI 2024",
+        loss="logit_adjustment",
+        contrastive="proco",
+        contrastive_weight=1.0,
+        contrastive_projector=(512, 128),
+    ),
+    "bns_joint": _joint_bns(),
+    "tsc": Recipe(
+        "TSC",
+        "Li et al., CVPR 2022",
+        _PIPELINE,
+        {"pretrain.loss": "tsc(temperature=0.07)", "retrain.method": "uniform", "retrain.trainable": "head"},
+    ),
     "bns_ipdpp": Recipe("BNS + IP-DPP", "NeurIPS 2025", _PIPELINE, {"retrain.method": "rank_one"}),
     "bns_uniform": Recipe("BNS + uniform subset", "NeurIPS 2025", _PIPELINE, {"retrain.method": "uniform"}),
     "dlsa": Recipe("DLSA", "ECCV 2022", ("pretrain", "features", "dlsa", "evaluate", "report")),

@@ -32,11 +32,11 @@ ENCODERS = {
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(config: Any, dtype: str) -> nn.Module:
-    """The encoder named by `config.encoder`.
+def build(config: Any, dtype: str, experts: int = 1) -> nn.Module:
+    """The encoder named by `config.encoder`, with this many experts.
 
     Raises:
-      BadInput: the name is unknown, or PyTorch's initialisation is set for a transformer.
+      BadInput: the name is unknown, or PyTorch's initialisation or experts are set for a transformer.
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
@@ -45,6 +45,10 @@ def build(config: Any, dtype: str) -> nn.Module:
             f"config.encoder.init: expected he for {config.name}, found torch, which is not available for transformers"
         )
     options = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem, "remat": config.remat}
+    if experts > 1:
+        if config.name.startswith("vit"):
+            raise errors.BadInput(f"config.baseline.experts: expected 1 for {config.name}, found {experts}")
+        options["experts"] = experts
     return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
 
 
@@ -53,15 +57,15 @@ def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> projectors.
     return _network(config, dtype, projectors.Projector(tuple(widths), DTYPES[dtype]))
 
 
-def classifier(config: Any, num_classes: int, dtype: str, head: str = "linear") -> projectors.Network:
-    """Network of encoder and head, "linear" or "cosine": images -> logits (b, num_classes)."""
-    return _network(config, dtype, projectors.HEADS[head](num_classes))
+def classifier(config: Any, num_classes: int, dtype: str, head: str = "linear", experts: int = 1) -> projectors.Network:
+    """Network of encoder and head, "linear" or "cosine": images -> logits (b, num_classes), means over the experts."""
+    top = projectors.HEADS[head](num_classes) if experts == 1 else projectors.Experts(num_classes, experts, head)
+    return _network(config, dtype, top, experts)
 
 
-def _network(config: Any, dtype: str, top: Any) -> projectors.Network:
-    return projectors.Network(
-        build(config, dtype), top, tuple(config.mean), tuple(config.std), config.get("init", "he")
-    )
+def _network(config: Any, dtype: str, top: Any, experts: int = 1) -> projectors.Network:
+    encoder = build(config, dtype, experts)
+    return projectors.Network(encoder, top, tuple(config.mean), tuple(config.std), config.get("init", "he"))
 
 
 def initialise(

@@ -39,6 +39,25 @@ def _unit(x: Any, axis: Any) -> Any:
 HEADS = {"linear": Linear, "cosine": Cosine}
 
 
+class Experts(nn.Module):
+    """Mean logits of experts, each with a head of its own on its part of the features."""
+
+    num_classes: int
+    experts: int
+    kind: str  # a key of HEADS
+
+    def setup(self):
+        self.heads = [HEADS[self.kind](self.num_classes) for _ in range(self.experts)]
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self.each(features).mean(axis=1)
+
+    def each(self, features: jax.Array) -> jax.Array:
+        """Logits (b, experts, num_classes)."""
+        parts = jnp.split(features, self.experts, axis=-1)
+        return jnp.stack([head(part) for head, part in zip(self.heads, parts, strict=True)], axis=1)
+
+
 class Projector(nn.Module):
     """Linear layers with ReLU in between, without BatchNorm; the output is l2-normalised."""
 
@@ -67,6 +86,10 @@ class Network(nn.Module):
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         return self.head(self.features(images, train=train))
+
+    def each(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Logits (b, experts, C) of all experts; the head is `Experts`."""
+        return self.head.each(self.features(images, train=train))
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Features (b, d) float32, the input of the head."""

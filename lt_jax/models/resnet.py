@@ -73,6 +73,9 @@ class ResNet(nn.Module):
 
     At width 64 (2, 2, 2, 2) and (3, 4, 6, 3) are ResNet-18 and -34, with bottlenecks (3, 4, 6, 3) and (3, 8, 36, 3) are
     ResNet-50 and -152; (5, 5, 5) at width 16 with padded shortcuts is the ResNet-32 of the CIFAR experiments.
+
+    With several experts the last two stages exist once for each of them, with three quarters of the channels, as in
+    RIDE (Wang et al., ICLR 2021); their features are concatenated.
     """
 
     stages: tuple[int, ...]
@@ -83,6 +86,7 @@ class ResNet(nn.Module):
     stem: str = "small"  # or "imagenet": 7x7 with stride 2, then max-pool
     remat: bool = False  # recompute blocks in the backward pass to save memory
     dtype: Any = jnp.float32
+    experts: int = 1
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -94,13 +98,25 @@ class ResNet(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="stem_norm")(x))
         if is_large:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        count = len(self.stages)
+        shared = count if self.experts == 1 else count - 2
+        x = self._run(x, train, range(shared))
+        branches = [x]
+        if self.experts > 1:
+            own = range(shared, count)
+            branches = [self._run(x, train, own, f"expert{e + 1}_", 0.75) for e in range(self.experts)]
+        return jnp.concatenate([x.astype(jnp.float32).mean(axis=(1, 2)) for x in branches], axis=-1)
+
+    def _run(self, x: jax.Array, train: bool, stages: range, prefix: str = "", share: float = 1.0) -> jax.Array:
+        """The output of these stages, with this share of their channels."""
         run = nn.remat(_run, static_argnums=(2,)) if self.remat else _run
-        for i, blocks in enumerate(self.stages):
-            for j in range(blocks):
+        for i in stages:
+            width = round(share * self.width * 2**i)
+            for j in range(self.stages[i]):
                 stride = 2 if i > 0 and j == 0 else 1
-                name = f"stage{i + 1}_block{j + 1}"
-                x = run(self.block(self.width * 2**i, stride, self.shortcut, self.dtype, name=name), x, train)
-        return x.astype(jnp.float32).mean(axis=(1, 2))
+                name = f"{prefix}stage{i + 1}_block{j + 1}"
+                x = run(self.block(width, stride, self.shortcut, self.dtype, name=name), x, train)
+        return x
 
 
 def _run(block: nn.Module, x: jax.Array, train: bool) -> jax.Array:

@@ -58,6 +58,7 @@ CHOICES = {
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
+    "baseline.contrastive_augment.policy": ("", "trivial"),
     "dtype": ("float32", "bfloat16"),
 }
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
@@ -207,7 +208,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_profile(config.profile.steps)
     _check_stages(config)
     _check_data(config.data)
-    _check_pretraining(config)
+    _check_accumulation(config)
+    _check_baseline(config)
 
 
 # Keys that name an entry of a table of lt_jax.methods; "" names none.
@@ -215,6 +217,7 @@ _ENTRIES = {
     "pretrain.loss": "CONTRASTIVE",
     "baseline.loss": "SUPERVISED",
     "baseline.sampling": "ORDERS",
+    "baseline.contrastive": "CONTRASTIVE",
     "baseline.augment.mix": "MIXES",
     "probe.augment.mix": "MIXES",
     "retrain.method": "SELECTORS",
@@ -230,8 +233,9 @@ def _check_methods(config: Any) -> None:
         for text in _listed(get(config, key)):
             if text:
                 methods.entry(table, text, f"config.{key}")
-    if get(config, "pretrain.augment.mix"):
-        raise errors.BadInput(f"config.pretrain.augment.mix: expected '', found {config.pretrain.augment.mix!r}")
+    for key in ("pretrain.augment.mix", "baseline.contrastive_augment.mix"):
+        if get(config, key):
+            raise errors.BadInput(f"config.{key}: expected '', found {get(config, key)!r}")
     if get(config, "pretrain.loss") and get(config, "pretrain.ring"):
         chosen = (methods.name_of("CONTRASTIVE", config.pretrain.loss), config.pretrain.negatives)
         if chosen != ("bns", "sampled"):
@@ -280,12 +284,31 @@ def _check_data(data: Any) -> None:
         )
 
 
-def _check_pretraining(config: Any) -> None:
+def _check_accumulation(config: Any) -> None:
     if get(config, "pretrain.accumulate") not in (None, 1):
         raise errors.BadInput(
             f"config.pretrain.accumulate: expected 1, found {config.pretrain.accumulate}: parts of a batch would have "
             "other negatives and other BatchNorm statistics; encoder.remat and pretrain.ring save memory"
         )
+
+
+# What trains the baseline in a way of its own -> other settings that must then have these values.
+_ALONE: dict[str, dict[str, Any]] = {
+    "contrastive": {"accumulate": 1, "experts": 1},
+    "consistency": {
+        "loss": "cross_entropy", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
+    },
+}  # fmt: skip
+
+
+def _check_baseline(config: Any) -> None:
+    for cause, needed in _ALONE.items():
+        for key, expected in needed.items() if get(config, f"baseline.{cause}") else ():
+            value = get(config, f"baseline.{key}")
+            if value != expected:
+                raise errors.BadInput(
+                    f"config.baseline.{key}: expected {expected!r} with baseline.{cause}, found {value!r}"
+                )
 
 
 def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
@@ -305,14 +328,28 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
 
 
 def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
-    """Dotted key -> value of everything that `stage` is computed from."""
+    """Dotted key -> value of everything that `stage` is computed from.
+
+    Settings of experts, and of a contrastive objective beside the baseline's loss, count only where there are any.
+    """
     tree = resolved(config)
     flat = {}
     for top in DEPENDS[stage]:
         if top in tree:
             flat.update(_flatten(tree[top], (top,)))
     paths = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
+    paths -= {path for path in paths if path[0] == "baseline" and _is_unused(path[1], tree["baseline"])}
     return {".".join(path): value for path, value in flat.items() if path in paths}
+
+
+def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
+    if key in ("experts", "diversity"):
+        return baseline.get("experts", 1) == 1
+    if key == "contrastive_projector" and baseline.get("consistency"):
+        return False
+    if key == "consistency":
+        return not baseline["consistency"]
+    return key.startswith("contrastive") and not baseline.get("contrastive")
 
 
 def _flatten(tree: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:

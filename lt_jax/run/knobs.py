@@ -8,6 +8,14 @@ import ml_collections
 
 from lt_jax.core import errors
 
+_AUGMENT = {
+    "crop_scale": "(0, 1]",
+    "pad": "[0, inf)",
+    "flip": "[0, 1]",
+    "strength": "[0, inf)",
+    "grey": "[0, 1]",
+    "cutout": "[0, 1]",
+}
 _TRAINING = {
     "epochs": "(0, inf)",
     "steps": "[0, inf)",
@@ -21,12 +29,7 @@ _TRAINING = {
     "weight_decay": "[0, inf)",
     "clip_norm": "[0, inf)",
     "ema": "[0, 1)",
-    "augment.crop_scale": "(0, 1]",
-    "augment.pad": "[0, inf)",
-    "augment.flip": "[0, 1]",
-    "augment.strength": "[0, inf)",
-    "augment.grey": "[0, 1]",
-    "augment.cutout": "[0, 1]",
+    **{f"augment.{key}": interval for key, interval in _AUGMENT.items()},
 }
 INTERVALS = {
     "seed": "[0, 2147483647]",
@@ -64,6 +67,12 @@ INTERVALS = {
     "pretrain.n": "[1, inf)",
     "pretrain.projector": "[1, inf)",
     "baseline.reweight_from": "[0, 1]",
+    "baseline.experts": "[1, inf)",
+    "baseline.diversity": "[0, inf)",
+    "baseline.consistency": "[0, inf)",
+    "baseline.contrastive_weight": "[0, inf)",
+    "baseline.contrastive_projector": "[1, inf)",
+    **{f"baseline.contrastive_augment.{key}": interval for key, interval in _AUGMENT.items()},
     "probe.per_class": "[1, inf)",
     "retrain.k": "[1, inf)",
     "retrain.scale_power": "[1, inf)",

@@ -1,5 +1,7 @@
 """Draws partners, other images of the class of an anchor, for contrastive objectives."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lt_jax.sampling import orders
@@ -26,15 +28,34 @@ def draw(index: orders.ClassIndex, anchors: np.ndarray, m: int, seed: int, step:
 
 
 class PartnerOrder:
-    """Order of anchors and partners: (B, 1 + m) positions, the anchor first; drops incomplete last batches."""
+    """Order of anchors and partners: (B, columns + m) positions, the anchor first.
 
-    def __init__(self, labels: np.ndarray, batch_size: int, m: int, seed: int):
+    Args:
+      labels: (n,) of the training set.
+      batch_size: B, of the global batch.
+      m: partners of each anchor.
+      seed: of the random numbers.
+      order: of the anchors; None is one epoch after the other, without incomplete last batches.
+      columns: columns of the anchor.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        m: int,
+        seed: int,
+        order: Callable[[int], np.ndarray] | None = None,
+        columns: int = 1,
+    ):
         self._index = orders.class_index(labels)
         self._m = m
         self._seed = seed
-        self._order = orders.Order(labels, batch_size, seed, drop_last=True)
+        self._order = orders.Order(labels, batch_size, seed, drop_last=True) if order is None else order
+        self._columns = columns
 
     def __call__(self, step: int) -> np.ndarray:
-        """The positions of the batch of `step`, (batch_size, 1 + m) int32."""
+        """The positions of the batch of `step`, (batch_size, columns + m) int32."""
         anchors = self._order(step)
-        return np.concatenate([anchors[:, None], draw(self._index, anchors, self._m, self._seed, step)], axis=1)
+        drawn = draw(self._index, anchors, self._m, self._seed, step)
+        return np.concatenate([np.repeat(anchors[:, None], self._columns, axis=1), drawn], axis=1)

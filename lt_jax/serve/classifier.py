@@ -124,8 +124,10 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
     images = _images(workdir, about)
     name = method or result["selected"]
     stage, head = _parts(config, workdir, result, name)
-    own_head = config.baseline.head if stage == "baseline" else "linear"
-    network = models.classifier(config.encoder, len(about["class_names"]), config.dtype, own_head)
+    own_head, experts = "linear", 1
+    if stage == "baseline":
+        own_head, experts = config.baseline.head, config.baseline.get("experts", 1)
+    network = models.classifier(config.encoder, len(about["class_names"]), config.dtype, own_head, experts)
     return Classifier(
         tuple(about["class_names"]),
         tuple(images["shape"]),

@@ -182,7 +182,9 @@ def _network(experiment: experiments.Experiment) -> dict[str, Any]:
     if len(dataset.image_shape) != 3:
         return {"network": None, "parameters": None}
     images = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32)
-    shapes = jax.eval_shape(experiment.network.encoder.init, jax.random.key(0), images)
+    is_last = "retrain" not in experiment.config.stages and "baseline" in experiment.config.stages
+    network = experiment.baseline if is_last else experiment.network
+    shapes = jax.eval_shape(network.encoder.init, jax.random.key(0), images)
     parameters = sum(x.size for x in jax.tree.leaves(shapes["params"]))
     return {"network": experiment.config.encoder.name, "parameters": int(parameters)}
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lt_jax import data, losses, metrics, models
+from lt_jax import data, losses, methods, metrics, models
 from lt_jax.models import projectors
 from lt_jax.train import checkpoint, state
 from lt_jax.train import extract as extract_lib
@@ -40,8 +40,8 @@ class Experiment:
     @functools.cached_property
     def baseline(self) -> projectors.Network:
         """The network of the baseline: the encoder under the head that its settings name."""
-        head = self.config.baseline.head
-        return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype, head)
+        head, experts = self.config.baseline.head, self.config.baseline.experts
+        return models.classifier(self.config.encoder, self.dataset.num_classes, self.config.dtype, head, experts)
 
     @functools.cached_property
     def extract_baseline(self) -> extract_lib.Extractor:
@@ -54,6 +54,11 @@ class Experiment:
     def contrastive(self) -> projectors.Network:
         """The encoder under the projector of pretraining."""
         return models.contrastive(self.config.encoder, self.config.pretrain.projector, self.config.dtype)
+
+    @functools.cached_property
+    def beside_baseline(self) -> projectors.Network:
+        """The encoder under the projector of the baseline's contrastive objective."""
+        return models.contrastive(self.config.encoder, self.config.baseline.contrastive_projector, self.config.dtype)
 
     @functools.cached_property
     def extract(self) -> extract_lib.Extractor:
@@ -85,6 +90,22 @@ class Experiment:
     def initial(self, network: projectors.Network, stage: str, weights: str = "") -> dict[str, Any]:
         """Fresh variables of a network; those of the encoder come from the file `weights` where one is given."""
         return models.initialise(network, self.stream(f"{stage}/init"), self.dataset.image_shape, weights)
+
+    def with_objective(
+        self, variables: dict[str, Any], objective: methods.Objective, stage: str, width: int
+    ) -> tuple[dict[str, Any], Any]:
+        """(variables with the parameters of a contrastive objective, its memory) before the first step of a stage.
+
+        Args:
+          variables: of the network.
+          objective: an entry of `lt_jax.methods.CONTRASTIVE`.
+          stage: whose random numbers are used.
+          width: of the embeddings.
+        """
+        params, memory = objective.start(self.stream(f"{stage}/objective"), self.dataset.num_classes, width)
+        if params:
+            variables = {**variables, "params": {**variables["params"], "objective": params}}
+        return variables, memory
 
     def encoder(self) -> dict[str, Any]:
         """The pretrained encoder: {"params": {"encoder"}, "batch_stats": {"encoder"}}.

@@ -30,13 +30,14 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
 def names(config: Any) -> dict[str, str]:
     """Name -> entry with its options, of the heads that are fitted on this run's baseline.
 
-    A head that changes the network's own needs a linear one. Logit adjustment needs logits that hold the class prior,
-    those of plain cross-entropy.
+    A head that changes the network's own needs a linear one, not several experts. Logit adjustment needs logits that
+    hold the class prior, those of plain cross-entropy.
     """
     by_name = {methods.name_of("HEADS", text): text for text in config.heads}
     if not baseline.is_plain(config.baseline):
         by_name.pop("logit_adjustment", None)
-    return {name: text for name, text in by_name.items() if config.baseline.head == "linear" or not _needs_own(name)}
+    is_linear = config.baseline.head == "linear" and config.baseline.get("experts", 1) == 1
+    return {name: text for name, text in by_name.items() if is_linear or not _needs_own(name)}
 
 
 def _needs_own(name: str) -> bool:

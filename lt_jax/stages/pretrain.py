@@ -13,12 +13,14 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     config, labels = experiment.config, experiment.dataset.train.labels
     settings, network = config.pretrain, experiment.contrastive
     objective = methods.entry("CONTRASTIVE", settings.loss, "config.pretrain.loss", settings)
-    m = settings.m if objective.one_pass else 0
+    variables = experiment.initial(network, "pretrain", config.encoder.weights)
+    variables, memory = experiment.with_objective(variables, objective, "pretrain", settings.projector[-1])
     _, progress = experiment.fit(
         "pretrain",
-        variables=experiment.initial(network, "pretrain", config.encoder.weights),
+        variables=variables,
+        memory=memory,
         step=lambda optimizer: steps.pretrain(network, optimizer, objective, settings.augment),
-        order=lambda batch_size, seed: partners.PartnerOrder(labels, batch_size, m, seed),
+        order=lambda batch_size, seed: partners.PartnerOrder(labels, batch_size, objective.partners, seed),
         drop_last=True,
         own_key=True,
     )

@@ -1,7 +1,8 @@
 """Checkpoints. A save is one unit of three items:
 
 variables   parameters and batch statistics: all that using the network needs, on any number of devices
-optimizer   step, optimizer state, first bad step, and where `variables` are a moving average the values being trained
+optimizer   step, optimizer state, first bad step, the memory of an objective, and where `variables` are a moving
+            average the values being trained
 progress    what belongs to that step: round of the subset, seconds
 
 This is the only module that imports orbax.
@@ -112,7 +113,7 @@ class Saver:
 
 
 def load(workdir: epath.Path, stage: str) -> dict[str, Any]:
-    """The variables that a finished stage has trained, as NumPy arrays. Only looks: nothing is removed.
+    """The variables of the network that a finished stage has trained, as NumPy arrays. Only looks: nothing is removed.
 
     Raises:
       BadInput: the stage is not finished, or its newest checkpoint cannot be read.
@@ -131,7 +132,7 @@ def load(workdir: epath.Path, stage: str) -> dict[str, Any]:
             f"the last checkpoint of {stage} in {workdir} cannot be read; if it is broken, delete "
             f"stages/{stage}.json there and run --stage={stage}: it goes on from the checkpoint before"
         )
-    return variables
+    return state.of_network(variables)
 
 
 def exists(workdir: epath.Path, stage: str) -> bool:
@@ -248,6 +249,8 @@ def _restore(folder: Any, like: Any) -> Any:
 
 def _optimizer(current: state.TrainState) -> dict[str, Any]:
     names: tuple[str, ...] = ("step", "opt_state", "bad_step")
+    if current.memory is not None:
+        names += ("memory",)
     if current.average is not None:  # then the item `variables` has the average
         names += ("params", "batch_stats")
     return {name: getattr(current, name) for name in names}

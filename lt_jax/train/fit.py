@@ -48,6 +48,7 @@ def fit(
     trainable: str = "all",
     drop_last: bool = False,
     own_key: bool = False,
+    memory: Any = None,
     at_epoch: Callable[..., dict[str, Any]] | None = None,
     evaluate: Callable[[dict[str, Any]], dict[str, float]] | None = None,
 ) -> tuple[state.TrainState, dict[str, Any]]:
@@ -67,6 +68,7 @@ def fit(
       trainable: "all", or the part of the parameters that is trained.
       drop_last: an epoch leaves out the last, incomplete batch.
       own_key: each anchor has a second crop of its own.
+      memory: of the step's objective, before the first step.
       at_epoch: (state, epoch, progress, use) -> progress, before each epoch and after a resume, so it must be
         idempotent; `use(positions)` trains on these images from now on.
       evaluate: variables -> measures for metrics.jsonl, every `options.evaluate.every_epochs` epochs.
@@ -78,17 +80,20 @@ def fit(
       RunFailed, Stopped: as `loop.train`.
     """
     sizes = schedule(settings, len(split.labels) if items is None else items, drop_last)
-    optimizer = optim.create(settings, sizes.steps_per_epoch, sizes.items)
+    optimizer, rate = (make(settings, sizes.steps_per_epoch, sizes.items) for make in (optim.create, optim.schedule))
     positions_of = order(sizes.batch_size, state.number(seed, f"{stage}/order"))
-    crops = {"seed": state.number(seed, f"{stage}/crops"), "smallest": settings.augment.crop_scale, "own_key": own_key}
-    feed = batches.feed(split, positions_of, sizes.batch_size, **crops, **sharding.host())
+    crops = (state.number(seed, f"{stage}/crops"), settings.augment.crop_scale, own_key)
+    feed = batches.feed(split, positions_of, sizes.batch_size, *crops, **sharding.host())
 
     def start_epoch(current, epoch, progress):
         return at_epoch(current, epoch, progress, lambda subset: feed.use(orders.Subset(subset, positions_of)))
 
-    times = (sizes.steps, sizes.steps_per_epoch, sizes.batch_size)
-    every = options.evaluate.every_epochs * sizes.steps_per_epoch if evaluate else 0
-    hooks = (start_epoch if at_epoch else None, evaluate, every)
-    rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
-    job = loop.Job(stage, seed, step(optimizer), feed, *times, rate, classes, *hooks)
-    return loop.train(job, state.create(variables, optimizer, trainable, settings.ema), directory, options)
+    times = (sizes.steps, sizes.steps_per_epoch, sizes.batch_size, rate)
+    hooks = (start_epoch if at_epoch else None, evaluate, _every(options, sizes) if evaluate else 0)
+    job = loop.Job(stage, seed, step(optimizer), feed, *times, classes, *hooks)
+    return loop.train(job, state.create(variables, optimizer, trainable, settings.ema, memory), directory, options)
+
+
+def _every(options: Any, sizes: Schedule) -> int:
+    """Steps between two evaluations during training; 0 for none."""
+    return options.evaluate.every_epochs * sizes.steps_per_epoch

@@ -1,4 +1,7 @@
-"""The state of a training run, one frozen pytree, and its named streams of random numbers."""
+"""The state of a training run, one frozen pytree, and its named streams of random numbers.
+
+Parameters that are trained beside the network have names of their own in `params`: see `BESIDE`.
+"""
 
 import zlib
 from typing import Any
@@ -7,6 +10,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+
+# Trained with the network and saved with it, but no part of it: those of an objective, and modules beside its head.
+BESIDE = ("objective", "projector", "predictor", "plain_head")
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -18,6 +24,7 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     opt_state: Any
     bad_step: jax.Array  # () int32, the first step whose loss or gradient was not finite; -1 = none
+    memory: Any = None  # what an objective carries from step to step
     average: Any = None  # moving average {"params", "batch_stats"}, where ema_decay > 0
     ema_decay: float = flax.struct.field(pytree_node=False, default=0.0)
 
@@ -33,7 +40,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create(
-    variables: dict[str, Any], tx: optax.GradientTransformation, trainable: str = "all", ema_decay: float = 0.0
+    variables: dict[str, Any],
+    tx: optax.GradientTransformation,
+    trainable: str = "all",
+    ema_decay: float = 0.0,
+    memory: Any = None,
 ) -> TrainState:
     """A fresh state of `variables`; with trainable="head" all other parameters are frozen."""
     params = dict(variables["params"])
@@ -46,9 +57,16 @@ def create(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(trained),
         bad_step=jnp.full((), -1, jnp.int32),
+        memory=_copy(memory),
         average=_copy({"params": trained, "batch_stats": variables.get("batch_stats", {})}) if ema_decay else None,
         ema_decay=ema_decay,
     )
+
+
+def of_network(variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables without the parameters in `BESIDE`, which evaluation does not need."""
+    params = {name: value for name, value in variables["params"].items() if name not in BESIDE}
+    return {**variables, "params": params}
 
 
 def _copy(tree: Any) -> Any:

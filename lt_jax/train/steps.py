@@ -5,6 +5,7 @@
 arguments: a closure would bake the images into the executable, and every seed would compile anew.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import optax
 from flax import linen as nn
 
 from lt_jax import augment, losses
+from lt_jax.augment import mix as mixes
 from lt_jax.augment import simclr
 from lt_jax.core import errors
 from lt_jax.train import state
@@ -42,11 +44,12 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, objective: An
 
         def loss_of(params):
             views, stats = embed(network, current, params, images, keys, augment_options, is_cropped)
-            each, _ = objective.loss({}, views, labels, data["classes"], k_loss, None)
+            own = params.get("objective", {})
+            each, memory = objective.loss(own, views, labels, data["classes"], k_loss, current.memory)
             intra, inter = losses.class_distances(views[:_DISTANCES, -1], labels[:_DISTANCES])
-            return each.mean(), (stats, {"intra_class_distance": intra, "inter_class_distance": inter})
+            return each.mean(), (stats, {"intra_class_distance": intra, "inter_class_distance": inter}, memory)
 
-        return _update(current, tx, loss_of)
+        return _update_with_memory(current, tx, loss_of)
 
     return step
 
@@ -94,6 +97,7 @@ def classify(
     mix: Callable[..., Any] | None = None,
     moving: bool = True,
     accumulate: int = 1,
+    method: str | None = None,
 ) -> Step:
     """One step of a classifier. batch: (B,) positions.
 
@@ -106,6 +110,7 @@ def classify(
       moving: BatchNorm normalises by the batch and updates its running statistics, also under a frozen encoder;
         otherwise it normalises by the running statistics and keeps them.
       accumulate: parts of the batch that go through the network one after the other; BatchNorm sees one at a time.
+      method: of the network; "each" gives the loss the logits (B, E, C) of all experts.
     """
 
     def step(current, data, batch):
@@ -118,8 +123,9 @@ def classify(
 
         def loss_of(params, batch_stats, part):
             images, labels, targets, row = part
-            logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving)
-            accuracy = (logits.argmax(-1) == labels).mean()
+            logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving, method)
+            mean = logits if logits.ndim == 2 else logits.mean(axis=1)
+            accuracy = (mean.argmax(-1) == labels).mean()
             each = loss(logits, targets, data["classes"], key=jax.random.fold_in(k_loss, row[0]))
             return _weighted_mean(each, targets, data["classes"].weights), (stats, {"accuracy": accuracy})
 
@@ -127,6 +133,126 @@ def classify(
         if accumulate == 1:
             return _update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
         return _apply(current, tx, *_accumulated(loss_of, current, parts, accumulate))
+
+    return step
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """What a contrastive objective adds to the training of a classifier.
+
+    Attributes:
+      objective: an entry of `lt_jax.methods.CONTRASTIVE`.
+      projector: features -> l2-normalised embeddings, with parameters params["projector"].
+      weight: of its loss beside that of the classifier.
+      options: of the augmentation of its views.
+    """
+
+    objective: Any
+    projector: nn.Module
+    weight: float
+    options: Any
+
+
+def joint(
+    network: nn.Module,
+    tx: optax.GradientTransformation,
+    options: Any,
+    loss: Callable[..., jax.Array],
+    mix: Callable[..., Any] | None,
+    contrast: Contrast,
+) -> Step:
+    """One step of a classifier that a contrastive objective trains too. batch: (B, 2 + m) positions.
+
+    The first column is the image that is classified, the others are the anchor and its partners. All views go through
+    the network together, so that BatchNorm sees them as one batch.
+
+    Args:
+      network: images -> logits.
+      tx: the optimizer.
+      options: of the augmentation of the classified view.
+      loss: an entry of `lt_jax.methods.SUPERVISED`.
+      mix: an entry of `lt_jax.methods.MIXES`, of the classified view; None mixes nothing.
+      contrast: the objective and what it sees.
+    """
+
+    def step(current, data, batch):
+        k_augment, k_mix, k_loss, k_views, k_objective = _keys(data, current.step, 5)
+        images, labels, is_cropped = _views(data, batch)
+        classes, (b, columns) = data["classes"], images.shape[:2]
+        classified, targets = augment.apply(k_augment, images[:, 0], options, is_cropped), labels
+        if mix is not None:
+            classified, targets = _mixed(mix, k_mix, classified, labels, classes)
+        views = images[:, 1:].reshape(-1, *images.shape[2:])
+        views = augment.apply(k_views, views, contrast.options, is_cropped).reshape(b, columns - 1, *images.shape[2:])
+        stacked = jnp.concatenate([classified[:, None], views], axis=1).reshape(-1, *images.shape[2:])
+
+        def loss_of(params):
+            features, stats = _forward(network, current, params, stacked, method="features")
+            features = features.reshape(b, columns, -1)
+            logits = _head(network, params, features[:, 0])
+            embeddings = contrast.projector.apply({"params": params["projector"]}, features[:, 1:])
+            each = loss(logits, targets, classes, key=k_loss)
+            own = params.get("objective", {})
+            pairs, memory = contrast.objective.loss(own, embeddings, labels, classes, k_objective, current.memory)
+            classification, contrastive = _weighted_mean(each, targets, classes.weights), pairs.mean()
+            metrics = {"accuracy": (logits.argmax(-1) == labels).mean(), "contrastive_loss": contrastive}
+            return classification + contrast.weight * contrastive, (stats, metrics, memory)
+
+        return _update_with_memory(current, tx, loss_of)
+
+    return step
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency:
+    """What two mixed views of an image add to the training of a classifier.
+
+    Attributes:
+      modules: "projector", "predictor" and "plain_head", each with its parameters under that name.
+      weight: of the agreement of the views.
+      steps: of the whole training.
+    """
+
+    modules: dict[str, nn.Module]
+    weight: float
+    steps: int
+
+
+def consistent(network: nn.Module, tx: optax.GradientTransformation, options: Any, parts: Consistency) -> Step:
+    """One step of GLMC: a classifier on a mixup and a CutMix view, which predict each other. batch: (B, 1) positions.
+
+    Args:
+      network: images -> logits of the head with re-weighted labels.
+      tx: the optimizer.
+      options: of the augmentation.
+      parts: what is trained beside the network.
+    """
+
+    def step(current, data, batch):
+        k_augment, k_mix = _keys(data, current.step, 2)
+        images, labels, is_cropped = _views(data, batch)
+        views = augment.apply(k_augment, images.reshape(-1, *images.shape[2:]), options, is_cropped)
+        targets = jax.nn.one_hot(labels, len(data["classes"].counts))
+        mixed, targets = mixes.both(k_mix, views.reshape(images.shape), targets)
+        targets = jnp.repeat(targets, 2, axis=0)
+        progress = current.step.astype(jnp.float32) / parts.steps
+
+        def loss_of(params):
+            out = {}
+            features, stats = _forward(network, current, params, mixed.reshape(views.shape), method="features")
+            for name, inputs in (("projector", features), ("plain_head", features), ("predictor", None)):
+                inputs = out["projector"] if inputs is None else inputs
+                out[name] = parts.modules[name].apply({"params": params[name]}, inputs)
+            logits = _head(network, params, features)
+            each = losses.cumulative(out["plain_head"], logits, targets, data["classes"], progress)
+            pairs = [out[name].reshape(len(labels), 2, -1) for name in ("predictor", "projector")]
+            agreement = losses.agreement(*pairs).mean()
+            accuracy = (logits.reshape(len(labels), 2, -1).mean(axis=1).argmax(-1) == labels).mean()
+            metrics = {"accuracy": accuracy, "agreement": -agreement / 2}
+            return 2 * each.mean() + parts.weight * agreement, (stats, metrics)
+
+        return _update(current, tx, loss_of)
 
     return step
 
@@ -170,9 +296,14 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
 
     def step(variables, images):
         features = network.apply(variables, simclr.to_float(images), method="features")
-        return features, network.apply({"params": variables["params"]}, features, method=lambda m, x: m.head(x))
+        return features, _head(network, variables["params"], features)
 
     return step
+
+
+def _head(network: nn.Module, params: dict[str, Any], features: jax.Array) -> Any:
+    """Logits of features."""
+    return network.apply({"params": params}, features, method=lambda m, x: m.head(x))
 
 
 def _take(data: dict[str, Any], batch: Any) -> tuple[Any, ...]:
@@ -191,17 +322,28 @@ def _views(data: dict[str, Any], batch: jax.Array) -> tuple[Any, ...]:
 
 
 def _forward(
-    network: Any, current: state.TrainState, params: dict[str, Any], images: jax.Array, moving: bool = True
+    network: Any,
+    current: state.TrainState,
+    params: dict[str, Any],
+    images: jax.Array,
+    moving: bool = True,
+    method: str | None = None,
 ) -> tuple[Any, ...]:
     variables = current.replace(params=params).variables()
     if not moving:
-        return network.apply(variables, images), current.batch_stats
-    out, changed = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        return network.apply(variables, images, method=method), current.batch_stats
+    out, changed = network.apply(variables, images, train=True, mutable=["batch_stats"], method=method)
     return out, changed.get("batch_stats", current.batch_stats)  # an encoder may have none
 
 
 def _update(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
     return _apply(current, tx, *jax.value_and_grad(loss_of, has_aux=True)(current.params))
+
+
+def _update_with_memory(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
+    """As `_update`, of a loss that also returns what its objective carries to the next step."""
+    (loss, (*aux, memory)), gradients = jax.value_and_grad(loss_of, has_aux=True)(current.params)
+    return _apply(current.replace(memory=memory), tx, (loss, tuple(aux)), gradients)
 
 
 def _apply(current: state.TrainState, tx: Any, value: tuple[Any, ...], gradients: dict[str, Any]) -> tuple[Any, ...]:
