@@ -110,6 +110,17 @@ def test_names_of_hugging_face(prefix, tmp_path, capsys):
     assert "'classifier.weight'" in capsys.readouterr().err
 
 
+def test_names_of_transformers_5(tmp_path):
+    tensors = {}
+    for name, x in hugging_face(exported(VIT)).items():
+        name = name.replace("encoder.layer.", "layers.").replace("attention.attention.", "attention.")
+        for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output.dense", "o_proj")):
+            name = name.replace(f"attention.{old}.", f"attention.{new}.")
+        tensors[name.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")] = x
+    assert any("o_proj" in name for name in tensors) and any(".mlp.fc2." in name for name in tensors)
+    equal(weights.load(write(tmp_path / "model.safetensors", tensors), VIT), VIT)
+
+
 def test_a_head_of_another_class_count_is_ignored_in_words(tmp_path, capsys):
     tensors = {**exported(RESNET), "fc.weight": np.zeros((365, 8), np.float32), "fc.bias": np.zeros(365, np.float32)}
     equal(weights.load(write(tmp_path / "w.npz", tensors), RESNET), RESNET)

@@ -77,6 +77,11 @@ _RENAMED = (
     (r"encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1", r"blocks.\1.ls\2.gamma"),
     (r"encoder\.layer\.(\d+)\.(norm\d|mlp\.fc\d)\.(\w+)", r"blocks.\1.\2.\3"),
     (r"layernorm\.(\w+)", r"norm.\1"),
+    (r"(?:encoder\.layer|layers)\.(\d+)\.attention\.([qkv]_proj)\.(\w+)", r"blocks.\1.attn.\2.\3"),  # transformers 5
+    (r"(?:encoder\.layer|layers)\.(\d+)\.attention\.o_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
+    (r"layers\.(\d+)\.layernorm_before\.(\w+)", r"blocks.\1.norm1.\2"),
+    (r"layers\.(\d+)\.layernorm_after\.(\w+)", r"blocks.\1.norm2.\2"),
+    (r"layers\.(\d+)\.(mlp\.fc\d)\.(\w+)", r"blocks.\1.\2.\3"),
     (r"_conv_(stem|head)\.weight", r"conv_\1.weight"),  # efficientnet-pytorch
     (r"_bn0\.(\w+)", r"bn1.\1"),
     (r"_bn1\.(\w+)", r"bn2.\1"),
@@ -145,8 +150,10 @@ def _renamed(name: str, blocks: list[tuple[int, ...]]) -> str:
 
 def _with_joined_attention(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     joined = dict(tensors)
-    for name in tensors:
-        parts = [name.replace(".attn.query.", f".attn.{part}.") for part in ("query", "key", "value")]
-        if ".attn.query." in name and all(part in tensors for part in parts):
-            joined[name.replace(".query.", ".qkv.")] = np.concatenate([joined.pop(part) for part in parts])
+    for first, *following in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
+        for name in [name for name in tensors if f".attn.{first}." in name]:
+            parts = [name, *(name.replace(f".attn.{first}.", f".attn.{part}.") for part in following)]
+            if all(part in tensors for part in parts):
+                values = [joined.pop(part) for part in parts]
+                joined[name.replace(f".{first}.", ".qkv.")] = np.concatenate(values)
     return joined
