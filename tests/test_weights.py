@@ -1,6 +1,7 @@
 """Files of weights: their formats, the names in them, and the errors that they give."""
 
 import collections
+import hashlib
 import json
 import re
 
@@ -15,6 +16,7 @@ from lt_jax import models
 from lt_jax.core import errors
 from lt_jax.models import resnet, vit, weights
 from lt_jax.models.weights import known
+from lt_jax.run import inputs
 
 
 def scattered(module, side=8):
@@ -192,6 +194,30 @@ def test_a_file_beside_the_weights_says_what_the_images_were(file, content, tmp_
     (tmp_path / file).write_text(json.dumps(content))
     about = known.images_of(common.encoder("vit_small", 64), str(tmp_path / "model.safetensors"))
     assert about == {"mean": (0.1,) * 3, "std": (0.2,) * 3, "size": 384}
+
+
+def test_the_lite_networks_of_timm_with_other_padding_are_refused(tmp_path):
+    encoder, file = common.encoder("efficientnet_lite0", 64), str(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "tf_efficientnet_lite0"}))
+    assert known.images_of(encoder, file)["size"] == 224
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "efficientnet_lite0"}))
+    with pytest.raises(errors.BadInput, match="is timm's efficientnet_lite0, .* expected tf_efficientnet_lite0"):
+        known.images_of(encoder, file)
+
+
+def test_an_installed_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    package, (_, module, inside) = "efficientnet_lite1", known.PACKAGES["efficientnet_lite1"]
+    file = tmp_path / module / inside
+    file.parent.mkdir(parents=True)
+    (tmp_path / module / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    file.write_bytes(b"weights")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        assert str(known.file_of(package)) == str(file)
+        config = common.base()
+        config.encoder = common.encoder(package, 64)
+        config.encoder.weights = package
+        assert inputs.weights_digest(config) == hashlib.sha256(b"weights").hexdigest()
 
 
 def settled(words):

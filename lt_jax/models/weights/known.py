@@ -57,8 +57,18 @@ def images_of(encoder: Any, name: str) -> dict[str, Any]:
     Args:
       encoder: config.encoder.
       name: of the file or package.
+
+    Raises:
+      BadInput: the weights are of a network with other padding than ours, under the same names of tensors.
     """
-    beside = _beside(file_of(name))
+    file = file_of(name)
+    architecture = str(_json(file.parent / "config.json").get("architecture", ""))
+    if architecture.startswith("efficientnet_lite"):
+        raise errors.BadInput(
+            f"config.encoder.weights: {file} is timm's {architecture}, whose padding differs from TensorFlow's; "
+            f"expected tf_{architecture}"
+        )
+    beside = _beside(file)
     if beside:
         return beside
     if encoder.name.startswith("res") and encoder.stem == "small":
