@@ -47,7 +47,7 @@ def features(
         if distributed.is_main():
             parts.rmtree()
         distributed.wait(f"features of {name} are complete")
-    return np.load(whole, mmap_mode="r") if _is_local(whole) else np.load(whole.open("rb"))
+    return _load(whole)
 
 
 def key(config: Any, image_shape: tuple[int, ...], view: str, images: str | None, weights: str | None) -> str:
@@ -107,21 +107,21 @@ def _remove_parts(folder: epath.Path, name: str, but: str) -> None:
 
 
 def _join(whole: epath.Path, parts: list[epath.Path]) -> None:
-    """Writes all parts into one file; on a local disk one part at a time."""
-    if not _is_local(whole):
-        files.write_npy(whole, np.concatenate([np.load(part.open("rb")) for part in parts]))
-        return
-    shapes = [np.load(part, mmap_mode="r").shape for part in parts]
-    beside = whole.with_name(whole.name + f".tmp{os.getpid()}")
+    """Writes all parts into one file, one part at a time."""
+    shapes = [_load(part).shape for part in parts]
+    form = {"descr": "<f2", "fortran_order": False, "shape": (sum(rows for rows, _ in shapes), shapes[0][1])}
+    beside = whole.with_name(whole.name + f".tmp{os.getpid()}") if _is_local(whole) else whole
     with files.clear_errors(whole):
-        shape = (sum(rows for rows, _ in shapes), shapes[0][1])
-        joined = np.lib.format.open_memmap(beside, "w+", np.float16, shape)
-        at = 0
-        for part, (rows, _) in zip(parts, shapes, strict=True):
-            joined[at : at + rows] = np.load(part)
-            at += rows
-        joined.flush()
-        os.replace(beside, whole)
+        with beside.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, form)
+            for part in parts:
+                file.write(_load(part).tobytes())
+        if beside != whole:
+            os.replace(beside, whole)
+
+
+def _load(path: epath.Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r") if _is_local(path) else np.load(path.open("rb"))
 
 
 def _is_local(path: epath.Path) -> bool:
