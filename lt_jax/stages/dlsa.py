@@ -27,7 +27,7 @@ def run_features(experiment: experiments.Experiment) -> dict[str, Any]:
     those of the frozen encoder of config.encoder.weights.
     """
     config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
-    if dataset.train.images.ndim == 2:
+    if len(dataset.image_shape) == 1:  # features
         for name, split in {"train": dataset.train, **dataset.evaluated}.items():
             files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
             files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
