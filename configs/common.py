@@ -101,7 +101,8 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     config.classes = ""  # a file with the class names of a table, one a line; empty: as the table has them
     config.tfds = False  # read the ArrayRecord form that tensorflow-datasets has prepared below dir
     config.generated = 0  # classes of a generated JPEG tree in the true layout, in place of dir; 0 = real data
-    config.image_size = 224  # side in pixels of what is cropped from image files; arrays stay as they are
+    config.image_size = 0  # side in pixels of what is cropped from image files; arrays stay as they are; 0 = that of
+    # the images that `encoder.weights` were trained on, else 224
     config.hold = False  # decode image files once, to squares of image_size, and keep them on the device: small sets
     config.workers = -1  # processes that decode image files; 0 = none but this one, -1 = as many as cores
     config.splits = "auto"  # of a folder: by what it holds; "folders": DIR/train/CLASS; "none": every folder is a class
@@ -124,14 +125,14 @@ def encoder(name, width, stem="small", stem_stride=1):
     """The network that computes features of images."""
     config = ml_collections.ConfigDict()
     config.name = name  # a key of lt_jax.models.ENCODERS
-    config.width = width  # channels of the first stage; of a head, in a transformer
+    config.width = width  # channels of the first stage; of a head, in a ViT; EfficientNet and DINOv2 have one width
     config.stem = stem  # "small": 3x3, patches of 4; "imagenet": 7x7 with stride 2 and max-pool, patches of 16
     config.stem_stride = stem_stride  # 2 halves a small image at once
     config.remat = False  # compute each block again in the backward pass: less memory, a third more time
-    config.weights = ""  # .safetensors or .npz with torchvision's (ResNets) or timm's names; "" = random
+    config.weights = ""  # a .safetensors, .npz, .pt or .pth file, or "efficientnet_lite0" once installed; "" = random
     config.init = "he"  # of convolutions: normal by fan-out; "torch": as PyTorch starts all its layers (docs/bns.md)
-    config.mean = (0.0,)  # taken from each channel of an image in [0, 1] ...
-    config.std = (1.0,)  # ... which is then divided by this: those that `weights` were trained with
+    config.mean = ()  # taken from each channel of an image in [0, 1] ...
+    config.std = ()  # ... which is then divided by this; () = as `weights` were trained, without weights 0 and 1
     return config
 
 
@@ -229,6 +230,7 @@ def every_key():
     config = base()
     config.data = data("digits", largest=1, imbalance_factor=1)
     config.encoder = encoder("resnet18", width=64)
+    config.encoder.update(mean=(0.0,), std=(1.0,))
     config.pretrain = pretrain(training(1, 1, 1.0, 1), augment(), projector=(1,))
     config.baseline = baseline(training(1, 1, 1.0, 1), augment())
     config.probe = probe(training(1, 1, 1.0, 1), augment(), per_class=1)

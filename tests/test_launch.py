@@ -12,6 +12,7 @@ import yaml
 
 from configs import inat2018
 from launch import kubernetes, scaling, setup, slurm, tpu
+from lt_jax import data
 from lt_jax import models as encoder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -120,7 +121,7 @@ def test_files_that_the_container_file_copies_exist():
 def test_constants_of_scaling_match_the_config():
     config = inat2018.get_config("")
     network = encoder.contrastive(config.encoder, config.pretrain.projector, config.dtype)
-    side = config.data.image_size
+    side = config.data.image_size or data.IMAGE_SIZE
     variables = jax.eval_shape(lambda: encoder.initialise(network, jax.random.key(0), (side, side, 3)))
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == scaling.PARAMETERS
     stats = jax.tree.leaves(variables["batch_stats"])

@@ -13,6 +13,7 @@ from lt_jax.data import decode, identity, longtail, sources, splits, stream
 from lt_jax.data import images as images_lib
 from lt_jax.sampling import folds
 
+IMAGE_SIZE = 224  # pixels, where neither the config nor the weights of the encoder say
 MOST_HELD = 2 << 30  # bytes; the largest split that may be held in memory
 
 
@@ -149,7 +150,7 @@ def _check_labels(raw: images_lib.Raw) -> None:
 def _sized(raw: images_lib.Raw, config: Any) -> images_lib.Raw:
     workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
     changed: dict[str, Any] = {
-        name: dataclasses.replace(cast(Any, part), size=config.image_size, workers=workers)
+        name: dataclasses.replace(cast(Any, part), size=config.image_size or IMAGE_SIZE, workers=workers)
         for name, part in _parts(raw).items()
         if isinstance(part, images_lib.Encoded)
     }

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax.core import errors
-from lt_jax.models import convolution, initializers, projectors, resnet, vit, weights
+from lt_jax.models import convolution, efficientnet, initializers, projectors, resnet, vit, weights
 
 ENCODERS = {
     "resnet_small": functools.partial(
@@ -28,7 +28,17 @@ ENCODERS = {
     ),
     "vit_small": functools.partial(vit.ViT, heads=6),  # and DeiT-S
     "vit_base": functools.partial(vit.ViT, heads=12),  # and DeiT-B
+    "dinov2_small": functools.partial(vit.ViT, heads=6, patch=14, scaled=True),
+    "dinov2_base": functools.partial(vit.ViT, heads=12, patch=14, scaled=True),
+    "dinov2_small_registers": functools.partial(vit.ViT, heads=6, patch=14, scaled=True, registers=4),
+    "dinov2_base_registers": functools.partial(vit.ViT, heads=12, patch=14, scaled=True, registers=4),
+    "efficientnet_lite0": efficientnet.EfficientNet,
+    "efficientnet_lite1": functools.partial(efficientnet.EfficientNet, deeper=1.1),
+    "efficientnet_lite2": functools.partial(efficientnet.EfficientNet, wider=1.1, deeper=1.2),
 }
+_TRANSFORMERS = ("vit", "dinov2")
+_SHAPE = ("width", "stem", "stem_stride")
+_OF_ONE_SHAPE = ("dinov2", "efficientnet")  # they have no other width or stem than the published one
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -40,16 +50,17 @@ def build(config: Any, dtype: str, experts: int = 1) -> nn.Module:
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")
-    if config.get("init", "he") == "torch" and config.name.startswith("vit"):
+    if config.get("init", "he") == "torch" and config.name.startswith(_TRANSFORMERS):
         raise errors.BadInput(
             f"config.encoder.init: expected he for {config.name}, found torch, which is not available for transformers"
         )
-    options = {"width": config.width, "stem_stride": config.stem_stride, "stem": config.stem, "remat": config.remat}
+    is_of_one_shape = config.name.startswith(_OF_ONE_SHAPE)
+    options = {} if is_of_one_shape else {key: config[key] for key in _SHAPE}
     if experts > 1:
-        if config.name.startswith("vit"):
+        if config.name.startswith((*_TRANSFORMERS, *_OF_ONE_SHAPE)):
             raise errors.BadInput(f"config.baseline.experts: expected 1 for {config.name}, found {experts}")
         options["experts"] = experts
-    return ENCODERS[config.name](**options, dtype=DTYPES[dtype])
+    return ENCODERS[config.name](**options, remat=config.remat, dtype=DTYPES[dtype])
 
 
 def contrastive(config: Any, widths: tuple[int, ...], dtype: str) -> projectors.Network:
@@ -64,14 +75,19 @@ def classifier(config: Any, num_classes: int, dtype: str, head: str = "linear", 
 
 
 def _network(config: Any, dtype: str, top: Any, experts: int = 1) -> projectors.Network:
-    encoder = build(config, dtype, experts)
-    return projectors.Network(encoder, top, tuple(config.mean), tuple(config.std), config.get("init", "he"))
+    return projectors.Network(
+        build(config, dtype, experts),
+        top,
+        tuple(config.mean) or (0.0,),
+        tuple(config.std) or (1.0,),
+        config.get("init", "he"),
+    )
 
 
 def initialise(
     network: projectors.Network, key: jax.Array, image_shape: tuple[int, ...], file: str = ""
 ) -> dict[str, Any]:
-    """New variables of encoder and head; the encoder is loaded from `file` if given.
+    """New variables of encoder and head; the encoder is loaded from `file` if given, see `weights.load`.
 
     Raises:
       BadInput: the file does not contain the weights of this encoder.

@@ -1,4 +1,8 @@
-"""Vision transformers (Dosovitskiy et al., ICLR 2021); DeiT (Touvron et al., ICML 2021) has the same shape."""
+"""Vision transformers (Dosovitskiy et al., ICLR 2021); DeiT (Touvron et al., ICML 2021) has the same shape.
+
+DINOv2 (Oquab et al., TMLR 2024) adds LayerScale (Touvron et al., ICCV 2021), and in one form registers (Darcet et al.,
+ICLR 2024): tokens beside the class token that hold what belongs to no patch.
+"""
 
 import functools
 from typing import Any
@@ -13,10 +17,11 @@ _init = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-    """Attention and a two-layer MLP, each with a LayerNorm before it and a shortcut."""
+    """Attention and a two-layer MLP, each with a LayerNorm before it, a shortcut, and with `scaled` a LayerScale."""
 
     heads: int
     dtype: Any
+    scaled: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -25,15 +30,22 @@ class Block(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
         parts = dense(3 * d, name="qkv")(norm(name="norm1")(x)).reshape(b, n, 3, self.heads, d // self.heads)
         mixed = jax.nn.dot_product_attention(*(parts[:, :, i] for i in range(3)))
-        x = x + dense(d, name="proj")(mixed.reshape(b, n, d))
+        x = x + self._scaled("scale1", dense(d, name="proj")(mixed.reshape(b, n, d)))
         y = nn.gelu(dense(4 * d, name="fc1")(norm(name="norm2")(x)), approximate=False)
-        return x + dense(d, name="fc2")(y)
+        return x + self._scaled("scale2", dense(d, name="fc2")(y))
+
+    def _scaled(self, name: str, x: jax.Array) -> jax.Array:
+        """x times a learnt factor of each channel, which starts close to zero."""
+        if not self.scaled:
+            return x
+        return x * self.param(name, nn.initializers.constant(1e-5), x.shape[-1:]).astype(x.dtype)[None, None]
 
 
 class ViT(nn.Module):
     """Vision transformer with a class token and learnt positions; returns the features of the class token.
 
-    With 64 channels per head, 6 heads are ViT-S and DeiT-S, 12 are ViT-B and DeiT-B.
+    With 64 channels per head, 6 heads are ViT-S and DeiT-S, 12 are ViT-B and DeiT-B. Pixels on the right and at the
+    bottom that do not fill a patch are not used.
     """
 
     heads: int
@@ -41,12 +53,15 @@ class ViT(nn.Module):
     width: int = 64  # channels of a head
     stem: str = "imagenet"  # patches of 16 pixels; "small": 4 pixels
     stem_stride: int = 1  # factor of the patch size; published ViTs use 1
+    patch: int = 0  # side of a patch in pixels, in place of `stem` and `stem_stride`; 0 = by them
+    registers: int = 0  # tokens between the class token and the patches, without a position
+    scaled: bool = False  # LayerScale after attention and MLP
     remat: bool = False  # recompute blocks in the backward pass to save memory
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        side = (16 if self.stem == "imagenet" else 4) * self.stem_stride
+        side = self.patch or (16 if self.stem == "imagenet" else 4) * self.stem_stride
         d = self.heads * self.width
         embed = nn.Conv(
             d,
@@ -62,7 +77,11 @@ class ViT(nn.Module):
         token = self.param("token", nn.initializers.zeros_init(), (1, 1, d)).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, d)), x], axis=1)
         x = x + self.param("positions", _init, (1, x.shape[1], d)).astype(self.dtype)
+        if self.registers:
+            registers = self.param("registers", _init, (1, self.registers, d)).astype(self.dtype)
+            registers = jnp.broadcast_to(registers, (x.shape[0], self.registers, d))
+            x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
-            x = block(self.heads, self.dtype, name=f"block{i + 1}")(x)
+            x = block(self.heads, self.dtype, self.scaled, name=f"block{i + 1}")(x)
         return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x[:, 0]).astype(jnp.float32)

@@ -34,6 +34,7 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     options.images = [*filter(None, [options.images]), *words]
     _check_classifier(options)
     config_lib.validate(config)
+    _settle_images(config)
     if "data" in config and config.data.profile == "all":
         _check_whole(config.data, argv)
     return config, options
@@ -49,6 +50,31 @@ def _check_classifier(options: types.SimpleNamespace) -> None:
         options.tau = float(options.tau or 0)
     except ValueError as error:
         raise errors.BadInput(f"--tau: expected a number, found {options.tau!r}") from error
+
+
+def _settle_images(config: Any) -> None:
+    """Sets what the config leaves open of the images: as the weights of the encoder were trained, else the defaults."""
+    encoder, about = config.get("encoder"), {}
+    if encoder is None:
+        return
+    if encoder.weights:
+        from lt_jax.models.weights import known  # here, so that a usage error does not wait for JAX
+
+        about = known.images_of(encoder, encoder.weights)
+    for key, default in (("mean", (0.0,)), ("std", (1.0,))):
+        if not encoder[key]:
+            encoder[key] = about.get(key, default)
+            if encoder.weights:
+                known_as = "as the weights were trained" if key in about else "since none is known for these weights"
+                log.say(f"config.encoder.{key} is {_short(encoder[key])}, {known_as}")
+    if "data" in config and not config.data.image_size:
+        from lt_jax import data
+
+        config.data.image_size = about.get("size", data.IMAGE_SIZE)
+
+
+def _short(numbers: Any) -> str:
+    return " ".join(f"{number:.4g}" for number in numbers)
 
 
 def _check_whole(data: Any, argv: list[Any]) -> None:

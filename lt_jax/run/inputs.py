@@ -13,6 +13,7 @@ from etils import epath
 
 from lt_jax.core import distributed, errors, files, log
 from lt_jax.data import identity
+from lt_jax.models.weights import known
 from lt_jax.run import config as config_lib
 from lt_jax.stages.experiment import Experiment
 from lt_jax.train import checkpoint
@@ -105,7 +106,7 @@ def refuse_other_data(workdir: epath.Path, current: Inputs) -> None:
 
 
 def weights_digest(config: Any) -> str | None:
-    """SHA-256 of the file that config.encoder.weights names, None where it names none.
+    """SHA-256 of the file or package that config.encoder.weights names, None where it names none.
 
     Raises:
       BadInput: there is no such file.
@@ -113,7 +114,7 @@ def weights_digest(config: Any) -> str | None:
     name = config_lib.get(config, "encoder.weights")
     if not name:
         return None
-    path = files.expand(name, "config.encoder.weights")
+    path = known.file_of(name)
     if not path.is_file():
         raise errors.BadInput(f"config.encoder.weights: no file {path}")
     with open(os.fspath(path), "rb") as file:

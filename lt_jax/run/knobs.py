@@ -44,7 +44,7 @@ INTERVALS = {
     "evaluate.every_epochs": "[0, inf)",
     "evaluate.ece_bins": "[1, inf)",
     "data.generated": "[0, inf)",
-    "data.image_size": "[1, inf)",
+    "data.image_size": "[0, inf)",
     "data.workers": "[-1, inf)",
     "data.test_share": "(0, 1)",
     "data.validation": "[0, 1)",

@@ -15,22 +15,40 @@ from lt_jax.dlsa import filter as filters
 from lt_jax.dlsa import flow as flows
 from lt_jax.stages import experiment as experiments
 from lt_jax.stages import probe
-from lt_jax.train import state
+from lt_jax.train import cache, state
 
 GROUPS = ("many", "medium", "few")
 
 
 def run_features(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Writes `features/{train,test,validation}.*.npy`: a person's own features, or those of the pretrained encoder."""
-    dataset, workdir = experiment.dataset, experiment.workdir
-    if dataset.train.images.ndim == 2:
+    """Writes `features/{train,test,validation}.*.npy`.
+
+    They are a person's own features, or those of the pretrained encoder. Without pretraining in config.stages they are
+    those of the frozen encoder of config.encoder.weights.
+    """
+    config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
+    if len(dataset.image_shape) == 1:  # features
         for name, split in {"train": dataset.train, **dataset.evaluated}.items():
             files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
             files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
+    elif config.encoder.weights and not config.init_from and "pretrain" not in config.stages:
+        _frozen_features(experiment)
     else:
         measures = probe.plain(experiment, experiment.encoder())
         files.write_json(workdir / "probe.json", probe.by_split({"plain": measures, "official": None}))
     return {}
+
+
+def _frozen_features(experiment: experiments.Experiment) -> None:
+    """Writes features of the encoder as it was loaded; what is on disk already of the same input is used."""
+    config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
+    variables = experiment.initial(experiment.network, "features", config.encoder.weights)
+    digests = files.read_json(workdir / "run.json")["data"]
+    for name, split in {"train": dataset.train, **dataset.evaluated}.items():
+        view = "whole" if split.in_memory else "centre"
+        key = cache.key(config, dataset.image_shape, view, digests["splits"][name], digests["weights"])
+        cache.features(workdir, name, key, experiment.extract, variables, split.images)
+        files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
 
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
@@ -156,8 +174,10 @@ def read(workdir: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         if not path.exists():
             raise errors.BadInput(f"no {path}: run --stage=features first")
     if "://" not in str(folder):
-        return np.load(paths[0], mmap_mode="r"), np.load(paths[1])
-    return tuple(np.load(path.open("rb")) for path in paths)  # type: ignore[return-value]
+        features, labels = np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+    else:
+        features, labels = (np.load(path.open("rb")) for path in paths)
+    return (features.astype(np.float32) if features.dtype == np.float16 else features), labels
 
 
 def save(workdir: epath.Path, model: divide.Model) -> None:

@@ -1,7 +1,7 @@
 """One pass over a split: features and log-probabilities on clean images in evaluation mode."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,15 +30,18 @@ class Extractor:
 
     def __call__(self, variables: dict[str, Any], images: Any) -> tuple[np.ndarray, np.ndarray]:
         """Images of a split, in memory or not -> features (n, d) and logits (n, C), float32."""
+        features, logits = zip(*self.batches(variables, images), strict=True)
+        return np.concatenate(features), np.concatenate(logits)
+
+    def batches(self, variables: dict[str, Any], images: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same in order, one batch at a time."""
         variables = sharding.put_replicated(variables, self._mesh)
-        parts = []
         is_local = not isinstance(images, np.ndarray)
         for batch, mask in batches.clean_batches(images, self._batch_size, **sharding.host()):
             interrupt.stop_if_requested()
             batch = sharding.put_batch(batch, self._mesh, is_local)
-            parts.append([sharding.fetch(x)[mask] for x in self._infer(variables, batch)])
-        features, logits = zip(*parts, strict=True)
-        return np.concatenate(features), np.concatenate(logits)
+            features, logits = (sharding.fetch(x)[mask] for x in self._infer(variables, batch))
+            yield features, logits
 
 
 def true_log_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
