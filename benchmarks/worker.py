@@ -1,7 +1,7 @@
 """A process that runs named functions when it is told to, so that rows of several programs alternate in one benchmark.
 
-The child calls `serve(rows)`. The parent makes a `Worker` for each child and calls `worker.run(name)`. Imports neither
-JAX nor PyTorch.
+The child calls `serve(rows)`. The parent makes a `Worker` for each child, waits until it is `ready`, and calls
+`worker.run(name)`. Imports neither JAX nor PyTorch.
 """
 
 import json
@@ -14,7 +14,6 @@ import time
 def serve(rows):
     """Answers each line of standard input, the name of a row, with the seconds and processor seconds of one call."""
     for run in rows.values():  # compiles
-        run()
         run()
     _answer(list(rows))
     for line in sys.stdin:
@@ -29,13 +28,16 @@ def _answer(value):
 
 
 class Worker:
-    """A child process that serves; `names` are its rows, `peak_mib` the most memory that it has used."""
+    """A child process that serves; `peak_mib` is the most memory that it has used."""
 
     def __init__(self, command, env=None):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, env=env, **pipes)
         self.peak_mib = 0.0
-        self.names = self._read()
+
+    def ready(self):
+        """Waits until the child has compiled its rows, and returns their names."""
+        return self._read()
 
     def run(self, name):
         """Returns the seconds of a call, and the processor seconds of all its threads."""

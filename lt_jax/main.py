@@ -51,8 +51,7 @@ def run(config: Any, options: Any) -> None:
       config: from `lt_jax.run.command.parse`.
       options: the other flags: workdir, stage, and those of predict.
     """
-    from lt_jax.run import graph as stages  # here, so that --help does not wait for JAX
-    from lt_jax.run import host
+    from lt_jax.run import graph, host  # here, so that --help does not wait for JAX
 
     is_after = options.stage in ("predict", "export")  # they look at a finished run and leave its own files alone
     workdir = files.expand(options.workdir, "--workdir") if is_after else files.prepare_folder(options.workdir)
@@ -63,7 +62,7 @@ def run(config: Any, options: Any) -> None:
         return functions[options.stage](config, workdir)
     with lock.owned(workdir):
         log.say(f"work directory {workdir}")
-        stages.run(config, workdir, options.stage, functions)
+        graph.run(config, workdir, options.stage, functions)
     return None
 
 

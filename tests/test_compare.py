@@ -1,93 +1,175 @@
-"""Comparison of runs: labels of their differences, mean and spread over seeds, and the page."""
+"""`python -m lt_jax.compare`: what is shared, what is selected, which differences are real, and how it ends."""
 
+import csv
 import json
-import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from lt_jax import statistics
+import lt_jax
+from configs import digits_lt, dlsa_features
+from lt_jax import methods, statistics
+from lt_jax.compare import __main__ as compare
+from lt_jax.compare import plan
 from lt_jax.core import errors
-from lt_jax.report import __main__ as command
-from lt_jax.report import compare
+from lt_jax.sampling import folds
 
 
-def run(seed, overall, few=0.5, **config):
-    measures = {"overall": overall, "many": 0.9, "medium": None, "few": few, "balanced": overall, "worst_class": 0.1}
-    measures |= {"macro_f1": 0.5, "mcc": 0.5, "nmi": 0.5, "ece": 0.1, "per_class": [0.9, few]}
-    result = {"seed": seed, "test": measures, "dataset": {"name": "digits", "num_classes": 2, "counts": [9, 3]}}
-    return {"seed": seed, "method": "m", "retrain.k": 10, "report.title": str(seed), **config}, result
+def run_compare(*words):
+    return compare.main(["lt_jax.compare", *map(str, words)])
 
 
-def test_runs_that_differ_by_the_seed_share_a_row():
-    rows = compare.grouped([run(0, 0.5), run(1, 0.7), run(0, 0.6, **{"retrain.k": 5}), run(2, 0.6, young=1)])
-    assert [row.label for row in rows] == ["retrain.k=10", "retrain.k=5"]
-    assert rows[0].seeds == [0, 1, 2] and rows[1].seeds == [0]
-    assert compare.grouped([run(0, 0.5), run(1, 0.7)])[0].label == "this experiment"
+def test_folds_are_stratified():
+    labels = np.repeat([0, 1, 2, 3], [20, 7, 2, 1])
+    fold = folds.stratified(labels, 5, seed=0)
+    counts = np.array([[((labels == c) & (fold == f)).sum() for f in range(5)] for c in range(4)])
+    assert (counts[0] == 4).all() and counts[1].max() - counts[1].min() == 1 and counts[1].sum() == 7
+    assert sorted(counts[2]) == [0, 0, 0, 1, 1]
+    assert fold[labels == 3].tolist() == [-1]  # the only image of a class is always trained on
+    assert not np.array_equal(fold, folds.stratified(labels, 5, seed=1))
 
 
-def test_mean_and_spread_by_hand():
-    both = {"mean": pytest.approx(0.6), "std": pytest.approx(math.sqrt(0.02))}
-    assert statistics.spread(np.array([0.5, 0.7, np.nan])) == both
-    assert statistics.spread([0.5, None, 0.7]) == both
-    assert statistics.spread([0.5]) == {"mean": 0.5, "std": 0.0}
-    assert statistics.spread(np.array([np.nan])) is None
+def test_a_fold_is_the_validation_split(tiny_config):
+    from lt_jax import data
+
+    config = tiny_config.data
+    whole = data.load(config)
+    config.update(folds=2, fold=1)
+    parts = data.load(config)
+    assert len(parts.train.labels) + len(parts.validation.labels) == len(whole.train.labels)
+    assert len(parts.test.labels) == len(whole.test.labels)
+    assert (np.bincount(parts.validation.labels, minlength=10) > 0).all()
 
 
-def test_difference_is_paired_by_seed():
-    runs = [run(0, 0.5), run(1, 0.7), run(2, 0.1)] + [run(s, x, **{"retrain.k": 5}) for s, x in ((1, 0.8), (0, 0.5))]
-    first, other = compare.grouped(runs)
-    mean, half, pairs = compare.difference(first, other, "overall")
-    assert (mean, pairs) == (pytest.approx(0.05), 2)
-    assert half == pytest.approx(12.706 * 0.1 / math.sqrt(2) / math.sqrt(2), rel=1e-3)  # t of one degree of freedom
-    assert compare.difference(first, compare.grouped([run(0, 0.5)])[0], "overall") is None
+@pytest.fixture
+def tiny_config():
+    return digits_lt.get_config("smoke").copy_and_resolve_references()
 
 
-def test_equal_seeds_and_different_data_are_refused():
-    with pytest.raises(errors.BadInput, match="two runs of this experiment have the seed 0"):
-        compare.grouped([run(0, 0.5), run(0, 0.5)])
-    other = run(1, 0.5)
-    other[1]["dataset"] = {"name": "cifar10", "num_classes": 10}
-    with pytest.raises(errors.BadInput, match="different data sets"):
-        compare.grouped([run(0, 0.5), other])
+def test_paired_differences_are_those_of_scipy():
+    ours, reference = [0.5, 0.6, 0.8, 0.7], [0.4, 0.55, 0.6, 0.68]
+    difference = statistics.paired(ours, reference)
+    expected = stats.ttest_rel(ours, reference)
+    low, high = expected.confidence_interval(0.95)
+    assert difference["p"] == pytest.approx(expected.pvalue)
+    assert difference["mean"] - difference["half_width"] == pytest.approx(low)
+    assert difference["mean"] + difference["half_width"] == pytest.approx(high)
+    assert statistics.paired([0.5], [0.4]) is None
+    assert statistics.paired([0.5, 0.6], [0.5, 0.6]) == {"mean": 0.0, "half_width": 0.0, "p": 1.0}
 
 
-def test_figures_plot_means_and_seeds():
-    rows = compare.grouped([run(0, 0.5), run(1, 0.7), run(0, 0.6, **{"retrain.k": 5})])
-    (axes,) = compare.by_group(rows).axes
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["overall", "many", "few"]  # no run has medium classes
-    np.testing.assert_allclose(axes.containers[0][0].get_xydata()[:, 1], [0.6, 0.9, 0.5])
-    assert axes.lines[0].get_xydata()[:, 1].tolist() == [0.5, 0.7]
-    (axes,) = compare.by_class_size(rows).axes
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[9, 0.9], [3, 0.5]])
+def test_holm_by_hand():
+    """Thresholds .05/3, .05/2, .05: the second smallest fails, and so does everything after it."""
+    assert statistics.holm({"a": 0.001, "b": 0.03, "c": 0.04}) == {"a": True, "b": False, "c": False}
+    assert statistics.holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a": True, "b": True, "c": True}
+    assert statistics.holm({}) == {}
 
 
-def test_page_of_two_seeds(finished, copied, tmp_path, capsys):
-    for name in ("config.json", "result.json"):
-        content = json.loads((copied / name).read_text())
-        (copied / name).write_text(json.dumps({**content, "seed": 1}))
-    out = tmp_path / "both.html"
-    assert command.main([str(finished), str(copied), f"--out={out}"]) == 0
-    text, test = out.read_text(), json.loads((finished / "result.json").read_text())["test"]
-    assert "seeds 0, 1" in text and f"{100 * test['overall']:.1f}" in text
-    assert "//" not in text.replace("http://www.w3.org", "")
-    assert str(out) in capsys.readouterr().err
+def test_differences_in_words():
+    assert statistics.in_words(None, False) == "one seed: no interval"
+    assert statistics.in_words({"mean": 0.1}, False) == "within noise"
+    assert [statistics.in_words({"mean": x}, True) for x in (0.1, -0.1)] == ["better", "worse"]
 
 
-BAD = {
-    "no run": (["nowhere"], "no finished run in nowhere"),
-    "no folder": (["--out=x.html"], "expected at least one work directory"),
-    "flag": (["--ot=x.html"], "unknown flag --ot=x.html"),
-}
+def test_the_first_within_one_standard_error_is_selected():
+    folds = [[{"balanced": 0.6, "balanced_error": 0.03}, {"balanced": 0.8, "balanced_error": 0.04}]] * 3
+    pooled = statistics.pooled(folds)
+    assert pooled == {"mean": pytest.approx(0.7), "standard_error": pytest.approx(0.025)}  # a half of .05
+    validation = {"a": {"mean": 0.66, "standard_error": 0.1}, "b": {"mean": 0.68, "standard_error": 0.1}, "c": pooled}
+    assert statistics.select(validation) == "b"
+    validation["b"]["mean"] = 0.67
+    assert statistics.select(validation) == "c"
 
 
-@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
-def test_invalid_input_is_a_one_line_error(words, message, capsys):
-    assert command.main(words) == 2
-    error_lines = capsys.readouterr().err.strip().splitlines()
-    assert len(error_lines) == 1 and message in error_lines[0]
+def test_equal_stages_are_trained_once(tiny_config):
+    names = ["cross_entropy", "focal", "crt", "bns_ipdpp", "bns_uniform"]
+    jobs = plan.jobs(tiny_config, names, range(2), folds=2)
+    members = {job.folder: job.members for job in jobs}
+    assert len(jobs) == 2 * 3 * 5  # two baselines, a pretraining, two retrainings; seeds; all images and two folds
+    assert sorted(members.values()).count(("cross_entropy", "crt")) == 6
+    position = {job.folder: number for number, job in enumerate(jobs)}
+    assert all(position[job.before.folder] < position[job.folder] for job in jobs if job.before)
+    assert plan.jobs(tiny_config, names, range(2), folds=2)[3].folder == jobs[3].folder  # so that it resumes
 
 
-def test_help(capsys):
-    assert command.main(["--help"]) == 0
-    assert "python -m lt_jax.report DIR DIR" in capsys.readouterr().out
+def test_all_takes_what_the_config_can_run(tiny_config):
+    names = plan.names_of("all", tiny_config)
+    assert "dlsa" not in names and set(names) == set(methods.RECIPES) - {"dlsa"}
+    assert plan.names_of("contrastive", tiny_config) == [
+        "bcl", "paco", "proco", "bns_joint", "tsc", "bns_ipdpp", "bns_uniform"
+    ]  # fmt: skip
+    assert "bns_ipdpp" not in plan.names_of("losses", tiny_config)
+    assert plan.names_of("crt,cross_entropy", tiny_config) == ["cross_entropy", "crt"]
+    with pytest.raises(errors.BadInput, match="this config has no block config.baseline"):
+        plan.names_of("crt", dlsa_features.get_config())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods=crtt"], "--methods: expected one of .*, found 'crtt'; did you mean crt?"),
+        ([], "--methods: expected some of cross_entropy"),
+        (["--methods=crt", "--seeds=0"], "--seeds: expected a whole number, at least 1, found '0'"),
+        (["--methods=crt", "--folds=1"], "--folds: expected a whole number, 0 or at least 2, found '1'"),
+        (["--methods=crt", "--config=configs/digits.py"], "did you mean configs/digits_lt.py?"),
+    ],
+)
+def test_wrong_input_is_one_line(words, message, capsys, tmp_path):
+    assert run_compare(*words, f"--workdir={tmp_path / 'x'}") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and not (tmp_path / "x").exists()
+    import re
+
+    assert re.search(message, lines[0])
+
+
+@pytest.mark.slow
+def test_a_comparison_of_heads(tmp_path, tiny, capsys):
+    words = (*tiny, "--methods=cross_entropy,crt,nearest_class_mean", "--folds=2", "--config.baseline.epochs=1")
+    assert run_compare(*words, f"--workdir={tmp_path}") == 0
+    printed = capsys.readouterr().err
+    assert "3 methods, 1 seeds, 2 folds: 3 runs" in printed and "* selected by balanced accuracy" in printed
+    compared = json.loads((tmp_path / "compare.json").read_text())
+    selected = compared["selected"]
+    validation = {name: method["validation"]["mean"] for name, method in compared["methods"].items()}
+    assert validation[selected] > max(validation.values()) - 0.1
+    rows = list(csv.DictReader((tmp_path / "compare.csv").open()))
+    assert [row["method"] for row in rows] == list(compared["methods"])
+    for row in rows:
+        assert float(row["overall"]) == compared["methods"][row["method"]]["test"][0]["overall"]
+    page = (tmp_path / "compare.html").read_text()
+    assert "Nearest class mean" in page and "<small>selected</small>" in page and "https://" not in page
+    images = np.zeros((1, 8, 8, 3), np.uint8)
+    chosen = lt_jax.load(tmp_path).predict(images)
+    np.testing.assert_array_equal(chosen, lt_jax.load(tmp_path, method=selected).predict(images))
+    assert run_compare(*words, f"--workdir={tmp_path}") == 0
+    assert "baseline: complete" in capsys.readouterr().err
+
+
+def test_a_comparison_without_folds_selects_nothing(tmp_path, tiny, capsys):
+    words = (*tiny, "--methods=cross_entropy,crt", "--folds=0", "--config.baseline.epochs=1", f"--workdir={tmp_path}")
+    assert run_compare(*words) == 0
+    assert "2 methods, 1 seeds, no folds: 1 runs" in capsys.readouterr().err
+    compared = json.loads((tmp_path / "compare.json").read_text())
+    assert compared["selected"] is None and compared["methods"]["crt"]["validation"] is None
+    assert "nothing was selected" in (tmp_path / "compare.html").read_text()
+    assert lt_jax.load(tmp_path, method="crt").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
+
+
+@pytest.mark.slow
+def test_a_method_that_fails_does_not_stop_the_others(tmp_path, tiny, capsys, monkeypatch):
+    overrides = {**methods.RECIPES["focal"].overrides, "baseline.base_learning_rate": 1e30}
+    monkeypatch.setitem(methods.RECIPES, "focal", methods.Recipe("Diverging", "", overrides=overrides))
+    words = (*tiny, "--methods=cross_entropy,focal,bns_uniform", "--folds=0", "--seeds=2")
+    short = ("--config.baseline.epochs=1", "--config.pretrain.epochs=1", "--config.retrain.epochs=1")
+    assert run_compare(*words, *short, f"--workdir={tmp_path}") == 0
+    compared = json.loads((tmp_path / "compare.json").read_text())
+    assert compared["methods"]["focal"]["status"] == "failed" and compared["selected"] is None
+    assert "not finite" in compared["methods"]["focal"]["reason"]
+    difference = compared["methods"]["bns_uniform"]["difference"]["balanced"]
+    assert difference["half_width"] > 0 and difference["words"] in ("better", "worse", "within noise")
+    assert "Diverging" in capsys.readouterr().err
+    with pytest.raises(errors.BadInput, match="focal has failed: baseline: loss or gradient is not finite"):
+        lt_jax.load(tmp_path, method="focal")
+    assert lt_jax.load(tmp_path, method="bns_uniform").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from lt_jax import methods
+from lt_jax import ipdpp, methods
 from lt_jax.core import errors
 from lt_jax.methods import selectors
 from lt_jax.stages import report_data
@@ -109,10 +109,13 @@ def test_only_exact_draws_have_inclusion_probabilities():
     labels = np.repeat([0, 1], (12, 3))
     log_p = np.log(np.random.default_rng(0).uniform(0.1, 0.9, 15))
     drawn = {"k": 4, "log_p": log_p, "scale_power": 1, "indices": np.array([0, 1, 2, 3, 12, 13, 14])}
-    for method in methods.SELECTORS:
+    for method in (*methods.SELECTORS, "rank_one(scale_power=2)"):
         chance = report_data.inclusion({**drawn, "method": method}, labels)["inclusion"]
         np.testing.assert_array_equal(chance[12:], 1.0)
-        if method == "uniform" or method in selectors.EXACT:
+        if methods.name_of("SELECTORS", method) in ("uniform", *selectors.EXACT):
             assert chance[:12].sum() == pytest.approx(4, rel=1e-5)
         else:
             assert np.isnan(chance[:12]).all()
+        if method == "rank_one(scale_power=2)":
+            law = ipdpp.inclusion_probabilities(None, 4, log_probabilities=log_p[:12], scale=1 / 144)
+            np.testing.assert_allclose(chance[:12], law, rtol=1e-5)

@@ -46,6 +46,12 @@ def _uniform(key: jax.Array, log_p: jax.Array, n: jax.Array, relative_scale: flo
 
 
 METHODS = {"rank_one": _rank_one, "eigen": _eigen, "algorithm1": eigen.draw_as_printed, "uniform": _uniform}
+NUMBERS: dict[str, Callable[[int, int], int]] = {  # (size, k) -> numbers in the largest array of one draw
+    "rank_one": lambda size, k: 2 * (k + 1) * size,
+    "eigen": lambda size, k: size**2,
+    "algorithm1": lambda size, k: size**2,
+    "uniform": lambda size, k: size,
+}
 
 
 def padded_size(n, method):
@@ -130,8 +136,7 @@ def _draw_classes(
     size = log_p.shape[1]
     if method == "rank_one" and size > rank_one.CHAIN:
         return jax.lax.map(draw, (classes, log_p, n, relative_scale))  # in a batch every class would be sorted
-    numbers = {"rank_one": 2 * (k + 1) * size, "eigen": size**2, "algorithm1": size**2, "uniform": size}[method]
-    batch = min(max(BATCH_NUMBERS // numbers, 1), log_p.shape[0])
+    batch = min(max(BATCH_NUMBERS // NUMBERS[method](size, k), 1), log_p.shape[0])
     return jax.lax.map(draw, (classes, log_p, n, relative_scale), batch_size=batch)
 
 

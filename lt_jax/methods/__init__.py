@@ -107,7 +107,7 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
         raise errors.BadInput(f"{key}: {_unknown(text, entries)}")
     if table == "RECIPES":
         return entries[name]
-    options, known = _options(text, key), options_of(table, name)
+    options, known = bracketed(text, key), options_of(table, name)
     for option in options:
         if option not in known:
             raise errors.BadInput(f"{key}: {name} has no option {option!r}: {_hint(option, known, name)}")
@@ -146,7 +146,7 @@ def source(table: str, name: str) -> str:
     return " ".join(match[1].split()) if match else ""
 
 
-def _options(text: str, key: str) -> dict[str, Any]:
+def bracketed(text: str, key: str) -> dict[str, Any]:
     """{option: value} of the brackets behind a name."""
     if "(" not in text:
         return {}

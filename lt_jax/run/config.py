@@ -18,7 +18,7 @@ from lt_jax.run import knobs
 DEFAULT = "configs/digits_lt.py"
 
 # What a finished stage was computed from. Logging, device and host keys, and what changes memory alone are in no
-# digest. Files count by their content (lt_jax.inputs), not by their path.
+# digest. Files count by their content (lt_jax.run.inputs), not by their path.
 _TRUNK = ("seed", "data", "encoder", "dtype")
 _METHOD = ("pretrain", "probe", "baseline", "heads", "retrain", "dlsa", "evaluate", "method", "stages")
 DEPENDS = {

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from lt_jax import data, ipdpp
+from lt_jax import data, ipdpp, methods
 from lt_jax.core import files
 from lt_jax.data import decode
 from lt_jax.methods import selectors
@@ -74,7 +74,8 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
 
     Besides: labels, log_p, and chosen, whether it is in the subset.
     """
-    k, log_p, method = int(drawn["k"]), drawn["log_p"], str(drawn["method"])
+    k, log_p, text = int(drawn["k"]), drawn["log_p"], str(drawn["method"])
+    method = methods.name_of("SELECTORS", text)
     counts = np.bincount(labels)
     chance = np.full(len(labels), np.nan, np.float32)
     chance[(counts <= k)[labels]] = 1.0
@@ -84,13 +85,13 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
         if method == "uniform":
             chance[members] = k / len(members)
         elif method in selectors.EXACT:  # the others have no law that could be written down
-            power = int(drawn["scale_power"])
+            power = methods.bracketed(text, "retrain.method").get("scale_power", int(drawn["scale_power"]))
             scale = None if power == 1 else float(len(members)) ** -power
             law = ipdpp.inclusion_probabilities(None, k, log_probabilities=log_p[members], scale=scale, pad_to=pad_to)
             chance[members] = np.asarray(law)
     chosen = np.zeros(len(labels), bool)
     chosen[drawn["indices"]] = True
-    return {"labels": labels, "log_p": log_p, "chosen": chosen, "inclusion": chance, "k": k, "method": method}
+    return {"labels": labels, "log_p": log_p, "chosen": chosen, "inclusion": chance, "k": k, "method": text}
 
 
 def thumbnails(drawn: dict[str, np.ndarray], split: data.Split) -> dict[str, Any]:
