@@ -106,6 +106,17 @@ def test_a_run_on_another_machine_keeps_its_lock_while_it_beats(tmp_path, monkey
     beat.join()
 
 
+def test_a_lock_that_is_half_written_names_the_owner_that_it_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_WATCH_S", 5.0)
+    monkeypatch.setattr(lock, "_LOOK_S", 0.05)
+    elsewhere(tmp_path)
+    beat = threading.Timer(0.2, lambda: (tmp_path / "lock.json").write_text('{"machine": "else'))
+    beat.start()
+    with pytest.raises(errors.BadInput, match="in use by process .* on node7"), lock.owned(epath.Path(tmp_path)):
+        pass
+    beat.join()
+
+
 def test_a_run_whose_lock_was_taken_over_ends(tmp_path, monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr(lock, "_BEAT_S", 0.05)

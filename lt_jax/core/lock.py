@@ -185,7 +185,7 @@ def _watch(path: Any, content: Any, owner: Any) -> Any:
         if now is None:
             return
         if now != content:
-            raise errors.BadInput(_refusal(path.parent, _parse(now)))
+            raise errors.BadInput(_refusal(path.parent, _parse(now) or _parse(content)))  # it may be half written
 
 
 def _refusal(workdir: epath.Path, owner: Any) -> Any:
