@@ -4,7 +4,7 @@
 
 The features are random ReLU features of the long-tailed digits, a new draw for each seed. Prints the balanced accuracy
 of each option, pooled over five stratified folds and averaged over the draws, and marks the option that
-`lt_jax.heads.tuning.choose` takes most often. The defaults of `maxnorm` and `adapter` come from this table. Writes
+`lt_jax.heads.tuning.choose` takes in at least one draw. It checks the defaults of these heads. Writes
 benchmarks/results/head_options.json.
 """
 

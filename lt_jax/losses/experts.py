@@ -24,7 +24,8 @@ def ride(
         L = sum_e [ loss(z_e) - diversity mean(T)^2 KL( softmax(mean_e z_e / T) || softmax(z_e / T) ) ]
 
     The mean is a constant for the gradient. T is 1 for each class; once classes are re-weighted (DRW), it is smaller
-    for rare classes: T_c is proportional to 0.95 + 0.05 C n_c / n, and at most 1.
+    for rare classes: T_c is proportional to 0.95 + 0.05 C n_c / n, and at most 1. A step weighs the whole L of an image
+    by the weight of its class, the second term included.
 
     Source: Wang et al., "Long-tailed Recognition by Routing Diverse Distribution-Aware Experts" (ICLR 2021), and its
     released code.

@@ -3,8 +3,6 @@
 Axes: a anchors, k keys, c classes, d features. Anchors are l2-normalised embeddings of all views of a batch.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -31,7 +29,7 @@ def bcl(embeddings: jax.Array, labels: jax.Array, prototypes: jax.Array, tempera
     """
     classes = jnp.arange(len(prototypes), dtype=labels.dtype)
     key_labels = jnp.concatenate([labels, classes])
-    scores = _products(embeddings, jnp.concatenate([embeddings, prototypes])) / temperature
+    scores = similarity.products(embeddings, jnp.concatenate([embeddings, prototypes])) / temperature
     itself = jnp.eye(len(scores), scores.shape[1], dtype=bool)
     same = labels[:, None] == key_labels[None, :]
     size = 1.0 + jax.nn.one_hot(labels, len(prototypes)).sum(axis=0)  # with the prototype
@@ -74,7 +72,9 @@ def paco(
     """
     centre_logits = centre_logits.astype(jnp.float32)
     key_labels = jnp.concatenate([labels, queue[1].astype(labels.dtype)])
-    scores = _products(embeddings, jnp.concatenate([embeddings, queue[0].astype(embeddings.dtype)])) / temperature
+    scores = (
+        similarity.products(embeddings, jnp.concatenate([embeddings, queue[0].astype(embeddings.dtype)])) / temperature
+    )
     left_out = jnp.eye(len(scores), scores.shape[1], dtype=bool) | (key_labels < 0)[None, :]
     keys = jnp.where(left_out, -jnp.inf, scores + jnp.log(gamma))
     total = jax.nn.logsumexp(jnp.concatenate([centre_logits, keys], axis=1), axis=1, keepdims=True)
@@ -82,7 +82,3 @@ def paco(
     of_keys = jnp.where(positive, scores - total, 0.0).sum(axis=1)
     of_centre = jnp.take_along_axis(centre_logits, labels[:, None], axis=1)[:, 0] - total[:, 0]
     return -(alpha * of_keys + beta * of_centre) / (alpha * positive.sum(axis=1, dtype=jnp.float32) + beta)
-
-
-def _products(x: Any, y: Any) -> Any:
-    return jnp.einsum("ad,kd->ak", x.astype(jnp.float32), y.astype(jnp.float32), precision=similarity.PRECISION)

@@ -20,3 +20,13 @@ def cosines(embeddings: jax.Array) -> jax.Array:
     """Cosines (n, n) float32 of l2-normalised embeddings (n, d)."""
     embeddings = embeddings.astype(jnp.float32)
     return jnp.einsum("id,jd->ij", embeddings, embeddings, precision=PRECISION)
+
+
+def products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Products (n, m) float32 of each row of x (n, d) with each row of y (m, d)."""
+    return jnp.einsum("ad,kd->ak", x.astype(jnp.float32), y.astype(jnp.float32), precision=PRECISION)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Rows of x (n, d) at length 1; a row of zeros stays."""
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=1, keepdims=True), 1e-12))

@@ -4,7 +4,6 @@ Axes: a anchors, c classes, d features.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +43,7 @@ def tsc(
       (A,) float32.
     """
     keys = jnp.concatenate([embeddings, targets.astype(embeddings.dtype)]).astype(jnp.float32)
-    scores = _products(embeddings.astype(jnp.float32), keys) / temperature
+    scores = similarity.products(embeddings.astype(jnp.float32), keys) / temperature
     itself = jnp.eye(len(scores), scores.shape[1], dtype=bool)
     log_share = scores - jax.nn.logsumexp(jnp.where(itself, -jnp.inf, scores), axis=1, keepdims=True)
     a = len(labels)
@@ -114,15 +113,15 @@ def _spread(classes: int, width: int, steps: int, temperature: float) -> jax.Arr
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
 
     def energy(points):
-        points = _unit(points)
-        return jax.nn.logsumexp(_products(points, points) / temperature, axis=1).mean()
+        points = similarity.unit(points)
+        return jax.nn.logsumexp(similarity.products(points, points) / temperature, axis=1).mean()
 
     def step(carry, _):
         points, state = carry
         updates, state = optimizer.update(jax.grad(energy)(points), state)
-        return (_unit(points + updates), state), None
+        return (similarity.unit(points + updates), state), None
 
-    (points, _), _ = jax.lax.scan(step, (_unit(points), optimizer.init(points)), length=steps)
+    (points, _), _ = jax.lax.scan(step, (similarity.unit(points), optimizer.init(points)), length=steps)
     return points
 
 
@@ -166,14 +165,6 @@ def moved_centroids(centroids: jax.Array, embeddings: jax.Array, labels: jax.Arr
       (C, d) float32.
     """
     of_class = jax.nn.one_hot(labels, len(centroids))
-    direction = _unit(jnp.einsum("ac,ad->cd", of_class, embeddings, precision=similarity.PRECISION))
-    moved = _unit(momentum * centroids + (1.0 - momentum) * direction)
+    direction = similarity.unit(jnp.einsum("ac,ad->cd", of_class, embeddings, precision=similarity.PRECISION))
+    moved = similarity.unit(momentum * centroids + (1.0 - momentum) * direction)
     return jnp.where((of_class.sum(axis=0) > 0)[:, None], moved, centroids)
-
-
-def _unit(x: Any) -> Any:
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=1, keepdims=True), 1e-12))
-
-
-def _products(x: Any, y: Any) -> Any:
-    return jnp.einsum("ad,kd->ak", x, y, precision=similarity.PRECISION)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from lt_jax import losses
 from lt_jax.losses import negatives as balanced_negatives
-from lt_jax.losses import targeted
+from lt_jax.losses import similarity, targeted
 from lt_jax.train import sharding
 
 
@@ -214,13 +214,13 @@ def bcl(
     Source: Zhu et al., "Balanced Contrastive Learning for Long-Tailed Visual Recognition" (CVPR 2022).
     """
     del classes, key
-    prototypes = _unit(params["prototypes"])
+    prototypes = similarity.unit(params["prototypes"])
     return losses.bcl(_both(views), jnp.tile(labels, 2), prototypes, temperature), memory
 
 
 def bcl_params(key: jax.Array, classes: int, width: int) -> dict[str, jax.Array]:
     """A random direction of each class."""
-    return {"prototypes": _unit(jax.random.normal(key, (classes, width)))}
+    return {"prototypes": similarity.unit(jax.random.normal(key, (classes, width)))}
 
 
 def paco(
@@ -272,7 +272,7 @@ def paco(
 
 def paco_params(key: jax.Array, classes: int, width: int) -> dict[str, jax.Array]:
     """A random centre of each class."""
-    return {"centres": _unit(jax.random.normal(key, (classes, width)))}
+    return {"centres": similarity.unit(jax.random.normal(key, (classes, width)))}
 
 
 def paco_memory(classes: int, width: int, queue: int = 1024) -> dict[str, jax.Array] | None:
@@ -300,7 +300,7 @@ def proco(
     count = memory["count"] + memory["last_count"]
     length = jnp.linalg.norm(total, axis=1) / jnp.maximum(count, 1.0)
     concentrations = losses.concentration(length, both.shape[1])
-    logits = losses.proco_logits(both, _unit(total), concentrations, temperature)
+    logits = losses.proco_logits(both, similarity.unit(total), concentrations, temperature)
     return losses.logit_adjustment(logits, labels, classes), memory
 
 
@@ -318,10 +318,6 @@ def _counted(memory: Any, embeddings: Any, labels: Any, of_epoch: Any) -> Any:
     last = {f"last_{name}": jnp.where(is_over, memory[name], memory[f"last_{name}"]) for name in current}
     sums = jnp.einsum("ac,ad->cd", of_class, embeddings, precision=losses.PRECISION)
     return {**last, "sum": current["sum"] + sums, "count": current["count"] + of_class.sum(axis=0)}
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis=1, keepdims=True), 1e-12))
 
 
 def _both(views: jax.Array) -> jax.Array:

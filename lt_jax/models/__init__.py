@@ -46,7 +46,8 @@ def build(config: Any, dtype: str, experts: int = 1) -> nn.Module:
     """The encoder named by `config.encoder`, with this many experts.
 
     Raises:
-      BadInput: the name is unknown, or PyTorch's initialisation or experts are set for a transformer.
+      BadInput: the name is unknown, or PyTorch's initialisation or experts are set for a network that
+        has neither.
     """
     if config.name not in ENCODERS:
         raise errors.BadInput(f"config.encoder.name: expected one of {', '.join(ENCODERS)}, found {config.name!r}")

@@ -13,6 +13,7 @@ from PIL import Image
 from lt_jax import data, ipdpp, methods
 from lt_jax.core import files
 from lt_jax.data import decode
+from lt_jax.ipdpp import rank_one
 from lt_jax.methods import selectors
 from lt_jax.stages import experiment as experiments
 from lt_jax.stages import pretrain, probe
@@ -20,7 +21,6 @@ from lt_jax.stages import pretrain, probe
 POINTS = 2000  # test images whose features are kept
 _CLASSES, _IMAGES, _SIDE = 10, 10, 64  # classes that are shown, images of each that were chosen and not chosen, pixels
 Features = Callable[[Any], np.ndarray]
-_CHAIN = 1024  # images of a class up to which padding costs less than compiling
 _LAWS = 6  # classes whose inclusion probabilities are worked out
 
 
@@ -79,7 +79,7 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
     counts = np.bincount(labels)
     chance = np.full(len(labels), np.nan, np.float32)
     chance[(counts <= k)[labels]] = 1.0
-    pad_to = int(counts[counts <= _CHAIN].max(initial=0))  # one program for all classes that are not large
+    pad_to = int(counts[counts <= rank_one.CHAIN].max(initial=0))  # one program for all classes that are not large
     for c in _spread(np.argsort(-counts, kind="stable")[: (counts > k).sum()], _LAWS):
         members = np.flatnonzero(labels == c)
         if method == "uniform":

@@ -60,8 +60,7 @@ def fit(
       variables: where training starts, {"params": {"encoder", "head"}, "batch_stats"}.
       step: optimizer -> the step that is trained by.
       order: (batch size, seed) -> order of the images.
-      directory: the work directory; checkpoints and metrics go there, under the name of the stage.
-      stage: its name, which random numbers depend on too.
+      directory, stage: checkpoints and metrics go to this work directory under this name; random numbers depend on it.
       classes: epoch -> what losses read about the classes.
       options: the config; its blocks host, log, checkpoint and evaluate are read.
       items: images of an epoch, if not all of the split.
@@ -80,7 +79,8 @@ def fit(
       RunFailed, Stopped: as `loop.train`.
     """
     sizes = schedule(settings, len(split.labels) if items is None else items, drop_last)
-    optimizer, rate = (make(settings, sizes.steps_per_epoch, sizes.items) for make in (optim.create, optim.schedule))
+    optimizer = optim.create(settings, sizes.steps_per_epoch, sizes.items)
+    rate = optim.schedule(settings, sizes.steps_per_epoch, sizes.items)
     positions_of = order(sizes.batch_size, state.number(seed, f"{stage}/order"))
     crops = (state.number(seed, f"{stage}/crops"), settings.augment.crop_scale, own_key)
     feed = batches.feed(split, positions_of, sizes.batch_size, *crops, **sharding.host())

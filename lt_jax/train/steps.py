@@ -239,14 +239,15 @@ def consistent(network: nn.Module, tx: optax.GradientTransformation, options: An
         progress = current.step.astype(jnp.float32) / parts.steps
 
         def loss_of(params):
-            out = {}
+            def apply(name, inputs):
+                return parts.modules[name].apply({"params": params[name]}, inputs)
+
             features, stats = _forward(network, current, params, mixed.reshape(views.shape), method="features")
-            for name, inputs in (("projector", features), ("plain_head", features), ("predictor", None)):
-                inputs = out["projector"] if inputs is None else inputs
-                out[name] = parts.modules[name].apply({"params": params[name]}, inputs)
             logits = _head(network, params, features)
-            each = losses.cumulative(out["plain_head"], logits, targets, data["classes"], progress)
-            pairs = [out[name].reshape(len(labels), 2, -1) for name in ("predictor", "projector")]
+            each = losses.cumulative(apply("plain_head", features), logits, targets, data["classes"], progress)
+            embeddings = apply("projector", features)
+            predicted = apply("predictor", embeddings)
+            pairs = [x.reshape(len(labels), 2, -1) for x in (predicted, embeddings)]
             agreement = losses.agreement(*pairs).mean()
             accuracy = (logits.reshape(len(labels), 2, -1).mean(axis=1).argmax(-1) == labels).mean()
             metrics = {"accuracy": accuracy, "agreement": -agreement / 2}
