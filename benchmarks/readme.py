@@ -161,6 +161,25 @@ def evidence(result):
     return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
 
 
+def comparison(result):
+    """Returns test accuracy of each method, its validation accuracy and its paired difference to the reference."""
+    columns = ("overall", "many", "medium", "few", "balanced")
+    rows = []
+    for name, method in result["methods"].items():
+        title = f"**{method['title']}**" if name == result["selected"] else method["title"]
+        cells = [_spread(method["test"][column], "std") for column in columns]
+        validation = method["validation"]
+        cells.append(f"{100 * validation['mean']:.1f}" if validation else "n/a")
+        difference = method["difference"]
+        about = "reference" if difference is None else _spread(difference, "half_width", "+")
+        rows.append((title, [*cells, about if difference is None else f"{about}, {difference['words']}"]))
+    table = _table((*columns, "balanced, validation", "balanced, difference"), rows)
+    failed = "".join(f" {name} failed: {reason}." for name, reason in result["failed"].items())
+    chosen = " Bold: selected on validation images." if result["selected"] else ""
+    conditions = f"{result['seeds']} seeds, {result['minutes']:.0f} minutes on two CPU cores.{chosen}{failed}"
+    return table + f"\n{conditions} Commit {result['commit']}. `{result['command']}`\n"
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
@@ -184,9 +203,10 @@ SOURCES = {
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
 }  # fmt: skip
-for _file in sorted(RESULTS.glob("evidence_*.json")):
-    _name = _file.stem.replace("_", " ")
-    TABLES[_name], SOURCES[_name] = evidence, _file.name
+for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
+    for _file in sorted(RESULTS.glob(_files)):
+        _name = _file.stem.replace("_", " ")
+        TABLES[_name], SOURCES[_name] = _form, _file.name
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from etils import epath
 from lt_jax import methods
 from lt_jax.core import errors, files
 from lt_jax.run import config as config_lib
+from lt_jax.stages import baseline
 
 GROUPS = {
     "losses": lambda: [name for name, recipe in methods.RECIPES.items() if "baseline" in recipe.stages[:1]],
@@ -110,7 +111,7 @@ def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads:
         settings.stages = tuple(stage for stage in settings.stages if stage not in dropped)
         settings.init_from = before.folder
     else:
-        settings.method = methods.name_of("SUPERVISED", settings.baseline.loss)
+        settings.method = baseline.method_of(settings.baseline)
         settings.stages = tuple(stage for stage in settings.stages if stage != "report")
         settings.heads = heads
     stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
@@ -132,7 +133,7 @@ def method_in(job: Job, name: str) -> str:
     head = methods.name_of("HEADS", name)
     if head in {methods.name_of("HEADS", text) for text in job.config.heads}:
         return head
-    return methods.name_of("SUPERVISED", job.config.baseline.loss)
+    return baseline.method_of(job.config.baseline)
 
 
 def workdir_of(folder: epath.Path, job: Job) -> epath.Path:

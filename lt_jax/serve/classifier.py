@@ -13,12 +13,12 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import losses, methods, models
+from lt_jax import losses, models
 from lt_jax.core import errors, extras, files, log
 from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
-from lt_jax.stages import dlsa, heads
+from lt_jax.stages import baseline, dlsa, heads
 from lt_jax.train import checkpoint, extract, steps
 
 
@@ -170,7 +170,7 @@ def _parts(config: Any, workdir: epath.Path, result: dict[str, Any], method: str
         return "pretrain", heads.load(workdir, "probe", method)
     if method in heads.names(config) and "heads" in config.stages:
         return "baseline", heads.load(workdir, "baseline", method)
-    is_baseline = "baseline" in config.stages and method == methods.name_of("SUPERVISED", config.baseline.loss)
+    is_baseline = "baseline" in config.stages and method == baseline.method_of(config.baseline)
     return ("baseline" if is_baseline else "retrain"), None
 
 

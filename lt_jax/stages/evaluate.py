@@ -13,8 +13,8 @@ from etils import epath
 from lt_jax import heads as head_kinds
 from lt_jax import methods, metrics
 from lt_jax.core import errors, files, log
+from lt_jax.stages import baseline, heads, report_data
 from lt_jax.stages import experiment as experiments
-from lt_jax.stages import heads, report_data
 
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
@@ -47,11 +47,11 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
     seconds = _seconds(experiment.workdir)
     measured, logits, features, last_network = {}, {}, None, ""
     if "baseline" in config.stages:
-        name = methods.name_of("SUPERVISED", config.baseline.loss)
+        name = baseline.method_of(config.baseline)
         variables = experiment.trained("baseline")
         outputs = _outputs(experiment.extract_baseline, experiment.dataset, variables)
         features = functools.partial(_features, experiment.extract_baseline, variables)
-        measured[name] = _measured(experiment, methods.title("SUPERVISED", name), outputs, seconds["baseline"])
+        measured[name] = _measured(experiment, baseline.title_of(config.baseline), outputs, seconds["baseline"])
         logits[name] = outputs["test"][1]
         last_network = name
         if "heads" in config.stages:
@@ -111,7 +111,7 @@ def _probes(workdir: epath.Path, seconds: float | None) -> dict[str, Any]:
 
 def _baseline_predictions(config: Any, logits: dict[str, Any], final: str) -> dict[str, Any]:
     """What the page needs of the baseline: its predicted labels (n,) and their confidence."""
-    name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
+    name = baseline.method_of(config.baseline) if "baseline" in config.stages else None
     if name is None or name == final:
         return {}
     confidence = metrics.confidences(logits[name]).astype(np.float32)
@@ -166,7 +166,7 @@ def _baselines(config: Any, measured: dict[str, Any], final: str) -> dict[str, A
     """Name -> test measures of the plain classifiers that the final one is compared with; None if there is none."""
     if "dlsa" in config.stages:
         return {name: x["test"] for name, x in measured.items() if name != "dlsa"}
-    name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
+    name = baseline.method_of(config.baseline) if "baseline" in config.stages else None
     return {name: measured[name]["test"]} if name and name != final else None
 
 
