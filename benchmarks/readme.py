@@ -13,7 +13,15 @@ import re
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = tuple(
-    ROOT / name for name in ("README.md", "docs/dlsa.md", "docs/evidence.md", "docs/methods.md", "launch/README.md")
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/dlsa.md",
+        "docs/evidence.md",
+        "docs/methods.md",
+        "docs/results.md",
+        "launch/README.md",
+    )
 )
 GROUPS = ("overall", "many", "medium", "few")
 
@@ -180,6 +188,25 @@ def comparison(result):
     return table + f"\n{conditions} Commit {result['commit']}. `{result['command']}`\n"
 
 
+def field(published):
+    """Returns the published rows of the field with what one must know to compare them, and below them ours."""
+    columns = ("network", "parameters", "epochs", "views", "subset", "epoch", "flips", "CIFAR-10-LT", "CIFAR-100-LT")
+    rows = [(_titled(row), [*_protocol(row), row["cifar10_lt"] or "–", row["cifar100_lt"] or "–"])
+            for row in published["rows"]]  # fmt: skip
+    return _table((*columns,), rows, corner="method")
+
+
+def _titled(row):
+    return f"{row['method']} ({row['paper']}), published" if row["paper"] else f"{row['method']}, published"
+
+
+def _protocol(row):
+    """Returns the cells from the network to the flips; what is not known is a dash."""
+    parameters = f"{row['parameters']:g} M" if row["parameters"] else None
+    cells = (row["network"], parameters, row["epochs"], row["views"], row["subset"], row["epoch_rule"], row["flips"])
+    return ["–" if cell is None else str(cell) for cell in cells]
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
@@ -197,11 +224,13 @@ def _table(columns, rows, corner=""):
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
+    "field": field,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
+    "field": "../published.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):
