@@ -196,6 +196,22 @@ def field(published):
     return _table((*columns,), rows, corner="method")
 
 
+def front(result):
+    """Returns all recipes: title, paper, what was measured on the digits, and what is published for CIFAR-100-LT."""
+    from lt_jax import methods
+
+    published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
+    cifar100 = {row["recipe"]: row["cifar100_lt"] for row in published if row["recipe"]}
+    rows = []
+    for name, recipe in methods.RECIPES.items():
+        measured = result["methods"].get(name)
+        cells = [_spread(measured["test"][group], "std") for group in ("balanced", "few")] if measured else ["", ""]
+        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, cifar100.get(name) or ""]))
+    columns = ("title", "paper", "digits, measured", "their rare classes", "CIFAR-100-LT, published")
+    about = f"Measured: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
+    return _table(columns, rows, corner="method") + f"\n{about}\n"
+
+
 def _titled(row):
     return f"{row['method']} ({row['paper']}), published" if row["paper"] else f"{row['method']}, published"
 
@@ -224,13 +240,13 @@ def _table(columns, rows, corner=""):
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
-    "field": field,
+    "field": field, "front": front,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
-    "field": "../published.json",
+    "field": "../published.json", "front": "comparison_digits.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):

@@ -4,7 +4,7 @@
 
 Data: the official archive of CIFAR-100, as for cifar10_lt.py. Hardware: one GPU or TPU; 1000 epochs of a ResNet-34.
 `configs/cifar100_lt.py:100,standard` trains a ResNet-32 by the recipe of most published results, without pretraining.
-Expected: published by the authors at IF 100: 52.4 % (linear probe 47.1 %). What we measured stands in README.md.
+Expected: published by the authors at IF 100: 52.4 % (linear probe 47.1 %). What we measured stands in docs/results.md.
 """
 
 from configs import cifar10_lt, common

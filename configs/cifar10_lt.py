@@ -5,7 +5,7 @@
 Data: the official archive of CIFAR-10 in DIR (or in the folder that LT_JAX_DATA names), as a tar or unpacked, in the
 binary or the python form, from the CIFAR page of the University of Toronto.
 Hardware: one GPU or TPU; 1000 epochs of a ResNet-18.
-Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What we measured stands in README.md.
+Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What we measured stands in docs/results.md.
 
 `configs/cifar10_lt.py:100,encoder=resnet_small,epochs=40` is a form that two CPU cores finish in less than an hour.
 `configs/cifar10_lt.py:100,standard` trains a ResNet-32 by the recipe of most published results, without pretraining.
