@@ -248,7 +248,7 @@ def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
     config.grey = grey  # probability of a grey image
     config.blur = blur  # Gaussian blur, sigma U(.1, 2), of a tenth of the side, at least 3x3
-    config.policy = ""  # or "trivial": TrivialAugment after the rest
+    config.policy = ""  # or "trivial" (TrivialAugment), "autoaugment" (its policy for CIFAR-10): after the rest
     config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
     config.mix = ""  # or an entry of lt_jax.methods.MIXES, as "mixup", where a classifier is trained
     return config

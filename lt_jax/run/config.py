@@ -58,13 +58,13 @@ CHOICES = {
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
-    "baseline.contrastive_augment.policy": ("", "trivial"),
+    "baseline.contrastive_augment.policy": ("", "trivial", "autoaugment"),
     "dtype": ("float32", "bfloat16"),
 }
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
     CHOICES[f"{_stage}.optimizer"] = ("adamw", "sgd")
     CHOICES[f"{_stage}.schedule"] = ("cosine", "step", "constant")
-    CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
+    CHOICES[f"{_stage}.augment.policy"] = ("", "trivial", "autoaugment")
 
 
 def builtin_folder() -> pathlib.Path:

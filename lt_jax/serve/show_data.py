@@ -20,7 +20,7 @@ _CELL = 96  # pixels
 _PLAIN = {"strength": 0.0, "grey": 0.0, "blur": False}
 FAMILIES = {
     "crop + flip": _PLAIN,
-    "trivial": {**_PLAIN, "policy": "trivial"},
+    **{name: {**_PLAIN, "policy": name} for name in augment.POLICIES},
     "cutout": {**_PLAIN, "cutout": 0.4},
     **{name: {**_PLAIN, "mix": name} for name in methods.MIXES},
 }
