@@ -125,7 +125,16 @@ def test_mixed_images_in_accumulated_parts(name):
     lower(step, current, held(), np.zeros(BATCH, np.int32))
 
 
-FAMILIES = ("resnet32", "resnet50", "resnext50", "vit_small", "dinov2_small_registers", "efficientnet_lite0")
+FAMILIES = (
+    "resnet32",
+    "resnet50",
+    "resnext50",
+    "vit_small",
+    "dinov2_small_registers",
+    "convnext_tiny",
+    "clip_base32",
+    "efficientnet_lite0",
+)
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def autoaugment(key: jax.Array, images: jax.Array) -> jax.Array:
     return images
 
 
-def _values(magnitude: jax.Array, sign: jax.Array, size: tuple[int, int]) -> jax.Array:
+def _values(magnitude: jax.Array, sign: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """What each operation does at a magnitude (b,): (operations, b)."""
     share = magnitude / _LEVELS
     factor = 1.0 + 0.9 * share * sign

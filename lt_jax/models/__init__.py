@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax.core import errors
-from lt_jax.models import convolution, efficientnet, initializers, projectors, resnet, vit, weights
+from lt_jax.models import convnext, convolution, efficientnet, initializers, projectors, resnet, vit, weights
 
+_CLIP = functools.partial(vit.ViT, heads=12, norm_before=True, epsilon=1e-5)
 ENCODERS = {
     "resnet_small": functools.partial(
         resnet.ResNet, stages=(1, 1, 1), block=functools.partial(resnet.BasicBlock, convolve=convolution.unfolded)
@@ -32,13 +33,24 @@ ENCODERS = {
     "dinov2_base": functools.partial(vit.ViT, heads=12, patch=14, scaled=True),
     "dinov2_small_registers": functools.partial(vit.ViT, heads=6, patch=14, scaled=True, registers=4),
     "dinov2_base_registers": functools.partial(vit.ViT, heads=12, patch=14, scaled=True, registers=4),
+    "clip_base16": functools.partial(_CLIP, patch=16, gelu="quick"),
+    "clip_base32": functools.partial(_CLIP, patch=32, gelu="quick"),
+    "openclip_base16": functools.partial(_CLIP, patch=16),
+    "openclip_base32": functools.partial(_CLIP, patch=32),
+    "convnext_tiny": convnext.ConvNeXt,
     "efficientnet_lite0": efficientnet.EfficientNet,
     "efficientnet_lite1": functools.partial(efficientnet.EfficientNet, deeper=1.1),
     "efficientnet_lite2": functools.partial(efficientnet.EfficientNet, wider=1.1, deeper=1.2),
 }
-_TRANSFORMERS = ("vit", "dinov2")
+_TRANSFORMERS = ("vit", "dinov2", "clip", "openclip", "convnext")  # without BatchNorm, by truncated normals
 _SHAPE = ("width", "stem", "stem_stride")
-_OF_ONE_SHAPE = ("dinov2", "efficientnet")  # they have no other width or stem than the published one
+_OF_ONE_SHAPE = (
+    "dinov2",
+    "clip",
+    "openclip",
+    "convnext",
+    "efficientnet",
+)  # they have no other width or stem than the published one
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -22,11 +22,14 @@ PACKAGES = {
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 _LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+_CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
 # (encoder, part of the path of the file, what its images were like); the first row that fits counts.
 _TABLE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("efficientnet_lite0", "", {**_LITE, "size": 224}),
     ("efficientnet_lite1", "", {**_LITE, "size": 240}),
     ("efficientnet_lite2", "", {**_LITE, "size": 260}),
+    ("(open)?clip_.*", "", {**_CLIP, "size": 224}),
+    ("convnext_.*", "", {**IMAGENET, "size": 224}),
     ("dinov2_.*", "", {**IMAGENET, "size": 224}),
     ("vit_.*", "augreg|google|in21k", {**_HALF, "size": 224}),
     ("vit_.*", "", {**IMAGENET, "size": 224}),  # DeiT, DINO, MAE
