@@ -140,13 +140,13 @@ def renamed(tensors, patterns):
 def test_names_of_convnext(library, tmp_path):
     variables = shapes_of(CONVNEXT, 64)
     tensors = tensors_of(variables)
-    patterns, others = CONVNEXT_NAMES[library]
+    patterns, extra = CONVNEXT_NAMES[library]
     theirs = renamed(tensors, patterns)
     if library == "torchvision":
         theirs = {name: x[:, None, None] if name.endswith("layer_scale") else x for name, x in theirs.items()}
     assert not set(theirs) & set(tensors)
     np.savez(tmp_path / "w.npz", **tensors)
-    np.savez(tmp_path / "theirs.npz", **theirs, **others)
+    np.savez(tmp_path / "theirs.npz", **theirs, **extra)
     loaded = [weights.load(str(tmp_path / file), variables) for file in ("w.npz", "theirs.npz")]
     jax.tree.map(np.testing.assert_array_equal, *loaded)
 
@@ -155,7 +155,7 @@ def test_names_of_convnext(library, tmp_path):
 def test_names_of_clip(library, tmp_path):
     variables = shapes_of(CLIP["quick"], 40)
     tensors = tensors_of(variables)
-    patterns, others = CLIP_NAMES[library]
+    patterns, extra = CLIP_NAMES[library]
     flat = {**tensors, "cls_token": tensors["cls_token"].ravel(), "pos_embed": tensors["pos_embed"][0]}
     theirs = renamed(flat, patterns)
     if library == "hugging_face":
@@ -164,7 +164,7 @@ def test_names_of_clip(library, tmp_path):
                 theirs[name.replace("attn.qkv", f"self_attn.{part}_proj")] = x
             del theirs[name]
     np.savez(tmp_path / "w.npz", **tensors)
-    np.savez(tmp_path / "theirs.npz", **theirs, **others)
+    np.savez(tmp_path / "theirs.npz", **theirs, **extra)
     loaded = [weights.load(str(tmp_path / file), variables) for file in ("w.npz", "theirs.npz")]
     jax.tree.map(np.testing.assert_array_equal, *loaded)
 
