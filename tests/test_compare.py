@@ -88,6 +88,7 @@ def test_equal_stages_are_trained_once(tiny_config):
     members = {job.folder: job.members for job in jobs}
     assert len(jobs) == 2 * 3 * 5  # two baselines, a pretraining, two retrainings; seeds; all images and two folds
     assert sorted(members.values()).count(("cross_entropy", "crt")) == 6
+    assert {job.config.heads for job in jobs if job.members == ("focal",)} == {()}  # which no method needs
     position = {job.folder: number for number, job in enumerate(jobs)}
     assert all(position[job.before.folder] < position[job.folder] for job in jobs if job.before)
     assert plan.jobs(tiny_config, names, range(2), folds=2)[3].folder == jobs[3].folder  # so that it resumes

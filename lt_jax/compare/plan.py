@@ -113,7 +113,8 @@ def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads:
     else:
         settings.method = baseline.method_of(settings.baseline)
         settings.stages = tuple(stage for stage in settings.stages if stage != "report")
-        settings.heads = heads
+        # Heads are recipes on the features of a plain baseline, so the other baselines need none.
+        settings.heads = heads if baseline.is_plain(settings.baseline) else ()
     stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
     return Job(_folder(stage, settings, seed, fold), settings, before, (name,))
 

@@ -107,7 +107,7 @@ def mix_of(settings: Any, stage: str) -> Any:
 def is_plain(settings: Any) -> bool:
     """Whether the loss and the order leave the class prior in the logits, so that it can be taken out afterwards."""
     loss = methods.name_of("SUPERVISED", settings.loss)
-    if settings.reweight or settings.get("consistency", 0.0):
+    if settings.reweight or settings.get("consistency", 0.0) or settings.get("contrastive", ""):
         return False
     return (loss, methods.name_of("ORDERS", settings.sampling)) == ("cross_entropy", "instance")
 
