@@ -64,6 +64,7 @@ def base():
 
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 50  # a line of metrics.jsonl each so many steps
+    log.tensorboard = False  # the same numbers as TensorBoard events in tensorboard/STAGE of the work directory
 
     config.profile = profile = ml_collections.ConfigDict()
     profile.steps = ""  # "10:15" traces steps 10 to 14 of every training into profile/STAGE, for xprof or Perfetto
