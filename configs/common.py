@@ -188,12 +188,13 @@ def baseline(training, augmentation, contrastive_augment=None):
     """A classifier trained on all images, by a loss and, where it is named, a contrastive objective beside it."""
     config = training
     config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
-    config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"
+    config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"; or "unit_kernel", for BCE3S
     config.reweight = ""  # or "effective_number": weights of the classes, in any loss
     config.reweight_from = 0.0  # share of the epochs before the weights; .8 is deferred re-weighting (DRW)
     config.sampling = "instance"  # an entry of lt_jax.methods.ORDERS, as "class_balanced": every class as often
     config.experts = 1  # copies of the last two stages of the encoder, whose logits are averaged
     config.diversity = 0.45  # reward of experts that differ from their mean
+    config.tripartite = 0.0  # weight of the likeness of mixed views and the last image of a class (BCE3S); 0 = none
     config.consistency = 0.0  # weight of the agreement of a mixup and a CutMix view (GLMC); 0 = one view
     config.contrastive = ""  # or an entry of lt_jax.methods.CONTRASTIVE, trained on further views of each image
     config.contrastive_weight = 1.0  # of its loss, beside that of the classifier

@@ -32,11 +32,25 @@ class Cosine(nn.Module):
         return self.scale * cosines
 
 
+class UnitKernel(nn.Module):
+    """Float32 logits of a linear layer whose vector of each class has unit length. The bias is free."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        features = features.astype(jnp.float32)
+        shape = (features.shape[-1], self.num_classes)
+        kernel = self.param("kernel", nn.initializers.variance_scaling(1.0, "fan_in", "uniform"), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape[1:])
+        return jnp.matmul(features, _unit(kernel, 0), precision=jax.lax.Precision.HIGHEST) + bias[None]
+
+
 def _unit(x: Any, axis: Any) -> Any:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-12))
 
 
-HEADS = {"linear": Linear, "cosine": Cosine}
+HEADS = {"linear": Linear, "cosine": Cosine, "unit_kernel": UnitKernel}
 
 
 class Experts(nn.Module):

@@ -54,7 +54,7 @@ CHOICES = {
     "encoder.stem": ("small", "imagenet"),
     "encoder.init": ("he", "torch"),
     "pretrain.negatives": ("sampled", "expected"),
-    "baseline.head": ("linear", "cosine"),
+    "baseline.head": ("linear", "cosine", "unit_kernel"),
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
@@ -297,6 +297,10 @@ _ALONE: dict[str, dict[str, Any]] = {
     "contrastive": {"accumulate": 1, "experts": 1},
     "consistency": {
         "loss": "cross_entropy", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
+        "tripartite": 0.0,
+    },
+    "tripartite": {
+        "head": "unit_kernel", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
     },
 }  # fmt: skip
 
@@ -345,10 +349,10 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
 def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
     if key in ("experts", "diversity"):
         return baseline.get("experts", 1) == 1
-    if key == "contrastive_projector" and baseline.get("consistency"):
+    if key == "contrastive_projector" and (baseline.get("consistency") or baseline.get("tripartite")):
         return False
-    if key == "consistency":
-        return not baseline["consistency"]
+    if key in ("consistency", "tripartite"):
+        return not baseline[key]
     return key.startswith("contrastive") and not baseline.get("contrastive")
 
 

@@ -70,6 +70,7 @@ INTERVALS = {
     "baseline.experts": "[1, inf)",
     "baseline.diversity": "[0, inf)",
     "baseline.consistency": "[0, inf)",
+    "baseline.tripartite": "[0, inf)",
     "baseline.contrastive_weight": "[0, inf)",
     "baseline.contrastive_projector": "[1, inf)",
     **{f"baseline.contrastive_augment.{key}": interval for key, interval in _AUGMENT.items()},

@@ -12,7 +12,7 @@ from lt_jax import losses, methods, models, optim
 from lt_jax.models import projectors
 from lt_jax.sampling import orders, partners
 from lt_jax.stages import experiment as experiments
-from lt_jax.train import fit, steps
+from lt_jax.train import fit, mixed_steps, steps
 
 
 class Form(NamedTuple):
@@ -54,6 +54,8 @@ def form_of(settings: Any) -> Form:
     """The form of training that the settings name; `run.config` refuses settings that name two."""
     if settings.consistency > 0:
         return _CONSISTENT
+    if settings.tripartite > 0:
+        return _TRIPARTITE
     return _JOINT if settings.contrastive else _PLAIN
 
 
@@ -88,6 +90,7 @@ def _parts_of(settings: Any) -> tuple[Any, ...]:
         settings.get("reweight_from", 0.0) > 0,
         settings.get("experts", 1) > 1,
         settings.get("consistency", 0.0) > 0,
+        settings.get("tripartite", 0.0) > 0,
     )
 
 
@@ -107,7 +110,7 @@ def mix_of(settings: Any, stage: str) -> Any:
 def is_plain(settings: Any) -> bool:
     """Whether the loss and the order leave the class prior in the logits, so that it can be taken out afterwards."""
     loss = methods.name_of("SUPERVISED", settings.loss)
-    if settings.reweight or settings.get("consistency", 0.0) or settings.get("contrastive", ""):
+    if settings.reweight or any(settings.get(key) for key in ("consistency", "tripartite", "contrastive")):
         return False
     return (loss, methods.name_of("ORDERS", settings.sampling)) == ("cross_entropy", "instance")
 
@@ -148,6 +151,12 @@ def _loss(settings: Any) -> Callable[..., Any]:
     return methods.entry("SUPERVISED", settings.loss, "config.baseline.loss")
 
 
+def _with_projector(experiment: experiments.Experiment, variables: dict[str, Any]) -> dict[str, Any]:
+    key = experiment.stream("baseline/projector")
+    projector = models.initialise_head(experiment.beside_baseline, key, experiment.dataset.image_shape)
+    return {**variables, "params": {**variables["params"], "projector": projector}}
+
+
 # A loss, and a contrastive objective on further views: each row is the classified image, the anchor and its partners.
 
 
@@ -157,9 +166,7 @@ def _objective(settings: Any) -> methods.Objective:
 
 def _joint_start(experiment: experiments.Experiment, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     settings = experiment.config.baseline
-    network, key = experiment.beside_baseline, experiment.stream("baseline/projector")
-    projector = models.initialise_head(network, key, experiment.dataset.image_shape)
-    variables = {**variables, "params": {**variables["params"], "projector": projector}}
+    variables = _with_projector(experiment, variables)
     width = settings.contrastive_projector[-1]
     return experiment.with_objective(variables, _objective(settings), "baseline", width)
 
@@ -206,10 +213,27 @@ def _consistent_order(experiment: experiments.Experiment, order: Any, batch_size
 def _consistent_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[..., Any]:
     settings = experiment.config.baseline
     total = fit.schedule(settings, len(experiment.dataset.train.labels)).steps
-    parts = steps.Consistency(_modules_beside(experiment), settings.consistency, total)
-    return steps.consistent(experiment.baseline, optimizer, settings.augment, parts)
+    parts = mixed_steps.Consistency(_modules_beside(experiment), settings.consistency, total)
+    return mixed_steps.consistent(experiment.baseline, optimizer, settings.augment, parts)
+
+
+# An image and two mixed views of it, with a memory of the last image of each class (BCE3S).
+
+
+def _tripartite_start(experiment: experiments.Experiment, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    width = experiment.config.baseline.contrastive_projector[-1]
+    return _with_projector(experiment, variables), jnp.zeros((experiment.dataset.num_classes, width))
+
+
+def _tripartite_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[..., Any]:
+    settings = experiment.config.baseline
+    first_epoch = fit.schedule(settings, len(experiment.dataset.train.labels)).steps_per_epoch
+    projector = experiment.beside_baseline.head
+    parts = mixed_steps.Tripartite(projector, _loss(settings), settings.tripartite, 1.0, first_epoch)
+    return mixed_steps.tripartite(experiment.baseline, optimizer, settings.augment, parts)
 
 
 _PLAIN = Form(_plain_start, _plain_order, _plain_step, own_key=False)
 _JOINT = Form(_joint_start, _joint_order, _joint_step, own_key=True)
 _CONSISTENT = Form(_consistent_start, _consistent_order, _consistent_step, own_key=True)
+_TRIPARTITE = Form(_tripartite_start, _plain_order, _tripartite_step, own_key=False)
