@@ -218,23 +218,14 @@ def _selection(experiment: experiments.Experiment, measured: dict[str, Any]) -> 
     if not any(x["validation"] for x in measured.values()):
         return None
     about: dict[str, Any] = {"measure": "balanced", "rule": "the earliest within one standard error of the best"}
+    split = experiment.dataset.validation
     if heads.is_alone(experiment.config):
         validated = heads.validation(experiment.workdir)
-        on = "folds" if validated["folds"] else "validation"
-        return {
-            **about,
-            "on": on,
-            "folds": validated["folds"],
-            "images": validated["images"],
-            "heads": validated["heads"],
-        }
-    labels = experiment.dataset.validation.labels
-    return {
-        **about,
-        "on": "validation",
-        "folds": 0,
-        "images": np.bincount(labels, minlength=experiment.dataset.num_classes).tolist(),
-    }
+        on = "folds" if split is None else "validation"
+        return {**about, "on": on, **{key: validated[key] for key in ("folds", "images", "heads")}}
+    labels = split.labels if split is not None else np.zeros(0, np.int32)
+    images = np.bincount(labels, minlength=experiment.dataset.num_classes).tolist()
+    return {**about, "on": "validation", "folds": 0, "images": images}
 
 
 def _network(experiment: experiments.Experiment) -> dict[str, Any]:
