@@ -58,13 +58,14 @@ def run(name, seed, options):
         "lt_jax", f"--config=configs/{name}_lt.py:{options.factor:g},weights={options.weights}",
         f"--config.seed={seed}", "--config.stages=('features','heads','evaluate')", f"--workdir={workdir}",
     ]  # fmt: skip
-    if not (workdir / "seconds.json").exists():
-        began = time.monotonic()
-        command_line.run(*command.parse(words))
-        (workdir / "seconds.json").write_text(json.dumps(time.monotonic() - began))
-    seconds = json.loads((workdir / "seconds.json").read_text())
-    print(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr)
-    return json.loads((workdir / "result.json").read_text()), seconds
+    for stage in ("features", "all"):
+        if not (workdir / f"seconds_{stage}.json").exists():
+            began = time.monotonic()
+            command_line.run(*command.parse([*words, f"--stage={stage}"]))
+            (workdir / f"seconds_{stage}.json").write_text(json.dumps(time.monotonic() - began))
+    each = [json.loads((workdir / f"seconds_{stage}.json").read_text()) for stage in ("features", "all")]
+    print(f"{name}, seed {seed}: features {each[0]:.0f} s, heads {each[1]:.0f} s", file=sys.stderr)
+    return json.loads((workdir / "result.json").read_text()), sum(each)
 
 
 def summarised(results):

@@ -21,7 +21,6 @@ ON_FEATURES = (  # on the features of a frozen encoder, which have many coordina
     "maxnorm",
     "samn",
     "adapter",
-    "rooted_linear",
 )
 
 

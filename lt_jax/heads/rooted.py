@@ -36,7 +36,7 @@ def rooted_linear(
     *,
     initial: Linear | None = None,
     tau: float = 1.0,
-    shrinkage: float = 0.1,
+    shrinkage: float = 0.9,
     learning_rate: float = 0.03,
     weight_decay: float = 0.3,
     steps: int = 1000,
@@ -57,7 +57,8 @@ def rooted_linear(
       classes: of the training set.
       initial: unused.
       tau: strength of the class prior in the loss.
-      shrinkage: weight of the identity in the covariance of the roots, in (0, 1].
+      shrinkage: weight of the identity in the covariance of the roots, in (0, 1]; the default is the best of .1, .5, .9
+        on held-out training images of CIFAR-100-LT.
       learning_rate: peak rate of AdamW; it decays to 0 by a cosine.
       weight_decay: of the kernel.
       steps: of training.
