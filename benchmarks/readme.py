@@ -17,6 +17,7 @@ PAGES = tuple(
     for name in (
         "README.md",
         "docs/dlsa.md",
+        "docs/encoders.md",
         "docs/evidence.md",
         "docs/methods.md",
         "docs/results.md",
@@ -223,6 +224,31 @@ def _protocol(row):
     return ["–" if cell is None else str(cell) for cell in cells]
 
 
+FROM_SCRATCH = ("cross_entropy", "ldam_drw", "bns_ipdpp", "proco", "glmc")  # stand below heads on a pretrained network
+
+
+def encoders(result):
+    """Returns a table for each data set: heads on frozen features, and below them published numbers from scratch."""
+    tables = []
+    for name, about in result["data"].items():
+        rows = []
+        for head in about["heads"].values():
+            cells = [_spread(head[group], "std") if head[group]["mean"] is not None else "n/a" for group in GROUPS]
+            rows.append((head["title"], [*cells, f"{100 * head['validation']['mean']:.1f}"]))
+        chosen = ", ".join(f"`{head}`" for head in dict.fromkeys(about["selected"]["names"]))
+        rows.append((f"selected: {chosen}", [*(_spread(about["selected"][group], "std") for group in GROUPS), ""]))
+        published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
+        from_scratch = [row for row in published if row["recipe"] in FROM_SCRATCH]
+        rows += [(f"*{_titled(row)}*", [row[f"{name}_lt"], "", "", "", ""]) for row in from_scratch]
+        corner = f"{name.upper()}-LT at {about['side']} pixels"
+        tables.append(_table((*GROUPS, "validation"), rows, corner=corner))
+    conditions = (
+        f"{result['weights']}, imbalance factor {result['factor']:g}, {result['seeds']} seeds, "
+        f"{result['seconds'] / 60:.0f} minutes on two cores. Commit {result['commit']}, {result['device']}."
+    )
+    return "\n".join(tables) + f"\n{conditions} `{result['command']}`\n"
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
@@ -240,13 +266,13 @@ def _table(columns, rows, corner=""):
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
-    "field": field, "front": front,
+    "field": field, "front": front, "encoders": encoders,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
-    "field": "../published.json", "front": "comparison_digits.json",
+    "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):

@@ -8,6 +8,20 @@ import difflib
 import ml_collections
 
 HEADS = ("logit_adjustment", "tau_norm", "crt", "nearest_class_mean", "whitened_class_mean")
+ON_FEATURES = (  # on the features of a frozen encoder, which have many coordinates: of unit length, or they overfit
+    "balanced_linear",
+    "linear(scaling='unit')",
+    "logit_adjustment",
+    "tau_norm",
+    "lws",
+    "crt(scaling='unit')",
+    "nearest_class_mean",
+    "whitened_class_mean",
+    "cosine_mean",
+    "maxnorm",
+    "samn",
+    "adapter",
+)
 
 
 def parse(arg, **known):
@@ -47,7 +61,7 @@ def _cast(key, text, default):
 def base():
     """The settings that every experiment has."""
     config = ml_collections.ConfigDict()
-    config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one
+    config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one; no effect where heads are alone
     config.stages = (  # what --stage=all runs
         "pretrain",
         "probe",
@@ -57,7 +71,8 @@ def base():
         "evaluate",
         "report",
     )
-    config.heads = HEADS  # entries of lt_jax.methods.HEADS, fitted on the frozen features of the baseline
+    config.heads = HEADS  # entries of lt_jax.methods.HEADS, fitted on the frozen features of the baseline; without a
+    # baseline on those of stage features, and then an option may be a list to choose from: "tau_norm(tau=[1.0, 1.5])"
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used
@@ -102,8 +117,8 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     config.classes = ""  # a file with the class names of a table, one a line; empty: as the table has them
     config.tfds = False  # read the ArrayRecord form that tensorflow-datasets has prepared below dir
     config.generated = 0  # classes of a generated JPEG tree in the true layout, in place of dir; 0 = real data
-    config.image_size = 0  # side in pixels of what is cropped from image files; arrays stay as they are; 0 = that of
-    # the images that `encoder.weights` were trained on, else 224
+    config.image_size = 0  # side in pixels of what is cropped from image files, and of arrays under a frozen encoder;
+    # 0 = that of the images that `encoder.weights` were trained on, else 224
     config.hold = False  # decode image files once, to squares of image_size, and keep them on the device: small sets
     config.workers = -1  # processes that decode image files; 0 = none but this one, -1 = as many as cores
     config.splits = "auto"  # of a folder: by what it holds; "folders": DIR/train/CLASS; "none": every folder is a class
@@ -125,7 +140,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
 def encoder(name, width, stem="small", stem_stride=1):
     """The network that computes features of images."""
     config = ml_collections.ConfigDict()
-    config.name = name  # a key of lt_jax.models.ENCODERS
+    config.name = name  # a key of lt_jax.models.ENCODERS; "" = the network that `weights` are of
     config.width = width  # channels of the first stage; of a head, in a ViT; EfficientNet and DINOv2 have one width
     config.stem = stem  # "small": 3x3, patches of 4; "imagenet": 7x7 with stride 2 and max-pool, patches of 16
     config.stem_stride = stem_stride  # 2 halves a small image at once
@@ -134,6 +149,9 @@ def encoder(name, width, stem="small", stem_stride=1):
     config.init = "he"  # of convolutions: normal by fan-out; "torch": as PyTorch starts all its layers (docs/bns.md)
     config.mean = ()  # taken from each channel of an image in [0, 1] ...
     config.std = ()  # ... which is then divided by this; () = as `weights` were trained, without weights 0 and 1
+    config.input_size = 0  # side that smaller images are enlarged to on the device; 0 = data.image_size where weights
+    # whose image size is known are frozen, else as they are
+    config.resample = ""  # how: "bilinear" or "bicubic"; "" = as `weights` were trained
     return config
 
 
@@ -222,6 +240,24 @@ def retrain(training, augment, k, redraw_every, head_epochs=5.0):
     config.trainable = "all"  # "all" fine-tunes the network as the released code does, "head" as the text says
     config.head_epochs = head_epochs  # passes of the head that gives the first p, on frozen features; then discarded
     config.augment = augment
+    return config
+
+
+def on_features(config, weights, network="", batch_size=64):
+    """Changes a config to heads on the features of a frozen encoder, one of which is selected by cross-validation.
+
+    Args:
+      config: with the block data.
+      weights: for `encoder.weights`.
+      network: its name; "" = the one that the weights are of.
+      batch_size: images in one forward pass.
+    """
+    config.method = ""
+    config.stages = ("features", "heads", "evaluate", "report")
+    config.heads = ON_FEATURES
+    config.encoder = encoder(network, width=64, stem="imagenet")
+    config.encoder.weights = weights
+    config.evaluate.batch_size = batch_size
     return config
 
 

@@ -94,6 +94,8 @@ def _network(config: Any, dtype: str, top: Any, experts: int = 1) -> projectors.
         tuple(config.mean) or (0.0,),
         tuple(config.std) or (1.0,),
         config.get("init", "he"),
+        config.get("input_size", 0),
+        config.get("resample", "") or "bilinear",
     )
 
 
@@ -106,7 +108,7 @@ def initialise(
       BadInput: the file does not contain the weights of this encoder.
     """
     k_encoder, k_head = jax.random.split(key)
-    encoder = _initialise(network.encoder, k_encoder, (1, *image_shape), network.initializer)
+    encoder = _initialise(network.encoder, k_encoder, (1, *network.input_shape(image_shape)), network.initializer)
     if file and not isinstance(key, jax.core.Tracer):
         encoder = weights.load(file, encoder)
     return {
@@ -117,7 +119,7 @@ def initialise(
 
 def initialise_head(network: projectors.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """New parameters of the head."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *network.input_shape(image_shape)), jnp.float32)
     features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
     return _initialise(network.head, key, features.shape, network.initializer)["params"]
 

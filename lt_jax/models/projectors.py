@@ -89,7 +89,8 @@ class Projector(nn.Module):
 class Network(nn.Module):
     """An encoder and a head, with parameters params["encoder"] and params["head"].
 
-    The input of the encoder is (images - mean) / std for each channel.
+    The input of the encoder is (images - mean) / std for each channel. Images whose shorter side is below `input_size`
+    are enlarged to it first.
     """
 
     encoder: nn.Module
@@ -97,6 +98,8 @@ class Network(nn.Module):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     initializer: str = "he"  # for `lt_jax.models.initialise`: "he", or "torch" for PyTorch's default
+    input_size: int = 0  # pixels; 0 enlarges nothing
+    resample: str = "bilinear"  # or "bicubic"
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         return self.head(self.features(images, train=train))
@@ -107,6 +110,15 @@ class Network(nn.Module):
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Features (b, d) float32, the input of the head."""
+        shape = self.input_shape(images.shape[1:])
+        if shape != images.shape[1:]:
+            images = jax.image.resize(images, (len(images), *shape), self.resample).clip(0.0, 1.0)
         if any(self.mean) or set(self.std) != {1.0}:
             images = (images - jnp.array(self.mean)[None, None, None]) / jnp.array(self.std)[None, None, None]
         return self.encoder(images, train=train)
+
+    def input_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(h, w, c) of what the encoder sees of images of this shape."""
+        h, w, c = image_shape
+        factor = max(1.0, self.input_size / min(h, w))
+        return round(h * factor), round(w * factor), c

@@ -60,6 +60,7 @@ INTERVALS = {
     "encoder.stem_stride": "[1, inf)",
     "encoder.mean": "(-inf, inf)",
     "encoder.std": "(0, inf)",
+    "encoder.input_size": "[0, inf)",
     **{f"{stage}.{key}": x for stage in ("pretrain", "baseline", "probe", "retrain") for key, x in _TRAINING.items()},
     "pretrain.batch_size": "[2, inf)",
     "pretrain.temperature": "(0, inf)",
