@@ -34,7 +34,7 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
     result = files.read_json(workdir / some_job.folder / "result.json")
     return {
         "seeds": sorted({job.config.seed for job in jobs}),
-        "folds": max(job.config.data.folds for job in jobs),
+        "folds": max(job.config.data.folds for job in jobs) or (result.get("selection") or {}).get("folds", 0),
         "dataset": result["dataset"],
         "protocol": result["protocol"],
         "reference": done[0],
@@ -45,10 +45,10 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
 
 
 def _method(jobs: list[plan.Job], name: str, workdir: epath.Path, failed: dict[str, str]) -> dict[str, Any]:
-    recipe = methods.RECIPES[name]
+    table = "RECIPES" if name in methods.RECIPES else "HEADS"
     own = [job for job in jobs if name in job.members]
     reason = next((failed[job.folder] for job in own if job.folder in failed), None)
-    about = {"title": recipe.title, "paper": recipe.paper}
+    about = {"title": methods.title(table, name), "paper": methods.source(table, name)}
     if reason is not None:
         return {**about, "status": "failed", "reason": reason, "test": [], "validation": None}
     whole = [job for job in own if "/all/" in job.folder]
