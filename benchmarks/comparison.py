@@ -19,10 +19,12 @@ import keep
 COMPARISONS = {
     "digits": ["--config=configs/digits_lt.py", "--methods=all", "--seeds=3"],
     "cifar10_lt": [
-        "--config=configs/cifar10_lt.py:100,encoder=resnet_small,epochs=20",
+        "--config=configs/cifar10_lt.py:100,encoder=resnet_small,epochs=40",
         "--methods=cross_entropy,ldam_drw,balanced_softmax,logit_adjustment,crt,cosine_mean,ride,paco,bcl,bns_ipdpp",
         "--seeds=3",
         "--folds=0",
+        "--config.data.largest=1000",
+        "--config.retrain.k=100",
         "--config.retrain.epochs=20",
         "--config.retrain.redraw_every=5",
     ],

@@ -57,7 +57,20 @@ def test_paired_differences_are_those_of_scipy():
     assert difference["mean"] - difference["half_width"] == pytest.approx(low)
     assert difference["mean"] + difference["half_width"] == pytest.approx(high)
     assert statistics.paired([0.5], [0.4]) is None
+    wider = statistics.paired(ours, reference, test_error=0.05)
+    error = np.hypot(np.std(np.subtract(ours, reference), ddof=1) / 2, 0.05)
+    freedom = error**4 / ((error**2 - 0.05**2) ** 2 / 3)  # Welch and Satterthwaite
+    assert wider["half_width"] == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+    fixed = statistics.paired([0.6, 0.6], [0.5, 0.5], test_error=0.05)  # equal seeds: only the test images vary
+    assert fixed["half_width"] == pytest.approx(1.959964 * 0.05, rel=1e-5)
     assert statistics.paired([0.5, 0.6], [0.5, 0.6]) == {"mean": 0.0, "half_width": 0.0, "p": 1.0}
+
+
+def test_sampling_error_by_hand():
+    """Two classes with equal weights: variances 1/3 of four images and 1/2 of two."""
+    differences, labels = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 0, 1, 1])
+    error = statistics.sampling_error(differences, labels, np.array([0.5, 0.5]))
+    assert error == pytest.approx(np.sqrt(0.25 * (1 / 3) / 4 + 0.25 * 0.5 / 2))
 
 
 def test_holm_by_hand():

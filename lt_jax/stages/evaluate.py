@@ -30,6 +30,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         workdir / "predictions.npz",
         labels=experiment.dataset.test.labels,
         logits=logits[final],
+        **{f"predicted_{name}": x.argmax(axis=1).astype(np.int32) for name, x in logits.items()},
         **_baseline_predictions(config, logits, final),
     )
     report_data.write(experiment, features)
