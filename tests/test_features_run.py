@@ -16,6 +16,7 @@ from lt_jax.core import errors
 from lt_jax.models import weights
 from lt_jax.run import config as config_lib
 from lt_jax.stages import heads
+from lt_jax.train import cache
 
 STAGES = "--config.stages=('features','heads','evaluate','report')"
 HEADS = (
@@ -140,7 +141,9 @@ def test_heads_on_your_own_features(own_features, run_main, tiny, tmp_path, caps
     result = read(tmp_path / "run/result.json")
     assert list(result["methods"]) == ["balanced_linear", "tau_norm", "nearest_class_mean"]
     assert result["selection"]["images"] == [60, 25, 10, 0]  # the only image of a class is never held out
-    assert result["selection"]["heads"]["tau_norm"] in ("tau_norm(tau=0.0)", "tau_norm(tau=1.0)")
+    alternatives = result["selection"]["alternatives"]
+    assert list(alternatives) == ["tau_norm(tau=0.0)", "tau_norm(tau=1.0)"]
+    assert result["selection"]["heads"]["tau_norm"] in alternatives
     assert result["methods"]["balanced_linear"]["validation"]["per_class"][3] is None
     assert result["methods"]["balanced_linear"]["test"]["balanced"] > 0.7
     assert (tmp_path / "run/report.html").exists()
@@ -232,6 +235,8 @@ def test_a_choice_of_options_needs_cross_validation(run_main, tmp_path, capsys):
     words = ("--config.heads=('tau_norm(tau=[1.0, 1.5])',)", f"--workdir={tmp_path}")
     assert run_main(*words) == 2
     assert "config.heads: expected one value of tau" in capsys.readouterr().err
+    assert run_main("--config.heads=('crt','crt(scaling=\"unit\")')", f"--workdir={tmp_path}") == 2
+    assert "config.heads: expected each head once, found crt 2 times" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -264,3 +269,24 @@ def test_heads_that_change_one_on_unit_features_keep_its_scaling(name):
     assert isinstance(made[1], head_kinds.UnitLinear)
     np.testing.assert_allclose(made[1](features), made[0](features), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(made[1](7.0 * features), made[1](features), rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_that_failed_in_the_feature_pass_resumes(frozen, words, run_main, tmp_path, monkeypatch, capsys):
+    """Its features are those of the unbroken run."""
+    monkeypatch.setattr(cache, "PART", 100)
+    write, written = cache.files.write_npy, []
+
+    def write_two(path, array):
+        if len(written) == 2:
+            raise errors.RunFailed("no space left")
+        written.append(path)
+        write(path, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.files, "write_npy", write_two)
+        assert run_main(*words, f"--workdir={tmp_path / 'run'}", "--stage=features") == 1
+    assert run_main(*words, f"--workdir={tmp_path / 'run'}", "--stage=features") == 0
+    assert "features of train: 200 of 383 images are on disk already" in capsys.readouterr().err
+    for name in ("train", "test"):
+        ours, unbroken = (np.load(folder / f"features/{name}.features.npy") for folder in (tmp_path / "run", frozen))
+        np.testing.assert_allclose(ours.astype(np.float32), unbroken.astype(np.float32), rtol=2e-3, atol=2e-3)

@@ -8,6 +8,8 @@ import pytest
 import lt_jax
 from configs import common, folder
 from lt_jax import models
+from lt_jax.compare import plan
+from lt_jax.core import errors
 from lt_jax.models import weights
 from lt_jax.models.weights import known, network
 from lt_jax.run import command
@@ -62,6 +64,8 @@ def test_without_the_package_one_line_says_what_to_do(monkeypatch, run_main, tmp
 
 
 def test_a_comparison_trains_networks(run_main, tmp_path, capsys):
+    with pytest.raises(errors.BadInput, match="--methods: this config trains no network"):
+        plan.names_of("all", folder.get_config("weights=w.pth"))
     assert run_main("--config=configs/folder.py:method=crt,weights=w.pth", f"--workdir={tmp_path}") == 2
     assert "it trains no network, only heads: a token such as scratch" in capsys.readouterr().err
 

@@ -64,6 +64,11 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
             methods.entry("RECIPES", word, "--methods")
             config_lib.apply_recipe(copy.deepcopy(config), word)
             chosen.append(word)
+    if not chosen and "baseline" not in config:
+        raise errors.BadInput(
+            "--methods: this config trains no network, and its run compares all heads by itself; "
+            "for methods that train one use a token such as scratch: configs/folder.py:scratch"
+        )
     if not chosen:
         raise errors.BadInput(f"--methods: expected some of {', '.join(methods.RECIPES)}, all, {', '.join(GROUPS)}")
     return [name for name in methods.RECIPES if name in chosen]

@@ -237,6 +237,10 @@ def _check_methods(config: Any) -> None:
         for text in filter(None, _listed(get(config, key))):
             for each in methods.alternatives(text, f"config.{key}") if _may_choose(config, key) else [text]:
                 methods.entry(table, each, f"config.{key}")
+    names = [methods.name_of("HEADS", text) for text in _listed(config.heads)]
+    for name in names:
+        if names.count(name) > 1:
+            raise errors.BadInput(f"config.heads: expected each head once, found {name} {names.count(name)} times")
     for key in ("pretrain.augment.mix", "baseline.contrastive_augment.mix"):
         if get(config, key):
             raise errors.BadInput(f"config.{key}: expected '', found {get(config, key)!r}")

@@ -223,7 +223,7 @@ def _selection(experiment: experiments.Experiment, measured: dict[str, Any]) -> 
     if heads.is_alone(experiment.config):
         validated = heads.validation(experiment.workdir)
         on = "folds" if split is None else "validation"
-        return {**about, "on": on, **{key: validated[key] for key in ("folds", "images", "heads")}}
+        return {**about, "on": on, **{key: validated[key] for key in ("folds", "images", "heads", "alternatives")}}
     labels = split.labels if split is not None else np.zeros(0, np.int32)
     images = np.bincount(labels, minlength=experiment.dataset.num_classes).tolist()
     return {**about, "on": "validation", "folds": 0, "images": images}

@@ -89,14 +89,16 @@ def _on_features(experiment: experiments.Experiment) -> dict[str, Any]:
         if distributed.is_main():
             save(experiment.workdir, "features", name, head)
     measures = {name: validated["measures"].get(text) for name, text in chosen.items()}
-    about = {**validated, "measures": measures, "heads": chosen}
+    balanced = {text: x["balanced"] for text, x in validated["measures"].items()}
+    alternatives = {text: balanced.get(text) for each in texts.values() if len(each) > 1 for text in each}
+    about = {**validated, "measures": measures, "heads": chosen, "alternatives": alternatives}
     files.write_json(experiment.workdir / "heads" / "features" / "validation.json", about)
     distributed.wait("the heads are saved")
     return {"seconds": seconds}
 
 
 def validation(workdir: epath.Path) -> dict[str, Any]:
-    """What `_validated` returns, by name of the head, and under "heads" their entries with the options chosen.
+    """What `_validated` returns, by name of the head; their entries with the options chosen; and what they were among.
 
     Raises:
       BadInput: the stage was not run.
