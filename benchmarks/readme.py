@@ -12,9 +12,8 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(
-    ROOT / name for name in ("README.md", "docs/dlsa.md", "docs/evidence.md", "docs/methods.md", "launch/README.md")
-)
+_DOCS = tuple(f"docs/{name}.md" for name in ("choosing", "dlsa", "evidence", "methods"))
+PAGES = tuple(ROOT / name for name in ("README.md", *_DOCS, "launch/README.md"))
 GROUPS = ("overall", "many", "medium", "few")
 
 
