@@ -9,6 +9,7 @@ import sys
 import urllib.parse
 
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import common
@@ -157,3 +158,11 @@ def test_the_site_builds_and_its_links_hold(tmp_path):
     assert not [path for path in pages if "arithmatex" in path.read_text()]
     for style in tmp_path.rglob("*.css"):
         assert not re.search(r"(url\(|@import )[\"']?(https?:)?//", style.read_text()), style
+
+
+def test_the_example_of_getting_started_runs():
+    text = (DOCS / "getting-started.md").read_text().partition("## Parts in your own code")[2]
+    namespace = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], namespace)
+    classes, losses = namespace["classes"], namespace["losses"]
+    assert losses.balanced_softmax(np.zeros((2, 3)), np.array([0, 2]), classes).shape == (2,)
