@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
 DEVICES = pathlib.Path("/dev")
 LINT = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
-DOCS = [["mkdocs", "build", "--strict", "--quiet"]]
+DOCS = [["mkdocs", "build", "--strict"]]
 
 
 def main(words):

@@ -11,6 +11,7 @@ import urllib.parse
 import ml_collections
 import numpy as np
 import pytest
+from mkdocs import exceptions
 
 from configs import common
 from lt_jax import methods
@@ -92,7 +93,7 @@ def test_an_equation_becomes_mathml(hooks):
     assert 'display="block"' in block
     inline = convert(r'A <span class="arithmatex">\(\sqrt{x}\)</span>.', None, None, None)
     assert "<msqrt>" in inline and 'display="inline"' in inline
-    with pytest.raises(ValueError, match="unheardof"):
+    with pytest.raises(exceptions.PluginError, match="unheardof"):
         convert(r'<span class="arithmatex">\(\unheardof{x}\)</span>', None, None, None)
 
 

@@ -124,7 +124,7 @@ def test_lint_runs_every_linter_and_fails_if_one_does(called):
 
 def test_docs_builds_the_site(called):
     setup.main(["docs"])
-    assert called == [["dev"], ["-m", "mkdocs", "build", "--strict", "--quiet"]]
+    assert called == [["dev"], ["-m", "mkdocs", "build", "--strict"]]
 
 
 @pytest.mark.parametrize("words", [[], ["tests"], ["lint", "lt_jax"], ["docs", "serve"]])

@@ -7,6 +7,7 @@ import re
 
 import configuration
 from latex2mathml import converter
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -61,5 +62,5 @@ def _equation(match):
     mathml = converter.convert(tex, display=display)
     unknown = re.search(r"\\[A-Za-z]+", mathml)
     if unknown:
-        raise ValueError(f"equation {tex!r}: {unknown[0]} is not known to latex2mathml")
+        raise PluginError(f"equation {tex!r}: {unknown[0]} is not known to latex2mathml")
     return f'<div class="equation">{mathml}</div>' if display == "block" else mathml
