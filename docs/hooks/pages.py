@@ -6,6 +6,7 @@ import posixpath
 import re
 
 import configuration
+import mathfont
 from latex2mathml import converter
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
@@ -29,6 +30,11 @@ def on_files(files, config):
         files.append(File.generated(config, page, content=(ROOT / path).read_text()))
     files.append(File.generated(config, "configuration.md", content=configuration.page()))
     return files
+
+
+def on_post_build(config):
+    """Writes the font of the equations beside the style sheet that names it."""
+    pathlib.Path(config["site_dir"], "math.woff").write_bytes(mathfont.woff())
 
 
 def on_page_markdown(markdown, page, config, files):
