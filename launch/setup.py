@@ -128,10 +128,10 @@ def fingerprint():
 
 def mention_accelerator(extras):
     """Says which extra this machine's accelerator needs, if the environment has none for it."""
-    name, fitting = accelerator()
-    is_installed = any(VENV.glob(f"lib/python*/site-packages/{p}*") for p in ("jax_cuda", "libtpu"))
+    device, fitting = accelerator()
+    is_installed = any(any(VENV.glob(f"lib/python*/site-packages/{name}*")) for name in ("jax_cuda", "libtpu"))
     if fitting and not is_installed and not extras & {"cuda12", "cuda13", "tpu"}:
-        say(f"there is {name}, and JAX here runs on the CPU alone: give --extra={' or --extra='.join(fitting)}")
+        say(f"there is {device}, and JAX here runs on the CPU alone: give --extra={' or --extra='.join(fitting)}")
 
 
 def accelerator():

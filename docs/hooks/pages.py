@@ -23,6 +23,9 @@ ORIGIN = {page: path for path, page in OUTSIDE.items()}
 LINK = re.compile(r"(!?)\[([^\]\n]*(?:\n[^\]\n]+)?)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
+# A function before its argument, which needs a thin space unless that is in brackets.
+FUNCTION = re.compile(r"(?<!<msub>)(?<!<munder>)(<mi>(?:cos|det|exp|log|sin)</mi>)(?!</|<mo[^>]*>&#x00028;)")
+
 
 def on_files(files, config):
     """Adds the pages that are not files of `docs`."""
@@ -65,7 +68,7 @@ def _link(match, origin, source, repository):
 def _equation(match):
     display = "block" if match[1] == "div" else "inline"
     tex = html.unescape(match[2]).strip()
-    mathml = converter.convert(tex, display=display)
+    mathml = FUNCTION.sub(r'\1<mspace width="0.17em"/>', converter.convert(tex, display=display))
     unknown = re.search(r"\\[A-Za-z]+", mathml)
     if unknown:
         raise PluginError(f"equation {tex!r}: {unknown[0]} is not known to latex2mathml")
