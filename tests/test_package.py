@@ -1,5 +1,6 @@
 """The built wheel and source archive, without the checkout and from another directory; metadata; pinned versions."""
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import zipfile
 
 import pytest
 import trove_classifiers
-from packaging import metadata
+from packaging import metadata, specifiers, utils
 
 import lt_jax
 from lt_jax.run import config as config_lib
@@ -104,6 +105,21 @@ def test_every_requirement_is_pinned_within_its_bounds():
         for requirement in requirements:
             name = canonicalize_name(requirement.name)
             assert requirement.specifier.contains(pins[name]), (file.name, name)
+
+
+def test_pinned_packages_support_the_first_release_of_their_python():
+    """Systems keep a Python such as 3.11.2 for years, and a package may ask for 3.11.5."""
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    lines = (ROOT / "launch" / f"constraints-{minor}.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    installed = [dist for dist in importlib.metadata.distributions() if pins.get(_canonical(dist)) == dist.version]
+    assert len(installed) > 50
+    for dist in installed:
+        assert specifiers.SpecifierSet(dist.metadata["Requires-Python"] or "").contains(f"{minor}.0"), dist.name
+
+
+def _canonical(dist):
+    return utils.canonicalize_name(dist.metadata["Name"])
 
 
 def test_lint_and_the_pre_commit_hook_use_the_same_ruff():
