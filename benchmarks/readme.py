@@ -12,18 +12,8 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(
-    ROOT / name
-    for name in (
-        "README.md",
-        "docs/dlsa.md",
-        "docs/encoders.md",
-        "docs/evidence.md",
-        "docs/methods.md",
-        "docs/results.md",
-        "launch/README.md",
-    )
-)
+_DOCS = tuple(f"docs/{name}.md" for name in ("choosing", "dlsa", "encoders", "evidence", "methods", "results"))
+PAGES = tuple(ROOT / name for name in ("README.md", *_DOCS, "launch/README.md"))
 GROUPS = ("overall", "many", "medium", "few")
 
 

@@ -1,6 +1,6 @@
 """Long-tailed image recognition in JAX. See README.md."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(workdir, method=None, tau=None):

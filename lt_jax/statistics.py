@@ -93,7 +93,7 @@ def pooled(validation: list[list[dict[str, Any]]]) -> dict[str, float]:
     The images of two folds differ, so their errors are independent; those of two seeds do not.
 
     Args:
-      validation: [seed][fold] measures, with "balanced" and "balanced_error".
+      validation: `[seed][fold]` measures, with "balanced" and "balanced_error".
     """
     balanced = np.array([[measures["balanced"] for measures in folds] for folds in validation])
     errors = np.array([[measures["balanced_error"] for measures in folds] for folds in validation])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from configs import inat2018
-from launch import kubernetes, scaling, setup, slurm, tpu
+from launch import kubernetes, scaling, slurm, tpu
 from lt_jax import data
 from lt_jax import models as encoder
 
@@ -138,38 +138,7 @@ def test_scaling_table_matches_the_readme():
     assert two["gradient, time"] == one["gradient, time"]
 
 
-def test_the_environment_has_its_own_pip(tmp_path, monkeypatch):
-    """Without it, `pip install` in the active environment would run another pip, which installs elsewhere."""
-    monkeypatch.undo()
-    python = tmp_path / "env/bin/python"
-    setup.create(tmp_path / "env", str(python))
-    text = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path / "env") in text
-    words = "source env/bin/activate && command -v pip"
-    which = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert which.strip() == str(tmp_path / "env/bin/pip")
-
-
-def test_lint_runs_every_linter_and_fails_if_one_does(monkeypatch):
-    commands, statuses = [], iter([0, 1, 0])
-
-    def run(command, **_):
-        commands.append(command[1:])
-        return subprocess.CompletedProcess(command, next(statuses))
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(setup, "set_up", lambda extras: {"dev": "python"}[extras])
-    assert setup.main(["lint"]) == 1
-    assert commands == [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]]
-
-
-@pytest.mark.parametrize("words", [[], ["tests"], ["lint", "lt_jax"]])
-def test_set_up_prints_its_usage(words):
-    with pytest.raises(SystemExit, match=r"setup.py lint"):
-        setup.main(words)
-
-
-def test_ci_runs_lint_before_tests():
+def test_ci_runs_lint_and_documentation_before_tests():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("python3")]
-    words = ("lint", "test", "test -m slow")
+    words = ("lint", "docs", "test", "test -m slow")
     assert commands == [f"python3 launch/setup.py {word}" for word in words]

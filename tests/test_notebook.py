@@ -88,5 +88,5 @@ def test_smoke_form_runs_from_top_to_bottom(real_data, tmp_path):
         env=environment, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "BNS + IP-DPP" in done.stdout and "an empty sky: " in done.stdout
+    assert all(text in done.stdout for text in ("BNS + IP-DPP", "pretrained, cRT", "an empty sky: "))
     assert (tmp_path / "runs/cifar_lt_demo/report.html").exists()

@@ -164,7 +164,7 @@ def assigned_names(tree):
 
 def test_no_vague_name_is_assigned():
     checked = [(file.relative_to(PACKAGE).as_posix(), file) for _, file in modules()]
-    beside = files_of("tests", "benchmarks", "launch", "configs", "notebooks")
+    beside = files_of("tests", "benchmarks", "launch", "configs", "notebooks", "docs")
     checked += [(file.relative_to(ROOT).as_posix(), file) for file in beside]
     vague = []
     for module, file in checked:

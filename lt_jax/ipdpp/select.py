@@ -206,7 +206,8 @@ def select_balanced(key, probabilities, labels, k, method="rank_one", *, log_pro
       probabilities: (N,) p of each item's true label, over the whole training set; None if logs are given.
       labels: (N,) integers >= 0.
       k: maximum number of items of a class.
-      method, log_probabilities: as for `sample`.
+      method: as for `sample`.
+      log_probabilities: as for `sample`.
       scale_power: the kernel of a class of N items is S_ij = p_i p_j / N^scale_power; 1 is the paper's, 2 the
         released code's.
 

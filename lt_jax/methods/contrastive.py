@@ -88,7 +88,7 @@ def bns(
     Source: arXiv 2510.08836 (NeurIPS 2025), Eq. 12.
 
     Args:
-      params, views, labels, classes, key, memory: as in the module; V is m + 2.
+      params: as in the module, and so are views, labels, classes, key and memory; V is m + 2.
       temperature: of the similarities.
       n: negatives of each anchor.
       m: partners of each anchor, which `views` holds already.
@@ -173,7 +173,7 @@ def tsc(
     Source: Li et al., "Targeted Supervised Contrastive Learning for Long-Tailed Recognition" (CVPR 2022).
 
     Args:
-      params, views, labels, classes, key, memory: as in the module; memory is that of `tsc_memory`.
+      params: as in the module, and so are views, labels, classes, key and memory, which is that of `tsc_memory`.
       temperature: of the similarities.
       k: embeddings of the class that attract an anchor, beside its other view.
       weight: of the target.
@@ -246,8 +246,8 @@ def paco(
     Source: Cui et al., "Parametric Contrastive Learning" (ICCV 2021).
 
     Args:
-      params, views, labels, classes, key, memory: as in the module; params and memory are those of `paco_params` and
-        `paco_memory`.
+      params: as in the module, and so are views, labels, classes, key and memory; params and memory are those of
+        `paco_params` and `paco_memory`.
       temperature: of the similarities of embeddings.
       alpha: weight of an embedding that attracts.
       beta: weight of the centre that attracts.

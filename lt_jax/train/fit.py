@@ -60,7 +60,7 @@ def fit(
       variables: where training starts, {"params": {"encoder", "head"}, "batch_stats"}.
       step: optimizer -> the step that is trained by.
       order: (batch size, seed) -> order of the images.
-      directory, stage: checkpoints and metrics go to this work directory under this name; random numbers depend on it.
+      directory: the work directory, for checkpoints and metrics named `stage`, on which random numbers depend.
       classes: epoch -> what losses read about the classes.
       options: the config; its blocks host, log, checkpoint and evaluate are read.
       items: images of an epoch, if not all of the split.
