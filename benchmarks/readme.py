@@ -239,6 +239,18 @@ def encoders(result):
     return "\n".join(tables) + f"\n{conditions} `{result['command']}`\n"
 
 
+def folder(result):
+    """Returns a row for each run: its classes, seconds, the selected method, and what others would have given."""
+    rows = []
+    for row in result["rows"]:
+        plain = row["methods"].get("Linear probe", row["methods"].get("Cross-entropy"))
+        best = max(row["methods"].values())
+        cells = [row["selected"], *(f"{100 * x:.1f}" for x in (row["balanced"], row["worst_class"], plain, best))]
+        rows.append((f"`{row['config']}`: {', '.join(row['classes'])}", [*cells, f"{row['seconds']:.0f}"]))
+    columns = ("selected", "balanced", "worst class", "cross-entropy", "best on test", "seconds")
+    return _table(columns, rows, corner="classes") + f"\nCommit {result['commit']}. `{result['command']}`\n"
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
@@ -256,13 +268,13 @@ def _table(columns, rows, corner=""):
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
-    "field": field, "front": front, "encoders": encoders,
+    "field": field, "front": front, "encoders": encoders, "folder": folder,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
-    "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
+    "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json", "folder": "folder.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):
