@@ -30,6 +30,7 @@ from lt_jax.dlsa import batches, divide, objective, scaling
 from lt_jax.dlsa import filter as filters
 from lt_jax.run import config as config_lib
 from lt_jax.stages import dlsa as stages
+from lt_jax.stages import features as features_lib
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = ("overall", "many", "medium", "few")
@@ -214,7 +215,7 @@ def features(options):
     config = ml_collections.ConfigDict(json.loads((options.workdir / "config.json").read_text()))
     dataset = data.load(config.data)
     folder = epath.Path(options.workdir)
-    (train, labels), (test, test_labels) = stages.read(folder, "train"), stages.read(folder, "test")
+    (train, labels), (test, test_labels) = features_lib.read(folder, "train"), features_lib.read(folder, "test")
     dlsa = settings(100, 1)
     config = ml_collections.ConfigDict({"seed": config.seed, "dlsa": dlsa})
     logits = stages.baselines(config, train, labels, test, dataset.num_classes)

@@ -12,7 +12,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_DOCS = tuple(f"docs/{name}.md" for name in ("choosing", "dlsa", "evidence", "methods"))
+_DOCS = tuple(f"docs/{name}.md" for name in ("choosing", "dlsa", "encoders", "evidence", "methods", "results"))
 PAGES = tuple(ROOT / name for name in ("README.md", *_DOCS, "launch/README.md"))
 GROUPS = ("overall", "many", "medium", "few")
 
@@ -160,6 +160,85 @@ def evidence(result):
     return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
 
 
+def comparison(result):
+    """Returns test accuracy of each method, its validation accuracy and its paired difference to the reference."""
+    columns = ("overall", "many", "medium", "few", "balanced")
+    rows = []
+    for name, method in result["methods"].items():
+        title = f"**{method['title']}**" if name == result["selected"] else method["title"]
+        cells = [_spread(method["test"][column], "std") for column in columns]
+        validation = method["validation"]
+        cells.append(f"{100 * validation['mean']:.1f}" if validation else "n/a")
+        difference = method["difference"]
+        about = "reference" if difference is None else _spread(difference, "half_width", "+")
+        rows.append((title, [*cells, about if difference is None else f"{about}, {difference['words']}"]))
+    table = _table((*columns, "balanced, validation", "balanced, difference"), rows)
+    failed = "".join(f" {name} failed: {reason}." for name, reason in result["failed"].items())
+    chosen = " Bold: selected on validation images." if result["selected"] else ""
+    conditions = f"{result['seeds']} seeds, {result['minutes']:.0f} minutes on two CPU cores.{chosen}{failed}"
+    return table + f"\n{conditions} Commit {result['commit']}. `{result['command']}`\n"
+
+
+def field(published):
+    """Returns the published rows of the field with what one must know to compare them, and below them ours."""
+    columns = ("network", "parameters", "epochs", "views", "subset", "epoch", "flips", "CIFAR-10-LT", "CIFAR-100-LT")
+    rows = [(_titled(row), [*_protocol(row), row["cifar10_lt"] or "–", row["cifar100_lt"] or "–"])
+            for row in published["rows"]]  # fmt: skip
+    return _table((*columns,), rows, corner="method")
+
+
+def front(result):
+    """Returns all recipes: title, paper, what was measured on the digits, and what is published for CIFAR-100-LT."""
+    from lt_jax import methods
+
+    published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
+    cifar100 = {row["recipe"]: row["cifar100_lt"] for row in published if row["recipe"]}
+    rows = []
+    for name, recipe in methods.RECIPES.items():
+        measured = result["methods"].get(name)
+        cells = [_spread(measured["test"][group], "std") for group in ("balanced", "few")] if measured else ["", ""]
+        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, cifar100.get(name) or ""]))
+    columns = ("title", "paper", "digits, measured", "their rare classes", "CIFAR-100-LT, published")
+    about = f"Measured: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
+    return _table(columns, rows, corner="method") + f"\n{about}\n"
+
+
+def _titled(row):
+    return f"{row['method']} ({row['paper']}), published" if row["paper"] else f"{row['method']}, published"
+
+
+def _protocol(row):
+    """Returns the cells from the network to the flips; what is not known is a dash."""
+    parameters = f"{row['parameters']:g} M" if row["parameters"] else None
+    cells = (row["network"], parameters, row["epochs"], row["views"], row["subset"], row["epoch_rule"], row["flips"])
+    return ["–" if cell is None else str(cell) for cell in cells]
+
+
+FROM_SCRATCH = ("cross_entropy", "ldam_drw", "bns_ipdpp", "proco", "glmc")  # stand below heads on a pretrained network
+
+
+def encoders(result):
+    """Returns a table for each data set: heads on frozen features, and below them published numbers from scratch."""
+    tables = []
+    for name, about in result["data"].items():
+        rows = []
+        for head in about["heads"].values():
+            cells = [_spread(head[group], "std") if head[group]["mean"] is not None else "n/a" for group in GROUPS]
+            rows.append((head["title"], [*cells, f"{100 * head['validation']['mean']:.1f}"]))
+        chosen = ", ".join(f"`{head}`" for head in dict.fromkeys(about["selected"]["names"]))
+        rows.append((f"selected: {chosen}", [*(_spread(about["selected"][group], "std") for group in GROUPS), ""]))
+        published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
+        from_scratch = [row for row in published if row["recipe"] in FROM_SCRATCH]
+        rows += [(f"*{_titled(row)}*", [row[f"{name}_lt"], "", "", "", ""]) for row in from_scratch]
+        corner = f"{name.upper()}-LT at {about['side']} pixels"
+        tables.append(_table((*GROUPS, "validation"), rows, corner=corner))
+    conditions = (
+        f"{result['weights']}, imbalance factor {result['factor']:g}, {result['seeds']} seeds, "
+        f"{result['seconds'] / 60:.0f} minutes on two cores. Commit {result['commit']}, {result['device']}."
+    )
+    return "\n".join(tables) + f"\n{conditions} `{result['command']}`\n"
+
+
 def _cells(row):
     return ["n/a" if row[g] is None else f"{100 * row[g]:.1f}" for g in GROUPS]
 
@@ -177,15 +256,18 @@ def _table(columns, rows, corner=""):
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
+    "field": field, "front": front, "encoders": encoders,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
+    "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
 }  # fmt: skip
-for _file in sorted(RESULTS.glob("evidence_*.json")):
-    _name = _file.stem.replace("_", " ")
-    TABLES[_name], SOURCES[_name] = evidence, _file.name
+for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
+    for _file in sorted(RESULTS.glob(_files)):
+        _name = _file.stem.replace("_", " ")
+        TABLES[_name], SOURCES[_name] = _form, _file.name
 
 
 if __name__ == "__main__":

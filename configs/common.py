@@ -8,6 +8,20 @@ import difflib
 import ml_collections
 
 HEADS = ("logit_adjustment", "tau_norm", "crt", "nearest_class_mean", "whitened_class_mean")
+ON_FEATURES = (  # on the features of a frozen encoder, which have many coordinates: of unit length, or they overfit
+    "balanced_linear",
+    "linear(scaling='unit')",
+    "logit_adjustment",
+    "tau_norm",
+    "lws",
+    "crt(scaling='unit')",
+    "nearest_class_mean",
+    "whitened_class_mean",
+    "cosine_mean",
+    "maxnorm",
+    "samn",
+    "adapter",
+)
 
 
 def parse(arg, **known):
@@ -47,7 +61,7 @@ def _cast(key, text, default):
 def base():
     """The settings that every experiment has."""
     config = ml_collections.ConfigDict()
-    config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one
+    config.method = "bns_ipdpp"  # a recipe, whose classifier is the final one; no effect where heads are alone
     config.stages = (  # what --stage=all runs
         "pretrain",
         "probe",
@@ -57,13 +71,15 @@ def base():
         "evaluate",
         "report",
     )
-    config.heads = HEADS  # entries of lt_jax.methods.HEADS, fitted on the frozen features of the baseline
+    config.heads = HEADS  # entries of lt_jax.methods.HEADS, fitted on the frozen features of the baseline; without a
+    # baseline on those of stage features, and then an option may be a list to choose from: "tau_norm(tau=[1.0, 1.5])"
     config.seed = 0  # of networks, batches, augmentation and the k-DPP; the data have data.seed
     config.dtype = "float32"  # compute type of the networks; parameters, losses and statistics stay float32
     config.init_from = ""  # another work directory, whose finished pretraining is used
 
     config.log = log = ml_collections.ConfigDict()
     log.every_steps = 50  # a line of metrics.jsonl each so many steps
+    log.tensorboard = False  # the same numbers as TensorBoard events in tensorboard/STAGE of the work directory
 
     config.profile = profile = ml_collections.ConfigDict()
     profile.steps = ""  # "10:15" traces steps 10 to 14 of every training into profile/STAGE, for xprof or Perfetto
@@ -101,8 +117,8 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     config.classes = ""  # a file with the class names of a table, one a line; empty: as the table has them
     config.tfds = False  # read the ArrayRecord form that tensorflow-datasets has prepared below dir
     config.generated = 0  # classes of a generated JPEG tree in the true layout, in place of dir; 0 = real data
-    config.image_size = 0  # side in pixels of what is cropped from image files; arrays stay as they are; 0 = that of
-    # the images that `encoder.weights` were trained on, else 224
+    config.image_size = 0  # side in pixels of what is cropped from image files, and of arrays under a frozen encoder;
+    # 0 = that of the images that `encoder.weights` were trained on, else 224
     config.hold = False  # decode image files once, to squares of image_size, and keep them on the device: small sets
     config.workers = -1  # processes that decode image files; 0 = none but this one, -1 = as many as cores
     config.splits = "auto"  # of a folder: by what it holds; "folders": DIR/train/CLASS; "none": every folder is a class
@@ -124,7 +140,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
 def encoder(name, width, stem="small", stem_stride=1):
     """The network that computes features of images."""
     config = ml_collections.ConfigDict()
-    config.name = name  # a key of lt_jax.models.ENCODERS
+    config.name = name  # a key of lt_jax.models.ENCODERS; "" = the network that `weights` are of
     config.width = width  # channels of the first stage; of a head, in a ViT; EfficientNet and DINOv2 have one width
     config.stem = stem  # "small": 3x3, patches of 4; "imagenet": 7x7 with stride 2 and max-pool, patches of 16
     config.stem_stride = stem_stride  # 2 halves a small image at once
@@ -133,6 +149,9 @@ def encoder(name, width, stem="small", stem_stride=1):
     config.init = "he"  # of convolutions: normal by fan-out; "torch": as PyTorch starts all its layers (docs/bns.md)
     config.mean = ()  # taken from each channel of an image in [0, 1] ...
     config.std = ()  # ... which is then divided by this; () = as `weights` were trained, without weights 0 and 1
+    config.input_size = 0  # side that smaller images are enlarged to on the device; 0 = data.image_size where weights
+    # whose image size is known are frozen, else as they are
+    config.resample = ""  # how: "bilinear" or "bicubic"; "" = as `weights` were trained
     return config
 
 
@@ -187,12 +206,13 @@ def baseline(training, augmentation, contrastive_augment=None):
     """A classifier trained on all images, by a loss and, where it is named, a contrastive objective beside it."""
     config = training
     config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
-    config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"
+    config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"; or "unit_kernel", for BCE3S
     config.reweight = ""  # or "effective_number": weights of the classes, in any loss
     config.reweight_from = 0.0  # share of the epochs before the weights; .8 is deferred re-weighting (DRW)
     config.sampling = "instance"  # an entry of lt_jax.methods.ORDERS, as "class_balanced": every class as often
     config.experts = 1  # copies of the last two stages of the encoder, whose logits are averaged
     config.diversity = 0.45  # reward of experts that differ from their mean
+    config.tripartite = 0.0  # weight of the likeness of mixed views and the last image of a class (BCE3S); 0 = none
     config.consistency = 0.0  # weight of the agreement of a mixup and a CutMix view (GLMC); 0 = one view
     config.contrastive = ""  # or an entry of lt_jax.methods.CONTRASTIVE, trained on further views of each image
     config.contrastive_weight = 1.0  # of its loss, beside that of the classifier
@@ -223,6 +243,24 @@ def retrain(training, augment, k, redraw_every, head_epochs=5.0):
     return config
 
 
+def on_features(config, weights, network="", batch_size=64):
+    """Changes a config to heads on the features of a frozen encoder, one of which is selected by cross-validation.
+
+    Args:
+      config: with the block data.
+      weights: for `encoder.weights`.
+      network: its name; "" = the one that the weights are of.
+      batch_size: images in one forward pass.
+    """
+    config.method = ""
+    config.stages = ("features", "heads", "evaluate", "report")
+    config.heads = ON_FEATURES
+    config.encoder = encoder(network, width=64, stem="imagenet")
+    config.encoder.weights = weights
+    config.evaluate.batch_size = batch_size
+    return config
+
+
 def every_key():
     """A config with every key there is, to check other configs against; only the types of its values matter."""
     from configs import dlsa_digits
@@ -248,7 +286,7 @@ def augment(crop_scale=0.08, flip=0.5, strength=1.0, grey=0.2, blur=True):
     config.strength = strength  # s of the colour jitter (.8s, .8s, .8s, .2s), applied with probability .8
     config.grey = grey  # probability of a grey image
     config.blur = blur  # Gaussian blur, sigma U(.1, 2), of a tenth of the side, at least 3x3
-    config.policy = ""  # or "trivial": TrivialAugment after the rest
+    config.policy = ""  # or "trivial" (TrivialAugment), "autoaugment" (its policy for CIFAR-10): after the rest
     config.cutout = 0.0  # side of the grey square, as a share of the image's; 0 = none
     config.mix = ""  # or an entry of lt_jax.methods.MIXES, as "mixup", where a classifier is trained
     return config

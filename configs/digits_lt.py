@@ -3,7 +3,7 @@
     python -m lt_jax.main                      # this config is the default
     python -m lt_jax.main --config=configs/digits_lt.py:smoke
 
-Hardware: two CPU cores, one to two minutes. Nothing is downloaded. Expected numbers: see README.md.
+Hardware: two CPU cores, one to two minutes. Nothing is downloaded. Expected numbers: docs/results.md.
 Classes hold 120, 83, 58, 41, 28, 20, 14, 9, 6, 4 training images. Digits are not mirrored and have no colour, so the
 augmentation crops, and changes brightness and contrast; otherwise the recipe is that of CIFAR, on a small ResNet.
 Weight decays, the learning rate of retraining and the epochs were chosen on the 914 scans that are in neither split:

@@ -17,8 +17,8 @@ Long-tailed image recognition: one command from images to a balanced classifier 
   --config   experiment, with tokens behind a colon: a number is the imbalance factor, `smoke` the short form.
              Without it: the embedded demo on handwritten digits.
   --workdir  where the run lives; default runs/NAME.
-  --stage    all (default), pretrain, baseline, heads, probe, retrain, evaluate, report or show_data;
-             features, dlsa or separability with a DLSA config; of a finished run also export, and
+  --stage    all (default), pretrain, baseline, features, heads, probe, retrain, evaluate, report or
+             show_data; dlsa or separability with a DLSA config; of a finished run also export, and
              predict --images=DIR|FILE... [--format=table|csv|json] [--out=FILE]; both with
              [--method=NAME] of result.json, instead of the selected one, and
              [--tau=X], above 0 in favour of rare classes.
@@ -70,12 +70,12 @@ def _functions(options: Any) -> dict[str, Any]:
     """Stage -> function. Imported here, so that --help does not wait for JAX."""
     from lt_jax import report
     from lt_jax.serve import export, predict, show_data
-    from lt_jax.stages import baseline, dlsa, evaluate, heads, pretrain, probe, retrain
+    from lt_jax.stages import baseline, dlsa, evaluate, features, heads, pretrain, probe, retrain
 
     return {
         "pretrain": pretrain.run, "baseline": baseline.run, "heads": heads.run, "probe": probe.run,
         "retrain": retrain.run,
-        "features": dlsa.run_features, "dlsa": dlsa.run, "separability": dlsa.run_separability,
+        "features": features.run, "dlsa": dlsa.run, "separability": dlsa.run_separability,
         "evaluate": evaluate.run,
         "report": lambda experiment: report.run(experiment.config, experiment.workdir),
         "show_data": lambda experiment: show_data.run(experiment.config, experiment.workdir),

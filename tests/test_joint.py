@@ -69,12 +69,11 @@ def test_the_objective_trains_the_encoder_and_is_reported(tmp_path):
 def test_eight_devices_train_as_one(tmp_path):
     """One step of each: equal losses, and equal memories."""
     experiment = Experiment(settings_of("proco", loss="logit_adjustment"), epath.Path(tmp_path))
-    objective, optimizer = (
-        baseline.objective_of(experiment.config.baseline),
-        optim.create(experiment.config.baseline, 4, 383),
-    )
-    variables, memory = baseline._start(experiment, objective)
-    step, order = baseline._step(experiment, objective, optimizer), baseline._order(experiment, objective, 32, 0)
+    form = baseline.form_of(experiment.config.baseline)
+    optimizer = optim.create(experiment.config.baseline, 4, 383)
+    variables, memory = form.start(experiment, experiment.initial(experiment.baseline, "baseline"))
+    step = form.step(experiment, optimizer)
+    order = baseline._order(experiment, form, 32, 0)
     outcomes = []
     for count in (1, 8):
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), (sharding.AXIS,))
@@ -101,7 +100,7 @@ def test_a_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
     small = ("--config.encoder.width=4", "--config.baseline.contrastive_projector=(16,8)", "--config.heads=()")
     assert run_main(tiny[-1], *words, *small, f"--workdir={tmp_path}") == 0
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["final"] == "logit_adjustment"
+    assert result["final"] == "bcl"
     network = models.classifier(settings_of("").encoder, 10, "float32", "cosine")
     shapes = jax.eval_shape(lambda: models.initialise(network, jax.random.key(0), (8, 8, 3)))
     assert result["protocol"]["parameters"] == sum(x.size for x in jax.tree.leaves(shapes["params"]["encoder"]))

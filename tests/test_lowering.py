@@ -13,7 +13,7 @@ from lt_jax import ipdpp, losses, methods, models, optim
 from lt_jax.dlsa import batches, filter, objective
 from lt_jax.dlsa import flow as flows
 from lt_jax.models import projectors
-from lt_jax.train import sharding, state, steps
+from lt_jax.train import mixed_steps, sharding, state, steps
 
 PLATFORMS = ("tpu", "cuda")
 CLASSES, IMAGES, BATCH = 10, 64, 16
@@ -111,9 +111,22 @@ def test_consistent_training():
     network = models.classifier(encoder, CLASSES, "bfloat16")
     modules = {"projector": projectors.Projector((8,)), "predictor": projectors.Projector((8,))}
     optimizer, current = training(network, settings, beside={**modules, "plain_head": network.head})
-    parts = steps.Consistency({**modules, "plain_head": network.head}, 10.0, 100)
-    step = steps.consistent(network, optimizer, settings.augment, parts)
+    parts = mixed_steps.Consistency({**modules, "plain_head": network.head}, 10.0, 100)
+    step = mixed_steps.consistent(network, optimizer, settings.augment, parts)
     lower(step, current, held(), np.zeros((BATCH, 1), np.int32))
+
+
+@pytest.mark.slow
+def test_tripartite_training():
+    settings, encoder = settings_of("baseline"), common.encoder("resnet_small", 4)
+    network, projector = models.classifier(encoder, CLASSES, "bfloat16", "unit_kernel"), projectors.Projector((8,))
+    optimizer, current = training(network, settings, beside={"projector": projector})
+    current = current.replace(memory=jnp.zeros((CLASSES, 8)))
+    loss = methods.entry("SUPERVISED", "sigmoid_bce(negatives=0.4)", "baseline.loss")
+    parts = mixed_steps.Tripartite(projector, loss, 0.1, 1.0, first_epoch=2)
+    lower(
+        mixed_steps.tripartite(network, optimizer, settings.augment, parts), current, held(), np.zeros(BATCH, np.int32)
+    )
 
 
 @pytest.mark.parametrize("name", ["cutmix", "remix"])
@@ -125,7 +138,16 @@ def test_mixed_images_in_accumulated_parts(name):
     lower(step, current, held(), np.zeros(BATCH, np.int32))
 
 
-FAMILIES = ("resnet32", "resnet50", "resnext50", "vit_small", "dinov2_small_registers", "efficientnet_lite0")
+FAMILIES = (
+    "resnet32",
+    "resnet50",
+    "resnext50",
+    "vit_small",
+    "dinov2_small_registers",
+    "convnext_tiny",
+    "clip_base32",
+    "efficientnet_lite0",
+)
 
 
 @pytest.mark.slow

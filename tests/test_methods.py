@@ -16,6 +16,7 @@ from configs import digits_lt, dlsa_digits
 from lt_jax import heads, losses, methods
 from lt_jax.core import errors
 from lt_jax.run import config as config_lib
+from lt_jax.stages import baseline
 
 COUNTS = np.array([40, 12, 5, 0, 1])
 LABELS = np.repeat(np.arange(5), COUNTS)
@@ -123,6 +124,23 @@ def test_every_recipe_fits_a_config(name):
     assert config.method == name and config.stages == methods.RECIPES[name].stages
 
 
+@pytest.mark.parametrize("name", [name for name, recipe in methods.RECIPES.items() if recipe.stages[0] == "baseline"])
+def test_a_baseline_is_named_after_its_recipe(name):
+    config = digits_lt.get_config()
+    config_lib.apply_recipe(config, name)
+    expected = name if "heads" not in methods.RECIPES[name].overrides else "cross_entropy"
+    assert baseline.method_of(config.baseline) == expected
+    assert baseline.title_of(config.baseline) == methods.title("RECIPES", expected)
+
+
+def test_a_baseline_without_a_recipe_is_named_after_its_loss():
+    settings = digits_lt.get_config().baseline
+    settings.update(loss="ldam(max_margin=0.3)", head="cosine")  # without re-weighting
+    assert (baseline.method_of(settings), baseline.title_of(settings)) == ("ldam", "LDAM")
+    settings.update(loss="logit_adjustment", head="linear")  # a recipe of this name is a head on cross-entropy
+    assert baseline.title_of(settings) == methods.title("SUPERVISED", "logit_adjustment")
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_every_entry_has_a_title_and_short_signature(table):
     for name, described in getattr(methods, table).items():
@@ -190,18 +208,18 @@ def test_a_new_loss_head_and_recipe_need_their_lines_alone(tmp_path, run_main, c
     words = ("--config=configs/digits_lt.py:smoke,method=toy", "--config.baseline.epochs=1", f"--workdir={tmp_path}")
     assert run_main(tiny[-1], *words) == 0
     table = capsys.readouterr().err
-    assert re.search(r"Toy reversal .*\n.*Toy squares ", table)  # the final method is last
+    assert re.search(r"Toy reversal .*\n.*Toy method ", table)  # the final method is last
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["methods"]) == ["squared", "reversed"] and result["methods"]["squared"]["title"] == "Toy squares"
-    assert result["final"] == "squared"  # a head is final only where a recipe or config.method names it
+    assert list(result["methods"]) == ["toy", "reversed"] and result["methods"]["toy"]["title"] == "Toy method"
+    assert result["final"] == "toy"  # a head is final only where a recipe or config.method names it
     page = (tmp_path / "report.html").read_text()
-    assert "Toy squares" in page and "Toy reversal" in page
+    assert "Toy method" in page and "Toy reversal" in page
     image = np.zeros((1, 8, 8, 3), np.uint8)
-    forwards = lt_jax.load(tmp_path, method="squared").predict(image)
+    forwards = lt_jax.load(tmp_path, method="toy").predict(image)
     backwards = lt_jax.load(tmp_path, method="reversed").predict(image)
     np.testing.assert_allclose(backwards, (1 / forwards) / (1 / forwards).sum(), rtol=1e-3)
-    with pytest.raises(errors.BadInput, match="has no method 'squard': did you mean squared?"):
-        lt_jax.load(tmp_path, method="squard")
+    with pytest.raises(errors.BadInput, match="has no method 'toi': did you mean toy?"):
+        lt_jax.load(tmp_path, method="toi")
 
 
 def lists_of_methods(tree, names):

@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from lt_jax.run import config as config_lib
@@ -37,3 +38,20 @@ def test_configs_of_the_commands_load(words):
     config, name, _ = config_lib.from_command_line(["lt_jax", f"--config={words}"])
     config_lib.validate(config)
     assert name in words
+
+
+def test_the_snippets_run_as_they_stand(finished, tmp_path, monkeypatch, capsys):
+    snippets = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+    assert len(snippets) == 5
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(finished)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert np.isfinite(names["loss"]) and names["gradient"].shape == (472, 3)
+    assert names["measures"]["balanced"] > 0.9  # the classes are far apart
+    assert np.bincount(names["labels"][names["chosen"]]).tolist() == [50, 50, 12]
+    assert names["some"].shape == (1000,)
+    np.testing.assert_allclose(names["probabilities"].sum(), 1.0, rtol=1e-5)
+    assert capsys.readouterr().out.splitlines()[-1] in names["classifier"].class_names

@@ -104,3 +104,13 @@ def test_a_work_directory_inside_the_image_folder_is_not_a_class(tmp_path, run_m
     capsys.readouterr()
     assert run_main(*words) == 0
     assert ": 2 classes," in capsys.readouterr().err
+
+
+def test_advice_in_plain_words():
+    lines = show_data.advice(np.array([400, 80, 4, 3]), ("cat", "dog", "owl", "elk"))
+    text = "\n".join(lines)
+    assert "imbalance factor 133: plain cross-entropy will neglect the rare classes" in text
+    assert "2 classes have fewer than 5 images (elk, owl)" in text and "487 training images are few" in text
+    assert "scratch,k=30 keeps" in text
+    text = "\n".join(show_data.advice(np.array([30_000, 20_000]), ("a", "b")))
+    assert "nearly balanced" in text and "fewer than" not in text and "are few" not in text and "k=" not in text

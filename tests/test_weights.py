@@ -168,14 +168,18 @@ def test_broken_safetensors_and_unknown_endings_are_refused(tmp_path):
     assert "no file" in refusal(tmp_path / "nothing.pth")
 
 
+LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
 @pytest.mark.parametrize(
     ("name", "stem", "file", "expected"),
     [
-        ("resnet50", "imagenet", "w.pth", {**known.IMAGENET, "size": 224}),
+        ("resnet50", "imagenet", "w.pth", {**known.IMAGENET, "size": 224, "resample": "bilinear"}),
         ("resnet18", "small", "w.pth", {}),
-        ("efficientnet_lite2", "small", "w.pth", {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "size": 260}),
-        ("vit_small", "imagenet", "google/model.safetensors", {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 224}),
-        ("dinov2_base", "small", "w.pth", {**known.IMAGENET, "size": 224}),
+        ("efficientnet_lite2", "small", "w.pth", {**LITE, "size": 260, "resample": "bicubic"}),
+        ("vit_small", "imagenet", "google/model.safetensors", {**HALF, "size": 224, "resample": "bicubic"}),
+        ("dinov2_base", "small", "w.pth", {**known.IMAGENET, "size": 224, "resample": "bicubic"}),
     ],
 )
 def test_the_images_of_known_weights(name, stem, file, expected, tmp_path):
@@ -187,13 +191,22 @@ def test_the_images_of_known_weights(name, stem, file, expected, tmp_path):
     [
         ("preprocessor_config.json", {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "crop_size": {"height": 384}}),
         ("preprocessor_config.json", {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": 384}),
+        (
+            "preprocessor_config.json",
+            {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": 384, "resample": 3},
+        ),
         ("config.json", {"pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 384, 384]}}),
+        (
+            "config.json",
+            {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 384, 384], "interpolation": "bicubic"},
+        ),
     ],
 )
 def test_a_file_beside_the_weights_says_what_the_images_were(file, content, tmp_path):
     (tmp_path / file).write_text(json.dumps(content))
     about = known.images_of(common.encoder("vit_small", 64), str(tmp_path / "model.safetensors"))
-    assert about == {"mean": (0.1,) * 3, "std": (0.2,) * 3, "size": 384}
+    resample = {"resample": "bicubic"} if {"resample", "interpolation"} & set(content) else {}
+    assert about == {"mean": (0.1,) * 3, "std": (0.2,) * 3, "size": 384, **resample}
 
 
 def test_the_lite_networks_of_timm_with_other_padding_are_refused(tmp_path):
@@ -223,7 +236,7 @@ def test_an_installed_package_is_found_without_importing_it(tmp_path, monkeypatc
 def settled(words):
     from lt_jax.run import command
 
-    return command.parse(["lt_jax", "--config=configs/folder.py", *words])[0]
+    return command.parse(["lt_jax", "--config=configs/folder.py:scratch", *words])[0]
 
 
 def test_normalisation_and_size_come_from_the_weights_unless_they_are_set(tmp_path, capsys):

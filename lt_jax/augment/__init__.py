@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
-from lt_jax.augment import cutout, simclr, trivial
+from lt_jax.augment import autoaugment, cutout, simclr, trivial
+
+POLICIES = {"trivial": trivial.trivial, "autoaugment": autoaugment.autoaugment}
 
 
 def apply(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = False) -> jax.Array:
@@ -20,10 +22,10 @@ def apply(key: jax.Array, images: jax.Array, options: Any, is_cropped: bool = Fa
     Returns:
       (b, h, w, c) float32 in [0, 1].
     """
-    k_simclr, k_trivial, k_cutout = jax.random.split(key, 3)
+    k_simclr, k_policy, k_cutout = jax.random.split(key, 3)
     out = simclr.simclr(k_simclr, images, options, is_cropped)
-    if options.policy == "trivial":
-        out = trivial.trivial(k_trivial, out)
+    if options.policy:
+        out = POLICIES[options.policy](k_policy, out)
     if options.cutout > 0.0:
         out = cutout.cutout(k_cutout, out, options.cutout)
     return out

@@ -1,128 +1,40 @@
-"""TrivialAugment and its operations, on the device.
-
-Images are float32 (b, h, w, c) in [0, 1]; random numbers are drawn for the whole batch at once.
-"""
-
-from typing import Any
+"""TrivialAugment, on the device."""
 
 import jax
 import jax.numpy as jnp
 
-from lt_jax.augment import simclr
+from lt_jax.augment import operations
 
-_BINS = 30  # magnitudes 0..30 of TrivialAugment, as published
+_BINS = 30  # magnitudes 0..30, as published
+_NAMES = tuple(name for name in operations.OPERATIONS if name != "invert")
 
 
 def trivial(key: jax.Array, images: jax.Array) -> jax.Array:
-    """TrivialAugment, wide (Müller and Hutter, ICCV 2021): one random operation and magnitude per image."""
-    b = images.shape[0]
+    """TrivialAugment, wide: one random operation and magnitude for each image (b, h, w, c).
+
+    Shears are around the centre of the image. Translations reach a seventh of the side, 32 of 224 pixels.
+
+    Source: Müller and Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation" (ICCV 2021).
+    """
+    b, h, w, _ = images.shape
     k_operation, k_magnitude, k_sign = jax.random.split(key, 3)
-    which = jax.random.randint(k_operation, (b,), 0, len(OPERATIONS))
+    drawn = jax.random.randint(k_operation, (b,), 0, len(_NAMES))
     magnitude = jax.random.randint(k_magnitude, (b,), 0, _BINS + 1) / _BINS
-    sign = jnp.where(jax.random.bernoulli(k_sign, 0.5, (b,)), 1.0, -1.0)
-    moved = affine(images, _matrices(which, magnitude * sign, images.shape[1:3]))
-    return jax.vmap(_one)(which, moved, magnitude, sign)
-
-
-GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-
-
-def _one(which: Any, image: Any, magnitude: Any, sign: Any) -> Any:
-    factor = 1.0 + 0.99 * magnitude * sign
-    batch = image[None]
-    colored = (
-        lambda: batch,
-        lambda: simclr.adjust_brightness(batch, factor),
-        lambda: simclr.adjust_saturation(batch, factor),
-        lambda: simclr.adjust_contrast(batch, factor),
-        lambda: sharpness(batch, factor),
-        lambda: posterize(batch, 8 - jnp.round(6 * magnitude)),
-        lambda: solarize(batch, 1.0 - magnitude),
-        lambda: autocontrast(batch),
-        lambda: equalize(batch),
-    )
-    # Geometric operations were already applied and leave the colours unchanged.
-    return jax.lax.switch(jnp.where(which < len(colored), which, 0), colored)[0]
-
-
-OPERATIONS = (
-    "identity", "brightness", "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize",
-    *GEOMETRIC,
-)  # fmt: skip
-
-
-def _matrices(which: Any, signed: Any, size: Any) -> Any:
-    """Affine maps (b, 6), rows a, b, c, d, e, f: output pixel (x, y) is read at (a x + b y + c, d x + e y + f)."""
-    h, w = size
-    is_of = {name: which == OPERATIONS.index(name) for name in GEOMETRIC}
-    angle = jnp.where(is_of["rotate"], jnp.deg2rad(135.0) * signed, 0.0)
-    shear_x = jnp.where(is_of["shear_x"], 0.99 * signed, 0.0)
-    shear_y = jnp.where(is_of["shear_y"], 0.99 * signed, 0.0)
-    a = e = jnp.cos(angle)
-    b = jnp.sin(angle) + shear_x
-    d = -jnp.sin(angle) + shear_y
-    # Around the centre; translations reach a seventh of the side, 32 of 224 pixels.
-    c = w / 2 - a * w / 2 - b * h / 2 + jnp.where(is_of["translate_x"], signed * w / 7, 0.0)
-    f = h / 2 - d * w / 2 - e * h / 2 + jnp.where(is_of["translate_y"], signed * h / 7, 0.0)
-    return jnp.stack([a, b, c, d, e, f], axis=1)
-
-
-def affine(images: jax.Array, matrices: jax.Array) -> jax.Array:
-    """Affine transform with nearest neighbours, black outside, like Pillow's Image.transform(AFFINE)."""
-    _, h, w, _ = images.shape
-    y, x = jnp.meshgrid(jnp.arange(h) + 0.5, jnp.arange(w) + 0.5, indexing="ij")
-    a, b, c, d, e, f = (matrices[:, i, None, None] for i in range(6))
-    column = jnp.floor(a * x[None] + b * y[None] + c).astype(jnp.int32)
-    row = jnp.floor(d * x[None] + e * y[None] + f).astype(jnp.int32)
-    inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-    flat = images.reshape(images.shape[0], h * w, -1)
-    flat_positions = (jnp.clip(row, 0, h - 1) * w + jnp.clip(column, 0, w - 1)).reshape(images.shape[0], h * w, 1)
-    pixels = jnp.take_along_axis(flat, flat_positions, axis=1).reshape(images.shape)
-    return jnp.where(inside[..., None], pixels, 0.0)
-
-
-def sharpness(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with a smoothed copy (3x3, centre weight 5/13, others 1/13) except at the borders."""
-    h, w = images.shape[1:3]
-    around = sum(images[:, i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3))
-    inner = (around + 4 * images[:, 1:-1, 1:-1]) / 13
-    smooth = images.at[:, 1:-1, 1:-1].set(inner)
-    return jnp.clip(factor * images + (1 - factor) * smooth, 0.0, 1.0)
-
-
-def posterize(images: jax.Array, bits: jax.Array) -> jax.Array:
-    """Keeps the highest `bits` of each 8-bit value."""
-    step = 2.0 ** (8 - bits)
-    return jnp.floor(_levels(images) / step) * step / 255.0
-
-
-def solarize(images: jax.Array, threshold: jax.Array) -> jax.Array:
-    """Inverts the values from the threshold up."""
-    return jnp.where(images >= threshold, 1.0 - images, images)
-
-
-def autocontrast(images: jax.Array) -> jax.Array:
-    """Stretches each channel to the range 0..1."""
-    low = images.min(axis=(1, 2), keepdims=True)
-    high = images.max(axis=(1, 2), keepdims=True)
-    return jnp.where(high > low, (images - low) / jnp.where(high > low, high - low, 1.0), images)
-
-
-def equalize(images: jax.Array) -> jax.Array:
-    """Equalizes the histogram of each channel, with Pillow's integer rule."""
-    b, h, w, c = images.shape
-    levels = _levels(images).astype(jnp.int32).transpose(0, 3, 1, 2).reshape(b * c, h * w)
-    return jax.vmap(_equalized)(levels).reshape(b, c, h, w).transpose(0, 2, 3, 1) / 255.0
-
-
-def _equalized(levels: Any) -> Any:
-    histogram = jnp.zeros(256, jnp.int32).at[levels].add(1)
-    step = (levels.size - histogram[levels.max()]) // 255
-    before = jnp.cumsum(histogram) - histogram
-    table = jnp.clip((before + step // 2) // jnp.maximum(step, 1), 0, 255)
-    return jnp.where(step > 0, table[levels], levels).astype(jnp.float32)
-
-
-def _levels(images: Any) -> Any:
-    """Values 0..1 as whole numbers 0..255, in float."""
-    return jnp.round(images * 255.0)
+    signed = magnitude * jnp.where(jax.random.bernoulli(k_sign, 0.5, (b,)), 1.0, -1.0)
+    factor = 1.0 + 0.99 * signed
+    value_of = {
+        "brightness": factor,
+        "color": factor,
+        "contrast": factor,
+        "sharpness": factor,
+        "posterize": 8 - jnp.round(6 * magnitude),
+        "solarize": 1.0 - magnitude,
+        "shear_x": 0.99 * signed,
+        "shear_y": 0.99 * signed,
+        "translate_x": signed * w / 7,
+        "translate_y": signed * h / 7,
+        "rotate": 135.0 * signed,
+    }
+    values = jnp.stack([value_of.get(name, jnp.zeros(b)) for name in _NAMES])
+    which = jnp.array([operations.OPERATIONS.index(name) for name in _NAMES])[drawn]
+    return operations.apply(images, which, values[drawn, jnp.arange(b)])

@@ -17,9 +17,10 @@ usage: python -m lt_jax.compare --methods=A,B,C|GROUP|all [--config=configs/NAME
 
 Trains each method with each seed, shares what methods have in common, and writes compare.json, compare.csv and
 compare.html in DIR, by default runs/NAME_compare. The same command again resumes.
-  --methods  recipes of docs/methods.md; groups: losses, contrastive; all = every recipe that the config can run
+  --methods  recipes of docs/methods.md; groups: losses, heads, contrastive; all = what the config can run
   --seeds    runs of each method (1); two or more give intervals
-  --folds    of cross-validation, which selects the method (2); 0 = none: a validation split selects, or nothing
+  --folds    of cross-validation, which selects the method (2); 0 = none: a validation split selects, or nothing;
+             heads on the features of a pretrained network always have 5
   --dry-run  lists the runs and trains nothing
 The first method is the reference of the differences; the test set never selects.
 """
@@ -64,14 +65,15 @@ def _split(argv: list[str]) -> tuple[types.SimpleNamespace, list[str]]:
 
 def _compare(config: Any, options: Any, own: Any) -> None:
     from lt_jax.compare import page, plan, results  # here, so that --help does not wait for JAX
+    from lt_jax.stages import heads
 
     names = plan.names_of(own.methods, config)
-    folds = 0 if _has_validation(config) else own.folds
+    folds = 0 if heads.is_alone(config) or _has_validation(config) else own.folds
     jobs = plan.jobs(config, names, range(config.seed, config.seed + own.seeds), folds)
     log.say(f"{len(names)} methods, {own.seeds} seeds, {folds or 'no'} folds: {len(jobs)} runs")
     if own.dry_run:
         for job in jobs:
-            print(f"{job.folder}  {' '.join(job.members) or 'pretraining'}")
+            print(f"{job.folder}  {' '.join(job.members) or job.config.stages[0]}")
         return
     workdir = files.prepare_folder(options.workdir)
     failed = _run_all(jobs, workdir)
@@ -103,8 +105,10 @@ def _run_all(jobs: list[Any], workdir: Any) -> dict[str, str]:
             failed[job.folder] = failed[job.before.folder]
             continue
         config = job.config.copy_and_resolve_references()
-        if job.before is not None:
+        if job.before is not None and "pretrain" in job.before.config.stages:
             config.init_from = str(workdir / job.before.folder)
+        elif job.before is not None:
+            files.copy_folder(workdir / job.before.folder / "features", workdir / job.folder / "features")
         try:
             command_line.run(config, types.SimpleNamespace(workdir=str(workdir / job.folder), stage="all"))
         except errors.RunFailed as error:

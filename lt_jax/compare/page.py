@@ -72,8 +72,8 @@ def _table(compared: dict[str, Any]) -> str:
         body.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
     lead = (
         "Test accuracy in per cent of the last epoch: mean ± standard deviation over seeds. Validation: balanced "
-        "accuracy ± its standard error. Difference to the first method, paired over seeds, with its 95 % interval; "
-        "within noise means that it is not significant among all methods together (Holm)."
+        "accuracy ± its standard error. Difference to the first method, paired, with its 95 % interval over seeds and "
+        "test images; within noise means that it is not significant among all methods together (Holm)."
     )
     return (
         f'<section><h2>All methods</h2><p class="lead">{html.escape(lead)}</p><div class="scroll" tabindex="0">'
@@ -85,7 +85,9 @@ def _table(compared: dict[str, Any]) -> str:
 def _cell(spread: dict[str, float] | None) -> str:
     if spread is None:
         return "n/a"
-    return f"{100 * spread['mean']:.1f}" + (f" <small>± {100 * spread['std']:.1f}</small>" if spread["std"] else "")
+    return f"{100 * spread['mean']:.1f}" + (
+        f" <small>± {100 * spread['std']:.1f}</small>" if spread["std"] > 1e-9 else ""
+    )
 
 
 def _pictures(compared: dict[str, Any]) -> str:

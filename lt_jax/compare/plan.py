@@ -10,8 +10,11 @@ from etils import epath
 from lt_jax import methods
 from lt_jax.core import errors, files
 from lt_jax.run import config as config_lib
+from lt_jax.stages import baseline
+from lt_jax.stages import heads as stage_heads
 
 GROUPS = {
+    "heads": lambda: [name for name in methods.RECIPES if name in methods.HEADS],
     "losses": lambda: [name for name, recipe in methods.RECIPES.items() if "baseline" in recipe.stages[:1]],
     "contrastive": lambda: [name for name, recipe in methods.RECIPES.items() if _is_contrastive(recipe)],
 }
@@ -25,7 +28,7 @@ class Job:
     Attributes:
       folder: its work directory, below that of the comparison.
       config: what it runs.
-      before: the job whose pretraining it starts from, None for none.
+      before: the job whose pretraining or frozen features it starts from, None for none.
       members: the methods that are measured in it.
     """
 
@@ -43,11 +46,14 @@ def _is_contrastive(recipe: methods.Recipe) -> bool:
 def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
     """The recipes that `--methods` names, in the order of the table.
 
-    `all` takes every recipe that the config has the blocks for; a group takes its members.
+    `all` takes every recipe that the config has the blocks for; a group takes its members. Of a config that trains no
+    network the methods are heads on its features.
 
     Raises:
       BadInput: an unknown name, or a recipe that needs blocks which the config lacks.
     """
+    if stage_heads.is_alone(config):
+        return _heads_of(text)
     chosen: list[str] = []
     for word in filter(None, text.split(",")):
         if word == "all":
@@ -58,9 +64,26 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
             methods.entry("RECIPES", word, "--methods")
             config_lib.apply_recipe(copy.deepcopy(config), word)
             chosen.append(word)
+    if not chosen and "baseline" not in config:
+        raise errors.BadInput(
+            "--methods: this config trains no network, and its run compares all heads by itself; "
+            "for methods that train one use a token such as scratch: configs/folder.py:scratch"
+        )
     if not chosen:
         raise errors.BadInput(f"--methods: expected some of {', '.join(methods.RECIPES)}, all, {', '.join(GROUPS)}")
     return [name for name in methods.RECIPES if name in chosen]
+
+
+def _heads_of(text: str) -> list[str]:
+    words = [word for word in text.split(",") if word]
+    for word in words:
+        if word not in ("all", "heads") and word in methods.RECIPES and word not in methods.HEADS:
+            raise errors.BadInput(f"--methods: {word} trains a network, and this config trains none, only heads")
+        if word not in ("all", "heads"):
+            methods.entry("HEADS", word, "--methods")
+    if not words:
+        raise errors.BadInput(f"--methods: expected some of {', '.join(methods.HEADS)}, all")
+    return [name for name in methods.HEADS if name in words or {"all", "heads"} & set(words)]
 
 
 def _fits(name: str, config: ml_collections.ConfigDict) -> bool:
@@ -80,6 +103,8 @@ def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, fold
       seeds: of the runs.
       folds: of cross-validation; each method is trained once on all images and once without each fold.
     """
+    if stage_heads.is_alone(config):
+        return _jobs_of_heads(config, names, seeds)
     planned: dict[str, Job] = {}
     heads = tuple(name for name in names if name in methods.HEADS)  # one baseline serves them all
     for seed in seeds:
@@ -92,6 +117,22 @@ def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, fold
                         members = dict.fromkeys((*(known.members if known else ()), *needed.members))
                         planned[needed.folder] = dataclasses.replace(needed, members=tuple(members))
     return list(planned.values())
+
+
+def _jobs_of_heads(config: ml_collections.ConfigDict, names: list[str], seeds: range) -> list[Job]:
+    """One run for the features, and one of all heads for each seed; a run of heads cross-validates them itself."""
+    extraction = copy.deepcopy(config)
+    extraction.stages = ("features",)
+    before = Job(_folder("features", extraction, config.seed, None), extraction, None, ())
+    texts = {methods.name_of("HEADS", text): text for text in config.heads}
+    planned = [before]
+    for seed in seeds:
+        settings = copy.deepcopy(config)
+        settings.seed = seed
+        settings.heads = tuple(texts.get(name, name) for name in names)
+        settings.stages = tuple(stage for stage in settings.stages if stage != "report")
+        planned.append(Job(_folder("heads", settings, seed, None), settings, before, tuple(names)))
+    return planned
 
 
 def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads: tuple[str, ...]) -> Job:
@@ -110,9 +151,10 @@ def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads:
         settings.stages = tuple(stage for stage in settings.stages if stage not in dropped)
         settings.init_from = before.folder
     else:
-        settings.method = methods.name_of("SUPERVISED", settings.baseline.loss)
+        settings.method = baseline.method_of(settings.baseline)
         settings.stages = tuple(stage for stage in settings.stages if stage != "report")
-        settings.heads = heads
+        # Heads are recipes on the features of a plain baseline, so the other baselines need none.
+        settings.heads = heads if baseline.is_plain(settings.baseline) else ()
     stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
     return Job(_folder(stage, settings, seed, fold), settings, before, (name,))
 
@@ -127,12 +169,14 @@ def _folder(stage: str, settings: Any, seed: int, fold: int | None) -> str:
 
 def method_in(job: Job, name: str) -> str:
     """The name under which result.json of the job has the measures of a method."""
+    if stage_heads.is_alone(job.config):
+        return name
     if job.before is not None:
         return job.config.method
     head = methods.name_of("HEADS", name)
     if head in {methods.name_of("HEADS", text) for text in job.config.heads}:
         return head
-    return methods.name_of("SUPERVISED", job.config.baseline.loss)
+    return baseline.method_of(job.config.baseline)
 
 
 def workdir_of(folder: epath.Path, job: Job) -> epath.Path:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from lt_jax import methods, statistics
@@ -28,13 +29,12 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
     done = [name for name in names if compared[name]["status"] == "complete"]
     if not done:
         raise errors.RunFailed("every method has failed: " + "; ".join(sorted(set(failed.values()))))
-    _add_differences({name: compared[name] for name in done})
+    _add_differences({name: compared[name] for name in done}, _right_by_image(jobs, done, workdir))
     validation = {name: compared[name]["validation"] for name in done if compared[name]["validation"]}
-    some_job = next(job for job in jobs if done[0] in job.members)
-    result = files.read_json(workdir / some_job.folder / "result.json")
+    result = files.read_json(workdir / job_of(jobs, done[0]).folder / "result.json")
     return {
         "seeds": sorted({job.config.seed for job in jobs}),
-        "folds": max(job.config.data.folds for job in jobs),
+        "folds": max(job.config.data.folds for job in jobs) or (result.get("selection") or {}).get("folds", 0),
         "dataset": result["dataset"],
         "protocol": result["protocol"],
         "reference": done[0],
@@ -45,10 +45,10 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
 
 
 def _method(jobs: list[plan.Job], name: str, workdir: epath.Path, failed: dict[str, str]) -> dict[str, Any]:
-    recipe = methods.RECIPES[name]
+    table = "RECIPES" if name in methods.RECIPES else "HEADS"
     own = [job for job in jobs if name in job.members]
     reason = next((failed[job.folder] for job in own if job.folder in failed), None)
-    about = {"title": recipe.title, "paper": recipe.paper}
+    about = {"title": methods.title(table, name), "paper": methods.source(table, name)}
     if reason is not None:
         return {**about, "status": "failed", "reason": reason, "test": [], "validation": None}
     whole = [job for job in own if "/all/" in job.folder]
@@ -82,15 +82,54 @@ def _validation(own: list[plan.Job], whole: list[plan.Job], measured: dict[str, 
     return statistics.pooled(by_seed)
 
 
-def _add_differences(compared: dict[str, dict[str, Any]]) -> None:
-    """Adds to each method its paired difference to the first, and what that means."""
+def _right_by_image(jobs: list[plan.Job], names: list[str], workdir: epath.Path) -> dict[str, Any]:
+    """Name -> share of the seeds in which each test image (n,) is classified right; and the labels, the few classes."""
+    right: dict[str, Any] = {}
+    for name in names:
+        each = []
+        for job in jobs:
+            if name in job.members and "/all/" in job.folder:
+                file = workdir / job.folder / "predictions.npz"
+                predictions, key = files.read_npz(file), f"predicted_{plan.method_in(job, name)}"
+                if key not in predictions:
+                    raise errors.BadInput(
+                        f"{file} lacks what this version compares: delete stages/evaluate.json there and compare again"
+                    )
+                each.append(predictions[key] == predictions["labels"])
+        right[name] = np.mean(each, axis=0)
+    groups = files.read_json(workdir / job_of(jobs, names[0]).folder / "result.json")["dataset"]["groups"]
+    return {"right": right, "labels": predictions["labels"], "few": groups["few"]}
+
+
+def job_of(jobs: list[plan.Job], name: str) -> plan.Job:
+    """The first run that holds a method."""
+    return next(job for job in jobs if name in job.members)
+
+
+def _weights(measure: str, labels: np.ndarray, few: list[int]) -> np.ndarray:
+    """Weights (C,) of the classes in a measure."""
+    counts = np.bincount(labels)
+    if measure == "overall":
+        return counts / len(labels)
+    is_in = np.isin(np.arange(len(counts)), few) if measure == "few" else np.ones(len(counts), bool)
+    return (is_in & (counts > 0)) / max(1, (is_in & (counts > 0)).sum())
+
+
+def _add_differences(compared: dict[str, dict[str, Any]], images: dict[str, Any]) -> None:
+    """Adds to each method its paired difference to the first, and what that means.
+
+    Its interval covers the seeds and the choice of the test images.
+    """
     reference, *names = compared
     for measure in ("balanced", "overall", "few"):
+        weights = _weights(measure, images["labels"], images["few"])
         values = {name: [x[measure] for x in method["test"]] for name, method in compared.items()}
         differences = {}
         for name in names:
             if None not in values[name] and None not in values[reference]:
-                differences[name] = statistics.paired(values[name], values[reference])
+                by_image = images["right"][name] - images["right"][reference]
+                error = statistics.sampling_error(by_image, images["labels"], weights)
+                differences[name] = statistics.paired(values[name], values[reference], test_error=error)
         significant = statistics.holm({name: x["p"] for name, x in differences.items() if x is not None})
         for name, difference in differences.items():
             words = statistics.in_words(difference, significant.get(name, False))
@@ -124,7 +163,7 @@ def table(compared: dict[str, Any]) -> str:
 def _cell(spread: dict[str, float] | None) -> str:
     if spread is None:
         return "n/a"
-    return f"{100 * spread['mean']:.1f}" + (f" ± {100 * spread['std']:.1f}" if spread["std"] else "")
+    return f"{100 * spread['mean']:.1f}" + (f" ± {100 * spread['std']:.1f}" if spread["std"] > 1e-9 else "")
 
 
 def difference_in_words(difference: dict[str, Any] | None) -> str:

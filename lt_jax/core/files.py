@@ -129,3 +129,22 @@ def prepare_folder(path: epath.PathLike, key: str = "--workdir") -> epath.Path:
     if distributed.is_main():
         probe.unlink()
     return path
+
+
+def copy_folder(source: epath.PathLike, target: epath.PathLike) -> None:
+    """Copies the files of a folder that `target` lacks. On one local disk they are linked, which takes no space.
+
+    Our functions replace files and never change them, so a link is as good as a copy.
+    """
+    source, target = epath.Path(source), epath.Path(target)
+    if not distributed.is_main():
+        return
+    with clear_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            if file.is_dir() or (target / file.name).exists():
+                continue
+            try:
+                os.link(file, target / file.name)
+            except OSError:  # another disk, or a bucket
+                file.copy(target / file.name)

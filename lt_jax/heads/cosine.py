@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lt_jax import losses
+from lt_jax.heads import scaling as scalings
 from lt_jax.heads.linear import Linear
 from lt_jax.heads.scaling import measure, unit
 
@@ -114,11 +115,6 @@ def whitened_class_mean(
       shrinkage: weight of the identity in the covariance, in (0, 1].
     """
     centre = features.mean(axis=0)
-    centred = np.asarray(features - centre, np.float64)
-    covariance = centred.T @ centred / len(centred)
-    d = len(covariance)
-    shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / d * np.eye(d)
-    values, vectors = np.linalg.eigh(shrunk)
-    whitening = ((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T).astype(np.float32)
+    whitening = scalings.whitening(features - centre, shrinkage)
     head = nearest_class_mean(key, (features - centre) @ whitening, labels, classes, initial=initial)
     return Whitened(whitening, centre, head.means, head.centre, head.present)

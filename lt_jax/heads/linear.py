@@ -116,9 +116,9 @@ def lws(
     labels: np.ndarray,
     classes: losses.Classes,
     *,
-    initial: Linear,
+    initial: Linear | UnitLinear,
     settings: Settings | None = None,
-) -> Linear:
+) -> Linear | UnitLinear:
     """LWS.
 
     The network's own head with one learned scale for each class, trained with classes drawn equally often.
@@ -137,7 +137,7 @@ def lws(
     plan = Plan(settings or Settings(), _rescaled, class_balanced=True)
     start = {"scale": np.ones(logits.shape[1], np.float32)}
     scale = training.fit(key, logits, labels, classes, start, plan)["scale"]
-    return Linear(initial.kernel * scale[None, :], initial.bias * scale)
+    return dataclasses.replace(initial, kernel=initial.kernel * scale[None, :], bias=initial.bias * scale)
 
 
 def balanced_linear(

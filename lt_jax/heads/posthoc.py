@@ -1,10 +1,12 @@
-"""Changes of a trained linear head that need no training."""
+"""Changes of a trained linear head that need no training. The features are scaled as for that head."""
+
+import dataclasses
 
 import jax
 import numpy as np
 
 from lt_jax import losses
-from lt_jax.heads.linear import Linear
+from lt_jax.heads.linear import Linear, UnitLinear
 
 
 def logit_adjustment(
@@ -13,9 +15,9 @@ def logit_adjustment(
     labels: np.ndarray,
     classes: losses.Classes,
     *,
-    initial: Linear,
+    initial: Linear | UnitLinear,
     tau: float = 1.0,
-) -> Linear:
+) -> Linear | UnitLinear:
     """Logit adjustment.
 
     Logits - tau * log prior of a network trained with plain cross-entropy.
@@ -31,7 +33,7 @@ def logit_adjustment(
       tau: strength of the adjustment.
     """
     del key, features, labels
-    return Linear(initial.kernel, initial.bias - tau * np.asarray(classes.log_prior))
+    return dataclasses.replace(initial, bias=initial.bias - tau * np.asarray(classes.log_prior))
 
 
 def tau_norm(
@@ -40,9 +42,9 @@ def tau_norm(
     labels: np.ndarray,
     classes: losses.Classes,
     *,
-    initial: Linear,
+    initial: Linear | UnitLinear,
     tau: float = 1.0,
-) -> Linear:
+) -> Linear | UnitLinear:
     """tau-norm.
 
     The weight vector of each class divided by its norm to the power tau, without a bias.
@@ -59,4 +61,5 @@ def tau_norm(
     """
     del key, features, labels, classes
     norms = np.maximum(np.linalg.norm(initial.kernel, axis=0), 1e-12)
-    return Linear(initial.kernel / norms[None, :] ** tau, np.zeros_like(initial.bias))
+    kernel = initial.kernel / norms[None, :] ** tau
+    return dataclasses.replace(initial, kernel=kernel, bias=np.zeros_like(initial.bias))

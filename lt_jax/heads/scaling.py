@@ -37,6 +37,20 @@ def scaled(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, 
     return np.asarray(unit(x) if scaling == "unit" else x, np.float32), centre, deviation
 
 
+def whitening(centred: np.ndarray, shrinkage: float) -> np.ndarray:
+    """The symmetric matrix (d, d) that makes the covariance of rows (n, d) with mean 0 the identity.
+
+    Args:
+      shrinkage: weight, in (0, 1], of a multiple of the identity with the same trace in the covariance.
+    """
+    centred = np.asarray(centred, np.float64)
+    covariance = centred.T @ centred / len(centred)
+    d = len(covariance)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / d * np.eye(d)
+    values, vectors = np.linalg.eigh(shrunk)
+    return ((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T).astype(np.float32)
+
+
 def unit(x: Any) -> Any:
     """Rows of x (n, d) at length 1; a row of zeros stays."""
     if isinstance(x, jax.Array):  # the gradient of a norm is not a number at 0

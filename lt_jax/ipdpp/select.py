@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lt_jax.ipdpp import checks, eigen, rank_one
 
 BATCH_NUMBERS = 2**26  # numbers in the largest array of one batch of classes: 2^26 float32 are 256 MiB
-POWERS_OF_TWO = 8192  # padded sizes above that of a chain and up to this are powers of two
+MEDIUM = 8192  # padded size above that of a chain: one draw takes at most .5 ms more, compiling a size 1.5 s
 THREADS = min(os.cpu_count() or 1, 8)  # that compile programs
 FEW_NUMBERS = 2**22  # classes whose chains have fewer numbers share one size: compiling costs more than padding
 
@@ -57,12 +57,12 @@ NUMBERS: dict[str, Callable[[int, int], int]] = {  # (size, k) -> numbers in the
 def padded_size(n, method):
     """The size to which n items are padded. Every size compiles once, so there are few of them.
 
-    Powers of four for small classes, where compiling takes longer than drawing; then powers of two; for the largest
-    5, 6, 7 or 8 times a power of two, at most a quarter larger than n.
+    Powers of four for small classes, and one size for medium ones, where compiling takes longer than drawing; for
+    the largest 5, 6, 7 or 8 times a power of two, at most a quarter larger than n.
     """
     bits = max(n - 1, 1).bit_length()
-    if method == "rank_one" and rank_one.CHAIN < n <= POWERS_OF_TWO:
-        return 1 << bits
+    if method == "rank_one" and rank_one.CHAIN < n <= MEDIUM:
+        return MEDIUM
     if n > (16 if method in ("eigen", "algorithm1") else rank_one.CHAIN):
         step = 1 << (bits - 3)
         return -(-n // step) * step

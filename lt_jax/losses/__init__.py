@@ -20,10 +20,11 @@ from lt_jax.losses.probabilistic import concentration, proco_logits
 from lt_jax.losses.prototypes import bcl, paco
 from lt_jax.losses.similarity import PRECISION
 from lt_jax.losses.targeted import tsc, uniform_targets
+from lt_jax.losses.tripartite import mixed_bce, remembered, uniformity
 
 __all__ = [
     "PRECISION", "Classes", "agreement", "balanced_softmax", "bcl", "bns", "bns_expected", "bns_official", "bns_ring",
     "class_distances", "concentration", "cross_entropy", "cumulative", "effective_number_weights", "focal",
-    "label_aware_smoothing", "ldam", "log_prior", "logit_adjustment", "paco", "proco_logits", "ride", "sigmoid_bce",
-    "simclr", "supcon", "tsc", "uniform_targets", "vs",
+    "label_aware_smoothing", "ldam", "log_prior", "logit_adjustment", "mixed_bce", "paco", "proco_logits", "remembered",
+    "ride", "sigmoid_bce", "simclr", "supcon", "tsc", "uniform_targets", "uniformity", "vs",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import ast
 import difflib
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from lt_jax import heads, losses
 from lt_jax.augment import mix
 from lt_jax.core import errors
-from lt_jax.methods import contrastive, selectors
+from lt_jax.methods import contrastive, selectors, subsets
 from lt_jax.methods.contrastive import Objective
 from lt_jax.methods.recipes import RECIPES, Recipe
 from lt_jax.sampling import orders
@@ -44,18 +45,20 @@ CONTRASTIVE: dict[str, Objective] = {
     "proco": Objective(contrastive.proco, init_memory=contrastive.proco_memory),
 }
 HEADS: dict[str, Callable[..., Any]] = {
+    "balanced_linear": heads.balanced_linear,  # first: among heads that are as good, the earliest is selected
     "linear": heads.linear,
     "logit_adjustment": heads.logit_adjustment,
     "tau_norm": heads.tau_norm,
     "lws": heads.lws,
     "crt": heads.crt,
-    "balanced_linear": heads.balanced_linear,
     "nearest_class_mean": heads.nearest_class_mean,
     "whitened_class_mean": heads.whitened_class_mean,
     "cosine_mean": heads.cosine_mean,
     "maxnorm": heads.maxnorm,
     "samn": heads.samn,
     "adapter": heads.adapter,
+    "rooted_linear": heads.rooted_linear,
+    "subset_linear": subsets.subset_linear,
 }
 ORDERS: dict[str, Callable[..., Any]] = {
     "instance": orders.instance,
@@ -108,15 +111,37 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
     if table == "RECIPES":
         return entries[name]
     options, known = bracketed(text, key), options_of(table, name)
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise errors.BadInput(f"{key}: {name} has no option {option!r}: {_hint(option, known, name)}")
+        if isinstance(value, list) and not isinstance(known[option], tuple):
+            raise errors.BadInput(f"{key}: expected one value of {option} in {text!r}, found a list")
     options = {option: settings[option] for option in known if option in (settings or {})} | options
     if not options:
         return entries[name]
     if table == "CONTRASTIVE":
         return entries[name].with_options(options)
     return functools.partial(entries[name], **options)
+
+
+def alternatives(text: str, key: str) -> list[str]:
+    """What `text` names, one for each choice of the options that are lists: `tau_norm(tau=[1.0, 1.5])` names two.
+
+    The first one has the first value of every list.
+
+    Args:
+      text: as for `entry`.
+      key: of the config, for the message.
+    """
+    options = bracketed(text, key)
+    lists = {option: value for option, value in options.items() if isinstance(value, list)}
+    if not lists:
+        return [text]
+    if not all(lists.values()):
+        raise errors.BadInput(f"{key}: expected some values in each list, found {text!r}")
+    name = text.partition("(")[0].strip()
+    choices = [options | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    return [f"{name}({', '.join(f'{option}={value!r}' for option, value in each.items())})" for each in choices]
 
 
 def options_of(table: str, name: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
         "reweight": "",
         "experts": 1,
         "consistency": 0.0,
+        "tripartite": 0.0,
         "contrastive": "",
     }
     settings = {**plain, **baseline}
@@ -101,6 +102,14 @@ RECIPES = {
         diversity=0.45,
     ),
     "glmc": _on_baseline("GLMC", "Du et al., CVPR 2023", consistency=10.0, contrastive_projector=(128,)),
+    "bce3s": _on_baseline(
+        "BCE3S, first stage",
+        "Fan et al., AAAI 2026",
+        loss="sigmoid_bce(negatives=0.4)",
+        head="unit_kernel",
+        tripartite=0.1,
+        contrastive_projector=(512, 128),
+    ),
     "bcl": _on_baseline(
         "BCL",
         "Zhu et al., CVPR 2022",

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lt_jax.core import errors
-from lt_jax.models import convolution, efficientnet, initializers, projectors, resnet, vit, weights
+from lt_jax.models import convnext, convolution, efficientnet, initializers, projectors, resnet, vit, weights
 
+_CLIP = functools.partial(vit.ViT, heads=12, norm_before=True, epsilon=1e-5)
 ENCODERS = {
     "resnet_small": functools.partial(
         resnet.ResNet, stages=(1, 1, 1), block=functools.partial(resnet.BasicBlock, convolve=convolution.unfolded)
@@ -32,13 +33,24 @@ ENCODERS = {
     "dinov2_base": functools.partial(vit.ViT, heads=12, patch=14, scaled=True),
     "dinov2_small_registers": functools.partial(vit.ViT, heads=6, patch=14, scaled=True, registers=4),
     "dinov2_base_registers": functools.partial(vit.ViT, heads=12, patch=14, scaled=True, registers=4),
+    "clip_base16": functools.partial(_CLIP, patch=16, gelu="quick"),
+    "clip_base32": functools.partial(_CLIP, patch=32, gelu="quick"),
+    "openclip_base16": functools.partial(_CLIP, patch=16),
+    "openclip_base32": functools.partial(_CLIP, patch=32),
+    "convnext_tiny": convnext.ConvNeXt,
     "efficientnet_lite0": efficientnet.EfficientNet,
     "efficientnet_lite1": functools.partial(efficientnet.EfficientNet, deeper=1.1),
     "efficientnet_lite2": functools.partial(efficientnet.EfficientNet, wider=1.1, deeper=1.2),
 }
-_TRANSFORMERS = ("vit", "dinov2")
+_TRANSFORMERS = ("vit", "dinov2", "clip", "openclip", "convnext")  # without BatchNorm, by truncated normals
 _SHAPE = ("width", "stem", "stem_stride")
-_OF_ONE_SHAPE = ("dinov2", "efficientnet")  # they have no other width or stem than the published one
+_OF_ONE_SHAPE = (
+    "dinov2",
+    "clip",
+    "openclip",
+    "convnext",
+    "efficientnet",
+)  # they have no other width or stem than the published one
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -82,6 +94,8 @@ def _network(config: Any, dtype: str, top: Any, experts: int = 1) -> projectors.
         tuple(config.mean) or (0.0,),
         tuple(config.std) or (1.0,),
         config.get("init", "he"),
+        config.get("input_size", 0),
+        config.get("resample", "") or "bilinear",
     )
 
 
@@ -94,7 +108,7 @@ def initialise(
       BadInput: the file does not contain the weights of this encoder.
     """
     k_encoder, k_head = jax.random.split(key)
-    encoder = _initialise(network.encoder, k_encoder, (1, *image_shape), network.initializer)
+    encoder = _initialise(network.encoder, k_encoder, (1, *network.input_shape(image_shape)), network.initializer)
     if file and not isinstance(key, jax.core.Tracer):
         encoder = weights.load(file, encoder)
     return {
@@ -105,7 +119,7 @@ def initialise(
 
 def initialise_head(network: projectors.Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """New parameters of the head."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *network.input_shape(image_shape)), jnp.float32)
     features, _ = jax.eval_shape(network.encoder.init_with_output, key, images)
     return _initialise(network.head, key, features.shape, network.initializer)["params"]
 

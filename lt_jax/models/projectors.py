@@ -32,11 +32,25 @@ class Cosine(nn.Module):
         return self.scale * cosines
 
 
+class UnitKernel(nn.Module):
+    """Float32 logits of a linear layer whose vector of each class has unit length. The bias is free."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        features = features.astype(jnp.float32)
+        shape = (features.shape[-1], self.num_classes)
+        kernel = self.param("kernel", nn.initializers.variance_scaling(1.0, "fan_in", "uniform"), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape[1:])
+        return jnp.matmul(features, _unit(kernel, 0), precision=jax.lax.Precision.HIGHEST) + bias[None]
+
+
 def _unit(x: Any, axis: Any) -> Any:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-12))
 
 
-HEADS = {"linear": Linear, "cosine": Cosine}
+HEADS = {"linear": Linear, "cosine": Cosine, "unit_kernel": UnitKernel}
 
 
 class Experts(nn.Module):
@@ -75,7 +89,8 @@ class Projector(nn.Module):
 class Network(nn.Module):
     """An encoder and a head, with parameters params["encoder"] and params["head"].
 
-    The input of the encoder is (images - mean) / std for each channel.
+    The input of the encoder is (images - mean) / std for each channel. Images whose shorter side is below `input_size`
+    are enlarged to it first.
     """
 
     encoder: nn.Module
@@ -83,6 +98,8 @@ class Network(nn.Module):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     initializer: str = "he"  # for `lt_jax.models.initialise`: "he", or "torch" for PyTorch's default
+    input_size: int = 0  # pixels; 0 enlarges nothing
+    resample: str = "bilinear"  # or "bicubic"
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         return self.head(self.features(images, train=train))
@@ -93,6 +110,15 @@ class Network(nn.Module):
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Features (b, d) float32, the input of the head."""
+        shape = self.input_shape(images.shape[1:])
+        if shape != images.shape[1:]:
+            images = jax.image.resize(images, (len(images), *shape), self.resample).clip(0.0, 1.0)
         if any(self.mean) or set(self.std) != {1.0}:
             images = (images - jnp.array(self.mean)[None, None, None]) / jnp.array(self.std)[None, None, None]
         return self.encoder(images, train=train)
+
+    def input_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(h, w, c) of what the encoder sees of images of this shape."""
+        h, w, c = image_shape
+        factor = max(1.0, self.input_size / min(h, w))
+        return round(h * factor), round(w * factor), c

@@ -1,4 +1,4 @@
-"""t-SNE plots of the test features of the random, the pretrained and the final encoder."""
+"""t-SNE plots of the test features of the frozen, or of the random, the pretrained and the final encoder."""
 
 from typing import Any
 
@@ -9,7 +9,12 @@ from matplotlib.path import Path
 
 from lt_jax.report import figures, selection, svg
 
-STAGES = {"random": "random encoder", "probe": "after pretraining", "final": "after retraining"}
+STAGES = {
+    "frozen": "frozen encoder",
+    "random": "random encoder",
+    "probe": "after pretraining",
+    "final": "after retraining",
+}
 _STEPS = 400  # of t-SNE
 _LABELLED = 12  # class names are drawn only up to this number of classes
 

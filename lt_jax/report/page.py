@@ -122,7 +122,12 @@ def summary(result: dict[str, Any]) -> str:
 
 def _handed_out(result: dict[str, Any], title: str) -> str:
     """Which classifier `lt_jax.load` gives, and why."""
-    name = figures.selected(result)
+    name, selection = figures.selected(result), result.get("selection") or {}
+    if selection.get("folds"):
+        return (
+            f"This run hands out {title}, chosen among {len(result['methods'])} methods by cross-validation: by "
+            f"balanced accuracy on {selection['folds']} folds of the training images."
+        )
     if result["methods"][name].get("validation"):
         return f"This run hands out {title}, chosen on validation images among {len(result['methods'])} methods."
     return f"This run hands out {title}, its final method: there are no validation images to choose by."
@@ -137,17 +142,41 @@ def _card(label: str, before: float, after: float, first: str, last: str) -> str
 
 
 def _numbers(result: dict[str, Any]) -> str:
-    """HTML table of all measures of all methods."""
-    head = "".join(f'<th scope="col">{title}</th>' for title in COLUMNS.values())
+    """HTML table of all measures of all methods; with validation images also of the accuracy that selects."""
+    selection = result.get("selection")
+    titles = {**({"validation": "validation"} if selection else {}), **COLUMNS}
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles.values())
     rows = []
-    for name, values in figures.every_method(result).items():
-        cells = "".join(f"<td>{cell(key, values[key])}</td>" for key in COLUMNS)
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    for name in sorted(result["methods"], key=lambda name: name == result["final"]):
+        about = result["methods"][name]
+        cells = f"<td>{_validated(about.get('validation'))}</td>" if selection else ""
+        cells += "".join(f"<td>{cell(key, about['test'][key])}</td>" for key in COLUMNS)
+        star = " *" if selection and name == figures.selected(result) else ""
+        rows.append(f'<tr><th scope="row">{html.escape(about["title"])}{star}</th>{cells}</tr>')
     return (
-        '<section><h2>All numbers</h2><p class="lead">Accuracies in per cent on the test set, of the last epoch; '
-        "nothing is selected on the test set.</p>"
+        f'<section><h2>All numbers</h2><p class="lead">Accuracies in per cent on the test set, of the last epoch; '
+        f"nothing is selected on the test set.{_rule(selection)}</p>"
         f'<div class="scroll" tabindex="0"><table class="numbers"><thead><tr><th scope="col">method</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _validated(measures: dict[str, Any] | None) -> str:
+    """Balanced accuracy on validation images with its standard error."""
+    if measures is None:
+        return "n/a"
+    return f"{100 * measures['balanced']:.1f} ± {100 * measures['balanced_error']:.1f}"
+
+
+def _rule(selection: dict[str, Any] | None) -> str:
+    """How the method with the star was selected, in words."""
+    if not selection:
+        return ""
+    images = selection["images"]
+    on = f"{selection['folds']} folds of the training images" if selection["folds"] else "validation images"
+    return (
+        f" * was selected: the column validation is the balanced accuracy on {on}, {min(images)} to {max(images)} of a "
+        "class, with its standard error; of the methods within one standard error of the best the earliest is taken."
     )
 
 

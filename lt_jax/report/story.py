@@ -34,8 +34,7 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
         ),
         (
             "Features that keep classes apart",
-            "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however "
-            "few images it has.",
+            _encoder(result),
             _features(workdir, result, lines),
         ),
         (
@@ -55,6 +54,19 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
             _training(lines),
         ),
     ]
+
+
+def _encoder(result: dict[str, Any]) -> str:
+    """Where the features come from."""
+    if result.get("frozen"):
+        return (
+            f"The encoder, {result['protocol']['network']}, is frozen: it has the weights that it was loaded with, and "
+            "all methods classify the same features."
+        )
+    return (
+        "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however few "
+        "images it has."
+    )
 
 
 def _loss(result: dict[str, Any]) -> list[Any]:

@@ -34,7 +34,8 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     options.images = [*filter(None, [options.images]), *words]
     _check_classifier(options)
     config_lib.validate(config)
-    _settle_images(config)
+    if options.stage not in ("show_data", "predict", "export"):  # which do not look at the encoder of the config
+        _settle_images(config)
     if "data" in config and config.data.profile == "all":
         _check_whole(config.data, argv)
     return config, options
@@ -53,13 +54,16 @@ def _check_classifier(options: types.SimpleNamespace) -> None:
 
 
 def _settle_images(config: Any) -> None:
-    """Sets what the config leaves open of the images: as the weights of the encoder were trained, else the defaults."""
+    """Sets what the config leaves open of network and images: as the weights were trained, else the defaults."""
     encoder, about = config.get("encoder"), {}
     if encoder is None:
         return
     if encoder.weights:
-        from lt_jax.models.weights import known  # here, so that a usage error does not wait for JAX
+        from lt_jax.models.weights import known, network  # here, so that a usage error does not wait for JAX
 
+        if not encoder.name:
+            encoder.update(network.of_file(encoder.weights))
+            log.say(f"config.encoder.name is {encoder.name}, the network of these weights")
         about = known.images_of(encoder, encoder.weights)
     for key, default in (("mean", (0.0,)), ("std", (1.0,))):
         if not encoder[key]:
@@ -67,10 +71,24 @@ def _settle_images(config: Any) -> None:
             if encoder.weights:
                 known_as = "as the weights were trained" if key in about else "since none is known for these weights"
                 log.say(f"config.encoder.{key} is {_short(encoder[key])}, {known_as}")
-    if "data" in config and not config.data.image_size:
-        from lt_jax import data
+    if "data" in config:
+        _settle_sizes(config, about)
 
+
+def _settle_sizes(config: Any, about: dict[str, Any]) -> None:
+    """The side of images, and the one that smaller images are enlarged to under a frozen encoder."""
+    from lt_jax import data
+
+    encoder, is_known = config.encoder, bool(config.data.image_size) or "size" in about
+    if not config.data.image_size:
         config.data.image_size = about.get("size", data.IMAGE_SIZE)
+    if encoder.weights and is_known and not encoder.input_size:
+        from lt_jax.stages import features
+
+        if features.is_frozen(config):
+            encoder.input_size = config.data.image_size
+    if encoder.input_size and not encoder.resample:
+        encoder.resample = about.get("resample", "bilinear")
 
 
 def _short(numbers: Any) -> str:

@@ -53,18 +53,19 @@ CHOICES = {
     "data.splits": ("auto", "folders", "none"),
     "encoder.stem": ("small", "imagenet"),
     "encoder.init": ("he", "torch"),
+    "encoder.resample": ("", "bilinear", "bicubic"),
     "pretrain.negatives": ("sampled", "expected"),
-    "baseline.head": ("linear", "cosine"),
+    "baseline.head": ("linear", "cosine", "unit_kernel"),
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
     "host.distributed": ("auto", "on", "off"),
-    "baseline.contrastive_augment.policy": ("", "trivial"),
+    "baseline.contrastive_augment.policy": ("", "trivial", "autoaugment"),
     "dtype": ("float32", "bfloat16"),
 }
 for _stage in ("pretrain", "baseline", "probe", "retrain"):
     CHOICES[f"{_stage}.optimizer"] = ("adamw", "sgd")
     CHOICES[f"{_stage}.schedule"] = ("cosine", "step", "constant")
-    CHOICES[f"{_stage}.augment.policy"] = ("", "trivial")
+    CHOICES[f"{_stage}.augment.policy"] = ("", "trivial", "autoaugment")
 
 
 def builtin_folder() -> pathlib.Path:
@@ -160,7 +161,10 @@ def apply_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     needed = [stage for stage in ("pretrain", "probe", "baseline", "retrain", "dlsa") if stage in recipe.stages]
     missing = next((block for block in needed if block not in config), None)
     if missing is not None:
-        raise errors.BadInput(f"config argument method={name}: this config has no block config.{missing}")
+        hint = (
+            "; it trains no network, only heads: a token such as scratch may change that" if not config.method else ""
+        )
+        raise errors.BadInput(f"config argument method={name}: this config has no block config.{missing}{hint}")
     config.update_from_flattened_dict({"method": name, "stages": recipe.stages, **recipe.overrides})
 
 
@@ -230,9 +234,13 @@ def _check_methods(config: Any) -> None:
     from lt_jax import methods  # here, so that a usage error does not wait for JAX
 
     for key, table in _ENTRIES.items():
-        for text in _listed(get(config, key)):
-            if text:
-                methods.entry(table, text, f"config.{key}")
+        for text in filter(None, _listed(get(config, key))):
+            for each in methods.alternatives(text, f"config.{key}") if _may_choose(config, key) else [text]:
+                methods.entry(table, each, f"config.{key}")
+    names = [methods.name_of("HEADS", text) for text in _listed(config.heads)]
+    for name in names:
+        if names.count(name) > 1:
+            raise errors.BadInput(f"config.heads: expected each head once, found {name} {names.count(name)} times")
     for key in ("pretrain.augment.mix", "baseline.contrastive_augment.mix"):
         if get(config, key):
             raise errors.BadInput(f"config.{key}: expected '', found {get(config, key)!r}")
@@ -243,6 +251,11 @@ def _check_methods(config: Any) -> None:
                 "config.pretrain.ring: expected pretrain.loss bns and pretrain.negatives sampled, found "
                 f"{chosen[0]} and {chosen[1]}"
             )
+
+
+def _may_choose(config: Any, key: str) -> bool:
+    """Whether an option may be a list, of which cross-validation takes one: of heads where they are cross-validated."""
+    return key == "heads" and not {"baseline", "retrain", "dlsa"} & set(config.stages)
 
 
 def _listed(value: Any) -> Any:
@@ -259,10 +272,13 @@ def _check_stages(config: Any) -> None:
     unknown = [stage for stage in config.stages if stage not in DEPENDS]
     if unknown:
         raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
-    if "heads" in config.stages and "baseline" not in config.stages:
-        raise errors.BadInput("config.stages: heads needs baseline before it")
-    if "evaluate" in config.stages and not {"baseline", "retrain", "dlsa"} & set(config.stages):
-        raise errors.BadInput("config.stages: evaluate needs baseline, retrain or dlsa before it")
+    stages = set(config.stages)
+    if "heads" in stages and not ("baseline" in stages or "features" in stages and not {"retrain", "dlsa"} & stages):
+        raise errors.BadInput("config.stages: heads needs baseline before it, or features without retrain and dlsa")
+    if "heads" in stages and "baseline" not in stages and not config.heads:
+        raise errors.BadInput("config.heads: expected some entries where no network is trained, found none")
+    if "evaluate" in stages and not {"baseline", "retrain", "dlsa", "heads"} & stages:
+        raise errors.BadInput("config.stages: evaluate needs baseline, retrain, dlsa or heads before it")
     for block in ("pretrain", "probe", "baseline", "retrain", "dlsa"):
         if block in config.stages and block not in config:
             raise errors.BadInput(f"config.stages: {block} needs the settings config.{block}, which are missing")
@@ -297,6 +313,10 @@ _ALONE: dict[str, dict[str, Any]] = {
     "contrastive": {"accumulate": 1, "experts": 1},
     "consistency": {
         "loss": "cross_entropy", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
+        "tripartite": 0.0,
+    },
+    "tripartite": {
+        "head": "unit_kernel", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
     },
 }  # fmt: skip
 
@@ -330,7 +350,8 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
 def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
     """Dotted key -> value of everything that `stage` is computed from.
 
-    Settings of experts, and of a contrastive objective beside the baseline's loss, count only where there are any.
+    Settings of experts, of a contrastive objective beside the baseline's loss, and of enlarging count only where there
+    are any.
     """
     tree = resolved(config)
     flat = {}
@@ -339,16 +360,18 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
             flat.update(_flatten(tree[top], (top,)))
     paths = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
     paths -= {path for path in paths if path[0] == "baseline" and _is_unused(path[1], tree["baseline"])}
+    if not tree.get("encoder", {}).get("input_size"):
+        paths -= {("encoder", "input_size"), ("encoder", "resample")}
     return {".".join(path): value for path, value in flat.items() if path in paths}
 
 
 def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
     if key in ("experts", "diversity"):
         return baseline.get("experts", 1) == 1
-    if key == "contrastive_projector" and baseline.get("consistency"):
+    if key == "contrastive_projector" and (baseline.get("consistency") or baseline.get("tripartite")):
         return False
-    if key == "consistency":
-        return not baseline["consistency"]
+    if key in ("consistency", "tripartite"):
+        return not baseline[key]
     return key.startswith("contrastive") and not baseline.get("contrastive")
 
 

@@ -17,11 +17,11 @@ from lt_jax.train import checkpoint
 
 # What a stage leaves, beside its stages/NAME.json; removed before it is run anew.
 _LEAVES = {
-    "pretrain": ("checkpoints/pretrain",),
-    "probe": ("checkpoints/probe", "probe.json", "heads/probe"),
-    "baseline": ("checkpoints/baseline",),
-    "heads": ("heads/baseline",),
-    "retrain": ("checkpoints/retrain", "subsets"),
+    "pretrain": ("checkpoints/pretrain", "tensorboard/pretrain"),
+    "probe": ("checkpoints/probe", "tensorboard/probe", "probe.json", "heads/probe"),
+    "baseline": ("checkpoints/baseline", "tensorboard/baseline"),
+    "heads": ("heads/baseline", "heads/features"),
+    "retrain": ("checkpoints/retrain", "tensorboard/retrain", "subsets"),
     "features": ("features", "heads/probe"),
     "dlsa": ("dlsa", "dlsa.json"),
     "separability": ("separability.json",),
@@ -33,11 +33,11 @@ _LEAVES = {
 _READS = {
     "probe": ("pretrain",),
     "retrain": ("pretrain",),
-    "heads": ("baseline",),
+    "heads": ("baseline", "features"),
     "features": ("pretrain",),
     "dlsa": ("features",),
     "separability": ("features",),
-    "evaluate": ("baseline", "heads", "retrain", "dlsa"),
+    "evaluate": ("baseline", "features", "heads", "retrain", "dlsa"),
     "report": ("evaluate",),
 }
 

@@ -22,9 +22,10 @@ from lt_jax.train import checkpoint
 _SPLITS_OF = {
     "pretrain": ("train",),
     "baseline": ("train",),
+    "heads": ("train", "validation"),
     "retrain": ("train",),
     "probe": ("train", "test"),
-    "features": ("train", "test"),
+    "features": ("train", "test", "validation"),
     "dlsa": ("train", "test"),
     "separability": ("train", "test"),
     "evaluate": ("train", "test", "validation"),

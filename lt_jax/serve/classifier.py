@@ -13,12 +13,13 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from lt_jax import losses, methods, models
+from lt_jax import losses, models
 from lt_jax.core import errors, extras, files, log
 from lt_jax.data import decode, formats, walk
 from lt_jax.dlsa import divide
 from lt_jax.run import results
-from lt_jax.stages import dlsa, heads
+from lt_jax.stages import baseline, dlsa, heads
+from lt_jax.stages import features as features_lib
 from lt_jax.train import checkpoint, extract, steps
 
 
@@ -160,27 +161,33 @@ def _check_name(workdir: epath.Path, method: str, names: Iterable[str]) -> None:
 
 
 def _parts(config: Any, workdir: epath.Path, result: dict[str, Any], method: str) -> tuple[Any, ...]:
-    """(stage that trained the network, head on its features or None for its own) of a method."""
+    """(stage that the network comes from, head on its features or None for its own) of a method."""
     _check_name(workdir, method, result["methods"])
+    trunk = "features" if features_lib.is_frozen(config) else "pretrain"
     if "dlsa" in config.stages and method == "dlsa":
-        return "pretrain", dlsa.load(workdir, config.dlsa.classifier.kind)
+        return trunk, dlsa.load(workdir, config.dlsa.classifier.kind)
     if "dlsa" in config.stages or method == "linear_probe_official":
         raise errors.BadInput(f"{workdir}: {method} was measured, but its classifier is not saved")
     if method == "linear_probe":
         return "pretrain", heads.load(workdir, "probe", method)
+    if heads.is_alone(config):
+        return trunk, heads.load(workdir, "features", method)
     if method in heads.names(config) and "heads" in config.stages:
         return "baseline", heads.load(workdir, "baseline", method)
-    is_baseline = "baseline" in config.stages and method == methods.name_of("SUPERVISED", config.baseline.loss)
+    is_baseline = "baseline" in config.stages and method == baseline.method_of(config.baseline)
     return ("baseline" if is_baseline else "retrain"), None
 
 
 def _variables(
     config: Any, workdir: epath.Path, stage: str, network: Any, image_shape: tuple[Any, ...]
 ) -> dict[str, Any]:
-    """Variables of the network of a stage; that of pretraining gets a head, whose logits are not looked at."""
-    if stage != "pretrain":
+    """Variables of the network of a stage; an encoder alone gets a head, whose logits are not looked at."""
+    if stage not in ("pretrain", "features"):
         return checkpoint.load(workdir, stage)
-    variables = checkpoint.load(workdir, "init_from" if config.init_from else "pretrain")
+    if stage == "features":
+        variables = features_lib.encoder(workdir)
+    else:
+        variables = checkpoint.load(workdir, "init_from" if config.init_from else "pretrain")
     head = models.initialise_head(network, jax.random.key(0), image_shape)
     return {**variables, "params": {**variables["params"], "head": head}}
 

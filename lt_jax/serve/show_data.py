@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,12 +16,13 @@ from lt_jax.core import errors, files, log
 from lt_jax.data import decode, splits
 from lt_jax.train import state
 
+_BALANCED, _RARE, _MANY = 2, 5, 20_000  # imbalance factor; images of a class; images in all
 _ROWS = 8  # classes
 _CELL = 96  # pixels
 _PLAIN = {"strength": 0.0, "grey": 0.0, "blur": False}
 FAMILIES = {
     "crop + flip": _PLAIN,
-    "trivial": {**_PLAIN, "policy": "trivial"},
+    **{name: {**_PLAIN, "policy": name} for name in augment.POLICIES},
     "cutout": {**_PLAIN, "cutout": 0.4},
     **{name: {**_PLAIN, "mix": name} for name in methods.MIXES},
 }
@@ -42,7 +44,7 @@ def run(config: Any, workdir: epath.Path) -> dict[str, Any]:
 
 
 def summary(dataset: data.Dataset) -> str:
-    """Text with counts, groups, splits, digests and duplicates."""
+    """Text with counts, groups, splits, digests, duplicates, and advice."""
     parts = _parts(dataset)
     order = np.argsort(-dataset.counts, kind="stable")
     largest = dataset.counts[order[0]]
@@ -59,7 +61,39 @@ def summary(dataset: data.Dataset) -> str:
     ]
     shown = [*order[:10], *order[max(10, len(order) - 5) :]]
     lines += [f"{dataset.counts[c]:>8} {dataset.class_names[c]}" for c in shown]
-    return "\n".join(lines + _duplicates(dataset, parts))
+    return "\n".join(lines + _duplicates(dataset, parts) + advice(dataset.counts, dataset.class_names))
+
+
+def advice(counts: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """Lines of advice in plain words, from the training images of each class (C,)."""
+    counts = np.asarray(counts)
+    filled = counts[counts > 0]
+    factor = filled.max() / filled.min()
+    if factor < _BALANCED:
+        lines = [f"imbalance factor {factor:.3g}: nearly balanced, so that a plain classifier does as well as others"]
+    else:
+        lines = [
+            f"imbalance factor {factor:.3g}: plain cross-entropy will neglect the rare classes; take a method that "
+            "corrects for class sizes, such as balanced_linear on a pretrained network or logit_adjustment"
+        ]
+    rare = [class_names[c] for c in np.argsort(counts, kind="stable") if counts[c] < _RARE]
+    if rare:
+        named = ", ".join(log.printable(name) for name in rare[:5]) + (", ..." if len(rare) > 5 else "")
+        lines.append(
+            f"{len(rare)} classes have fewer than {_RARE} images ({named}): what is measured on them is uncertain, and "
+            "a few more images help more than any method"
+        )
+    if counts.sum() < _MANY:
+        lines.append(
+            f"{counts.sum()} training images are few to train a network from nothing: use a pretrained one, which "
+            "configs/folder.py does without a token"
+        )
+    if 10 * filled.min() < filled.max():
+        lines.append(
+            f"to train from nothing: configs/folder.py:scratch,k={10 * filled.min()} keeps at most ten times as many "
+            "images of a class as the smallest has, the rule of IP-DPP"
+        )
+    return ["advice:", *(f"  - {line}" for line in lines)]
 
 
 def _storage(split: Any) -> Any:
@@ -101,7 +135,12 @@ def sheet(config: Any, dataset: data.Dataset) -> Image.Image:
 
 
 def augmented(config: Any, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Column title -> augmented uint8 images: the configured augmentation twice, then each family once."""
+    """Column title -> augmented uint8 images: the configured augmentation twice, then each family once.
+
+    There are none in a run that augments nothing.
+    """
+    if not {"pretrain", "baseline"} & set(config):  # heads on a frozen encoder, which sees images as they are
+        return {}
     own = config.pretrain.augment if "pretrain" in config else config.baseline.augment
     options_of = {"configured": own, "again": own}
     for name, changes in FAMILIES.items():

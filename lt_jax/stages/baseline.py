@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,31 +12,86 @@ from lt_jax import losses, methods, models, optim
 from lt_jax.models import projectors
 from lt_jax.sampling import orders, partners
 from lt_jax.stages import experiment as experiments
-from lt_jax.train import fit, steps
+from lt_jax.train import fit, mixed_steps, steps
+
+
+class Form(NamedTuple):
+    """What a kind of training adds to the network, to the order of the images and to the step.
+
+    Attributes:
+      start: `(experiment, variables) -> (variables with those beside the network, memory of the objective)`.
+      order: `(experiment, order, batch_size, seed) -> order` of rows: one image, or an image and its partners.
+      step: `(experiment, optimizer) -> step`.
+      own_key: whether the step's random numbers are those of each image.
+    """
+
+    start: Callable[..., tuple[dict[str, Any], Any]]
+    order: Callable[..., Any]
+    step: Callable[..., Any]
+    own_key: bool
 
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Trains the encoder and a head from fresh variables; beside the head a projector, if there is an objective."""
-    settings, objective = experiment.config.baseline, objective_of(experiment.config.baseline)
-    variables, memory = _start(experiment, objective)
+    """Trains the encoder and a head from fresh variables, in the form that the settings name."""
+    config, settings = experiment.config, experiment.config.baseline
+    form = form_of(settings)
+    variables = experiment.initial(experiment.baseline, "baseline", config.encoder.weights)
+    variables, memory = form.start(experiment, variables)
     _, progress = experiment.fit(
         "baseline",
         variables=variables,
         memory=memory,
-        step=functools.partial(_step, experiment, objective),
-        order=functools.partial(_order, experiment, objective),
-        own_key=objective is not None or settings.consistency > 0,
+        step=functools.partial(form.step, experiment),
+        order=functools.partial(_order, experiment, form),
+        own_key=form.own_key,
         classes=functools.partial(classes_at, experiment.classes, settings),
         evaluate=functools.partial(experiment.validate, extractor=experiment.extract_baseline),
     )
     return {"seconds": progress["seconds"]}
 
 
-def objective_of(settings: Any) -> methods.Objective | None:
-    """The contrastive objective that is trained beside the loss; None for ""."""
-    if not settings.contrastive:
-        return None
-    return methods.entry("CONTRASTIVE", settings.contrastive, "config.baseline.contrastive")
+def form_of(settings: Any) -> Form:
+    """The form of training that the settings name; `run.config` refuses settings that name two."""
+    if settings.consistency > 0:
+        return _CONSISTENT
+    if settings.tripartite > 0:
+        return _TRIPARTITE
+    return _JOINT if settings.contrastive else _PLAIN
+
+
+def method_of(settings: Any) -> str:
+    """The recipe that trains what the settings name, the first of the table; where there is none the loss."""
+    return _recipe_of(settings) or methods.name_of("SUPERVISED", settings.loss)
+
+
+def title_of(settings: Any) -> str:
+    """Display name of `method_of`."""
+    recipe = _recipe_of(settings)
+    return methods.title("RECIPES", recipe) if recipe else methods.title("SUPERVISED", method_of(settings))
+
+
+def _recipe_of(settings: Any) -> str | None:
+    for name, recipe in methods.RECIPES.items():
+        if recipe.stages[0] == "baseline":
+            overrides = {**methods.RECIPES["cross_entropy"].overrides, **recipe.overrides}
+            if _parts_of({key.removeprefix("baseline."): x for key, x in overrides.items()}) == _parts_of(settings):
+                return name
+    return None
+
+
+def _parts_of(settings: Any) -> tuple[Any, ...]:
+    """What tells methods apart; weights and other numbers do not."""
+    return (
+        methods.name_of("SUPERVISED", settings["loss"]),
+        methods.name_of("ORDERS", settings["sampling"]),
+        methods.name_of("CONTRASTIVE", settings.get("contrastive", "")),
+        settings["head"],
+        settings["reweight"],
+        settings.get("reweight_from", 0.0) > 0,
+        settings.get("experts", 1) > 1,
+        settings.get("consistency", 0.0) > 0,
+        settings.get("tripartite", 0.0) > 0,
+    )
 
 
 def classes_at(classes: losses.Classes, settings: Any, epoch: int) -> losses.Classes:
@@ -44,72 +99,6 @@ def classes_at(classes: losses.Classes, settings: Any, epoch: int) -> losses.Cla
     if not settings.reweight or epoch < settings.reweight_from * settings.epochs:
         return classes
     return dataclasses.replace(classes, weights=losses.effective_number_weights(np.asarray(classes.counts)))
-
-
-def _start(experiment: experiments.Experiment, objective: Any) -> tuple[dict[str, Any], Any]:
-    """(variables, memory of the objective) before the first step."""
-    config = experiment.config
-    variables = experiment.initial(experiment.baseline, "baseline", config.encoder.weights)
-    if config.baseline.consistency > 0:
-        return _with_consistency(experiment, variables), None
-    if objective is None:
-        return variables, None
-    network, key = experiment.beside_baseline, experiment.stream("baseline/projector")
-    projector = models.initialise_head(network, key, experiment.dataset.image_shape)
-    variables = {**variables, "params": {**variables["params"], "projector": projector}}
-    return experiment.with_objective(variables, objective, "baseline", config.baseline.contrastive_projector[-1])
-
-
-def _beside(experiment: experiments.Experiment) -> dict[str, Any]:
-    """The modules that are trained beside the network where views of an image predict each other."""
-    projector = experiment.beside_baseline.head
-    predictor = projectors.Projector(projector.widths[-1:], projector.dtype)
-    return {"projector": projector, "predictor": predictor, "plain_head": experiment.baseline.head}
-
-
-def _with_consistency(experiment: experiments.Experiment, variables: dict[str, Any]) -> dict[str, Any]:
-    """The variables with those of `_beside`."""
-    shape, modules = experiment.dataset.image_shape, _beside(experiment)
-    key = experiment.stream("baseline/predictor")
-    width = modules["predictor"].widths[-1]
-    params = {
-        "projector": models.initialise_head(experiment.beside_baseline, experiment.stream("baseline/projector"), shape),
-        "plain_head": models.initialise_head(experiment.baseline, experiment.stream("baseline/plain_head"), shape),
-        "predictor": modules["predictor"].init(key, jnp.zeros((1, width)))["params"],
-    }
-    return {**variables, "params": {**variables["params"], **params}}
-
-
-def _order(experiment: experiments.Experiment, objective: Any, batch_size: int, seed: int) -> Callable[[int], Any]:
-    """The order of the images; with an objective each row is the classified image, the anchor, and its partners."""
-    settings, labels = experiment.config.baseline, experiment.dataset.train.labels
-    epochs = optim.epochs(settings, len(labels))
-    epoch_order = methods.entry("ORDERS", settings.sampling, "config.baseline.sampling", {"epochs": epochs})
-    order = orders.Order(labels, batch_size, seed, epoch_order=epoch_order)
-    if settings.consistency > 0:
-        return partners.PartnerOrder(labels, batch_size, 0, seed, order)
-    if objective is None:
-        return order
-    return partners.PartnerOrder(labels, batch_size, objective.partners, seed, order, columns=2)
-
-
-def _step(experiment: experiments.Experiment, objective: Any, optimizer: Any) -> Callable[..., Any]:
-    settings, network = experiment.config.baseline, experiment.baseline
-    if settings.consistency > 0:
-        total = fit.schedule(settings, len(experiment.dataset.train.labels)).steps
-        parts = steps.Consistency(_beside(experiment), settings.consistency, total)
-        return steps.consistent(network, optimizer, settings.augment, parts)
-    loss = methods.entry("SUPERVISED", settings.loss, "config.baseline.loss")
-    mix = mix_of(settings, "baseline")
-    if objective is None:
-        method = None
-        if settings.experts > 1:
-            loss, method = functools.partial(losses.ride, loss=loss, diversity=settings.diversity), "each"
-        options = {"accumulate": settings.accumulate, "method": method}
-        return steps.classify(network, optimizer, settings.augment, loss, mix, **options)
-    projector = experiment.beside_baseline.head
-    contrast = steps.Contrast(objective, projector, settings.contrastive_weight, settings.contrastive_augment)
-    return steps.joint(network, optimizer, settings.augment, loss, mix, contrast)
 
 
 def mix_of(settings: Any, stage: str) -> Any:
@@ -121,6 +110,130 @@ def mix_of(settings: Any, stage: str) -> Any:
 def is_plain(settings: Any) -> bool:
     """Whether the loss and the order leave the class prior in the logits, so that it can be taken out afterwards."""
     loss = methods.name_of("SUPERVISED", settings.loss)
-    if settings.reweight or settings.get("consistency", 0.0):
+    if settings.reweight or any(settings.get(key) for key in ("consistency", "tripartite", "contrastive")):
         return False
     return (loss, methods.name_of("ORDERS", settings.sampling)) == ("cross_entropy", "instance")
+
+
+def _order(experiment: experiments.Experiment, form: Form, batch_size: int, seed: int) -> Callable[[int], Any]:
+    """The order of the images that `sampling` names, in the rows of a form."""
+    settings, labels = experiment.config.baseline, experiment.dataset.train.labels
+    epochs = optim.epochs(settings, len(labels))
+    epoch_order = methods.entry("ORDERS", settings.sampling, "config.baseline.sampling", {"epochs": epochs})
+    order = orders.Order(labels, batch_size, seed, epoch_order=epoch_order)
+    return form.order(experiment, order, batch_size, seed)
+
+
+# An image and a loss; with experts the loss is theirs.
+
+
+def _plain_start(experiment: experiments.Experiment, variables: dict[str, Any]) -> tuple[dict[str, Any], None]:
+    return variables, None
+
+
+def _plain_order(experiment: experiments.Experiment, order: Any, batch_size: int, seed: int) -> Any:
+    return order
+
+
+def _plain_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[..., Any]:
+    settings = experiment.config.baseline
+    loss, method = _loss(settings), None
+    if settings.experts > 1:
+        loss = functools.partial(losses.ride, loss=loss, diversity=settings.diversity)
+        method = "each"
+    options = {"accumulate": settings.accumulate, "method": method}
+    return steps.classify(
+        experiment.baseline, optimizer, settings.augment, loss, mix_of(settings, "baseline"), **options
+    )
+
+
+def _loss(settings: Any) -> Callable[..., Any]:
+    return methods.entry("SUPERVISED", settings.loss, "config.baseline.loss")
+
+
+def _with_projector(experiment: experiments.Experiment, variables: dict[str, Any]) -> dict[str, Any]:
+    key = experiment.stream("baseline/projector")
+    projector = models.initialise_head(experiment.beside_baseline, key, experiment.dataset.image_shape)
+    return {**variables, "params": {**variables["params"], "projector": projector}}
+
+
+# A loss, and a contrastive objective on further views: each row is the classified image, the anchor and its partners.
+
+
+def _objective(settings: Any) -> methods.Objective:
+    return methods.entry("CONTRASTIVE", settings.contrastive, "config.baseline.contrastive")
+
+
+def _joint_start(experiment: experiments.Experiment, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    settings = experiment.config.baseline
+    variables = _with_projector(experiment, variables)
+    width = settings.contrastive_projector[-1]
+    return experiment.with_objective(variables, _objective(settings), "baseline", width)
+
+
+def _joint_order(experiment: experiments.Experiment, order: Any, batch_size: int, seed: int) -> Any:
+    labels, count = experiment.dataset.train.labels, _objective(experiment.config.baseline).partners
+    return partners.PartnerOrder(labels, batch_size, count, seed, order, columns=2)
+
+
+def _joint_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[..., Any]:
+    settings, projector = experiment.config.baseline, experiment.beside_baseline.head
+    contrast = steps.Contrast(
+        _objective(settings), projector, settings.contrastive_weight, settings.contrastive_augment
+    )
+    mix = mix_of(settings, "baseline")
+    return steps.joint(experiment.baseline, optimizer, settings.augment, _loss(settings), mix, contrast)
+
+
+# Two mixed views of each image that predict each other (GLMC).
+
+
+def _modules_beside(experiment: experiments.Experiment) -> dict[str, Any]:
+    projector = experiment.beside_baseline.head
+    predictor = projectors.Projector(projector.widths[-1:], projector.dtype)
+    return {"projector": projector, "predictor": predictor, "plain_head": experiment.baseline.head}
+
+
+def _consistent_start(experiment: experiments.Experiment, variables: dict[str, Any]) -> tuple[dict[str, Any], None]:
+    shape, modules = experiment.dataset.image_shape, _modules_beside(experiment)
+    key = experiment.stream("baseline/predictor")
+    width = modules["predictor"].widths[-1]
+    params = {
+        "projector": models.initialise_head(experiment.beside_baseline, experiment.stream("baseline/projector"), shape),
+        "plain_head": models.initialise_head(experiment.baseline, experiment.stream("baseline/plain_head"), shape),
+        "predictor": modules["predictor"].init(key, jnp.zeros((1, width)))["params"],
+    }
+    return {**variables, "params": {**variables["params"], **params}}, None
+
+
+def _consistent_order(experiment: experiments.Experiment, order: Any, batch_size: int, seed: int) -> Any:
+    return partners.PartnerOrder(experiment.dataset.train.labels, batch_size, 0, seed, order)
+
+
+def _consistent_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[..., Any]:
+    settings = experiment.config.baseline
+    total = fit.schedule(settings, len(experiment.dataset.train.labels)).steps
+    parts = mixed_steps.Consistency(_modules_beside(experiment), settings.consistency, total)
+    return mixed_steps.consistent(experiment.baseline, optimizer, settings.augment, parts)
+
+
+# An image and two mixed views of it, with a memory of the last image of each class (BCE3S).
+
+
+def _tripartite_start(experiment: experiments.Experiment, variables: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    width = experiment.config.baseline.contrastive_projector[-1]
+    return _with_projector(experiment, variables), jnp.zeros((experiment.dataset.num_classes, width))
+
+
+def _tripartite_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[..., Any]:
+    settings = experiment.config.baseline
+    first_epoch = fit.schedule(settings, len(experiment.dataset.train.labels)).steps_per_epoch
+    projector = experiment.beside_baseline.head
+    parts = mixed_steps.Tripartite(projector, _loss(settings), settings.tripartite, 1.0, first_epoch)
+    return mixed_steps.tripartite(experiment.baseline, optimizer, settings.augment, parts)
+
+
+_PLAIN = Form(_plain_start, _plain_order, _plain_step, own_key=False)
+_JOINT = Form(_joint_start, _joint_order, _joint_step, own_key=True)
+_CONSISTENT = Form(_consistent_start, _consistent_order, _consistent_step, own_key=True)
+_TRIPARTITE = Form(_tripartite_start, _plain_order, _tripartite_step, own_key=False)

@@ -1,4 +1,4 @@
-"""The stages of a DLSA run: `features`, `dlsa`, `separability`. They meet through files, like all stages."""
+"""The stages `dlsa` and `separability`, on the features of the stage `features`."""
 
 import re
 import time
@@ -14,55 +14,24 @@ from lt_jax.dlsa import batches, classifiers, divide, separate
 from lt_jax.dlsa import filter as filters
 from lt_jax.dlsa import flow as flows
 from lt_jax.stages import experiment as experiments
-from lt_jax.stages import probe
-from lt_jax.train import cache, state
+from lt_jax.stages import features as features_lib
+from lt_jax.train import state
 
 GROUPS = ("many", "medium", "few")
-
-
-def run_features(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Writes `features/{train,test,validation}.*.npy`.
-
-    They are a person's own features, or those of the pretrained encoder. Without pretraining in config.stages they are
-    those of the frozen encoder of config.encoder.weights.
-    """
-    config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
-    if len(dataset.image_shape) == 1:  # features
-        for name, split in {"train": dataset.train, **dataset.evaluated}.items():
-            files.write_npy(workdir / "features" / f"{name}.features.npy", split.images)
-            files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
-    elif config.encoder.weights and not config.init_from and "pretrain" not in config.stages:
-        _frozen_features(experiment)
-    else:
-        measures = probe.plain(experiment, experiment.encoder())
-        files.write_json(workdir / "probe.json", probe.by_split({"plain": measures, "official": None}))
-    return {}
-
-
-def _frozen_features(experiment: experiments.Experiment) -> None:
-    """Writes features of the encoder as it was loaded; what is on disk already of the same input is used."""
-    config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
-    variables = experiment.initial(experiment.network, "features", config.encoder.weights)
-    digests = files.read_json(workdir / "run.json")["data"]
-    for name, split in {"train": dataset.train, **dataset.evaluated}.items():
-        view = "whole" if split.in_memory else "centre"
-        key = cache.key(config, dataset.image_shape, view, digests["splits"][name], digests["weights"])
-        cache.features(workdir, name, key, experiment.extract, variables, split.images)
-        files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
 
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Fits DLSA and the plain baselines on the features; writes `dlsa/` and `dlsa.json`."""
     began = time.monotonic()
     config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
-    train, labels = read(workdir, "train")
-    _check_same_data(dataset, labels, workdir)
+    train, labels = features_lib.read(workdir, "train")
+    features_lib.check_same_data(dataset, labels, workdir)
     head = backbone_head(config, train, labels, dataset.num_classes)
     key = state.stream(config.seed, "dlsa")
     model, train_depth = divide.fit_and_divide(key, train, labels, config.dlsa, head)
     seconds = time.monotonic() - began
     save(workdir, model)
-    features = {split: read(workdir, split)[0] for split in dataset.evaluated}
+    features = {split: features_lib.read(workdir, split)[0] for split in dataset.evaluated}
     scores = {split: divide.scores(model, x) for split, x in features.items()}
     logits, depth, likelihood = scores["test"]
     plain = {split: baselines(config, train, labels, x, dataset.num_classes, head) for split, x in features.items()}
@@ -103,8 +72,8 @@ def run_separability(experiment: experiments.Experiment) -> dict[str, Any]:
     config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
     measured = {}
     for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
-        (train, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
-        _check_same_data(dataset, labels, folder)
+        (train, labels), (test, test_labels) = features_lib.read(folder, "train"), features_lib.read(folder, "test")
+        features_lib.check_same_data(dataset, labels, folder)
         fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
         name = folder.name if folder.name not in measured else str(folder)
         measured[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
@@ -162,24 +131,6 @@ def baselines(
 _logits = jax.jit(lambda fitted, x: fitted(x))
 
 
-def read(workdir: epath.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Features (memory-mapped where the disk is local) and labels of a split.
-
-    Raises:
-      BadInput: the run has none.
-    """
-    folder = workdir / "features"
-    paths = [folder / f"{split}.{kind}.npy" for kind in ("features", "labels")]
-    for path in paths:
-        if not path.exists():
-            raise errors.BadInput(f"no {path}: run --stage=features first")
-    if "://" not in str(folder):
-        features, labels = np.load(paths[0], mmap_mode="r"), np.load(paths[1])
-    else:
-        features, labels = (np.load(path.open("rb")) for path in paths)
-    return (features.astype(np.float32) if features.dtype == np.float16 else features), labels
-
-
 def save(workdir: epath.Path, model: divide.Model) -> None:
     """`dlsa/model.npz`: every leaf under its path in the pytree."""
     leaves = jax.tree_util.tree_flatten_with_path(model)[0]
@@ -232,11 +183,6 @@ def group_confusion(labels: np.ndarray, predicted: np.ndarray, groups: dict[str,
     table = np.zeros((3, 3))
     np.add.at(table, (number[labels], number[predicted]), 1)
     return (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).tolist()
-
-
-def _check_same_data(dataset: Any, labels: np.ndarray, folder: epath.Path) -> None:
-    if len(labels) != len(dataset.train.labels) or (labels != dataset.train.labels).any():
-        raise errors.BadInput(f"the features in {folder} are of other images than config.data describes")
 
 
 def _depths(

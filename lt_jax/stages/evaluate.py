@@ -13,8 +13,9 @@ from etils import epath
 from lt_jax import heads as head_kinds
 from lt_jax import methods, metrics
 from lt_jax.core import errors, files, log
+from lt_jax.stages import baseline, heads, report_data
 from lt_jax.stages import experiment as experiments
-from lt_jax.stages import heads, report_data
+from lt_jax.stages import features as features_lib
 
 GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 
@@ -22,13 +23,14 @@ GROUPS = ("overall", "many", "medium", "few", "balanced", "worst_class")
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `predictions.npz`, `result.json` and what the page needs, and prints the table."""
     config, workdir = experiment.config, experiment.workdir
-    measure = _dlsa if "dlsa" in config.stages else _networks
-    measured, logits, features, last_network = measure(experiment)
-    final = config.method if config.method in logits else last_network
+    measure = _dlsa if "dlsa" in config.stages else _heads if heads.is_alone(config) else _networks
+    measured, logits, features, last = measure(experiment)
+    final = config.method if config.method in logits and not heads.is_alone(config) else last
     files.write_npz(
         workdir / "predictions.npz",
         labels=experiment.dataset.test.labels,
         logits=logits[final],
+        **{f"predicted_{name}": x.argmax(axis=1).astype(np.int32) for name, x in logits.items()},
         **_baseline_predictions(config, logits, final),
     )
     report_data.write(experiment, features)
@@ -47,23 +49,18 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
     seconds = _seconds(experiment.workdir)
     measured, logits, features, last_network = {}, {}, None, ""
     if "baseline" in config.stages:
-        name = methods.name_of("SUPERVISED", config.baseline.loss)
+        name = baseline.method_of(config.baseline)
         variables = experiment.trained("baseline")
         outputs = _outputs(experiment.extract_baseline, experiment.dataset, variables)
         features = functools.partial(_features, experiment.extract_baseline, variables)
-        measured[name] = _measured(experiment, methods.title("SUPERVISED", name), outputs, seconds["baseline"])
+        measured[name] = _measured(experiment, baseline.title_of(config.baseline), outputs, seconds["baseline"])
         logits[name] = outputs["test"][1]
         last_network = name
         if "heads" in config.stages:
+            features_by_split = {split: x for split, (x, _) in outputs.items()}
             for name in heads.names(config):
-                head = heads.load(experiment.workdir, "baseline", name)
-                of_head = {split: (x, np.asarray(head(x))) for split, (x, _) in outputs.items()}
                 spent = _sum(seconds["baseline"], seconds["heads"].get(name))
-                measured[name] = _measured(experiment, methods.title("HEADS", name), of_head, spent)
-                logits[name] = of_head["test"][1]
-                if isinstance(head, (head_kinds.Cosine, head_kinds.Whitened)):  # cosines are no confidences
-                    for measures in filter(None, (measured[name]["test"], measured[name]["validation"])):
-                        measures.update(ece=None, group_ece=dict.fromkeys(measures["group_ece"]))
+                measured[name], logits[name] = _head(experiment, "baseline", name, features_by_split, spent)
     measured |= _probes(experiment.workdir, seconds["pretrain"])
     if "retrain" in config.stages:
         name = config.method if config.method not in measured else "retrained"
@@ -75,6 +72,38 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
         logits[name] = outputs["test"][1]
         last_network = name
     return measured, logits, features, last_network
+
+
+def _heads(experiment: experiments.Experiment) -> tuple[Any, ...]:
+    """What `_networks` returns, of heads on the features of the stage `features`; the last is the selected one."""
+    config, workdir = experiment.config, experiment.workdir
+    validated, seconds = heads.validation(workdir), _seconds(workdir)["heads"]
+    features = {"test": np.asarray(features_lib.read(workdir, "test")[0], np.float32)}
+    measured, logits = {}, {}
+    for name in heads.names(config):
+        measured[name], logits[name] = _head(experiment, "features", name, features, seconds.get(name))
+        measured[name]["validation"] = validated["measures"][name]
+        if measured[name]["test"]["ece"] is None and measured[name]["validation"] is not None:
+            _remove_confidence(measured[name]["validation"])
+    selected = metrics.select({name: x["validation"] for name, x in measured.items()}, next(iter(measured)))
+    return measured, logits, None, selected
+
+
+def _head(
+    experiment: experiments.Experiment, stage: str, name: str, features: dict[str, Any], seconds: float | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """(what result.json says, test logits) of a head on the features of a stage, from its features by split."""
+    head = heads.load(experiment.workdir, stage, name)
+    outputs = {split: (x, np.asarray(head(x))) for split, x in features.items()}
+    measured = _measured(experiment, methods.title("HEADS", name), outputs, seconds)
+    if isinstance(head, (head_kinds.Cosine, head_kinds.Whitened)):  # cosines are no confidences
+        for measures in filter(None, (measured["test"], measured["validation"])):
+            _remove_confidence(measures)
+    return measured, outputs["test"][1]
+
+
+def _remove_confidence(measures: dict[str, Any]) -> None:
+    measures.update(ece=None, group_ece=dict.fromkeys(measures["group_ece"]))
 
 
 def _features(extractor: Any, variables: Any, images: Any) -> Any:
@@ -111,7 +140,7 @@ def _probes(workdir: epath.Path, seconds: float | None) -> dict[str, Any]:
 
 def _baseline_predictions(config: Any, logits: dict[str, Any], final: str) -> dict[str, Any]:
     """What the page needs of the baseline: its predicted labels (n,) and their confidence."""
-    name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
+    name = _plain(config, logits)
     if name is None or name == final:
         return {}
     confidence = metrics.confidences(logits[name]).astype(np.float32)
@@ -148,6 +177,7 @@ def _result(experiment: experiments.Experiment, measured: dict[str, Any], final:
         "shifted": {name: metrics.shifted(x["test"]["per_class"], dataset.counts) for name, x in measured.items()},
         "final": final,
         "selected": _selected(config, measured, final),
+        "selection": _selection(experiment, measured),
         "test": measured[final]["test"],
         "probe": probes and {protocol: probes.get(protocol) for protocol in ("plain", "official")},
         "baseline": _baselines(config, measured, final),
@@ -157,6 +187,7 @@ def _result(experiment: experiments.Experiment, measured: dict[str, Any], final:
             "test_time_augmentation": False,
             **_network(experiment),
         },
+        "frozen": features_lib.is_frozen(config),
         "digests": (files.read_json(workdir / "run.json") or {}).get("digests"),
         "timing": _timing(workdir),
     }
@@ -166,8 +197,15 @@ def _baselines(config: Any, measured: dict[str, Any], final: str) -> dict[str, A
     """Name -> test measures of the plain classifiers that the final one is compared with; None if there is none."""
     if "dlsa" in config.stages:
         return {name: x["test"] for name, x in measured.items() if name != "dlsa"}
-    name = methods.name_of("SUPERVISED", config.baseline.loss) if "baseline" in config.stages else None
+    name = _plain(config, measured)
     return {name: measured[name]["test"]} if name and name != final else None
+
+
+def _plain(config: Any, by_name: dict[str, Any]) -> str | None:
+    """The plain classifier of the run, that the final one is compared with: the baseline, or the linear head."""
+    if "baseline" in config.stages:
+        return baseline.method_of(config.baseline)
+    return heads.LINEAR if heads.is_alone(config) and heads.LINEAR in by_name else None
 
 
 def _selected(config: Any, measured: dict[str, Any], final: str) -> str:
@@ -176,17 +214,33 @@ def _selected(config: Any, measured: dict[str, Any], final: str) -> str:
     return metrics.select({name: measured[name]["validation"] for name in loadable}, final)
 
 
+def _selection(experiment: experiments.Experiment, measured: dict[str, Any]) -> dict[str, Any] | None:
+    """By which measure and on which images the method was selected; None if there are none to select on."""
+    if not any(x["validation"] for x in measured.values()):
+        return None
+    about: dict[str, Any] = {"measure": "balanced", "rule": "the earliest within one standard error of the best"}
+    split = experiment.dataset.validation
+    if heads.is_alone(experiment.config):
+        validated = heads.validation(experiment.workdir)
+        on = "folds" if split is None else "validation"
+        return {**about, "on": on, **{key: validated[key] for key in ("folds", "images", "heads", "alternatives")}}
+    labels = split.labels if split is not None else np.zeros(0, np.int32)
+    images = np.bincount(labels, minlength=experiment.dataset.num_classes).tolist()
+    return {**about, "on": "validation", "folds": 0, "images": images}
+
+
 def _network(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Name of the encoder and its number of parameters, None where the data are features."""
+    """Name of the encoder, its parameters, and (h, w, c) of what it sees; None where the data are features."""
     dataset = experiment.dataset
     if len(dataset.image_shape) != 3:
-        return {"network": None, "parameters": None}
-    images = jax.ShapeDtypeStruct((1, *dataset.image_shape), np.float32)
+        return {"network": None, "parameters": None, "input": None}
     is_last = "retrain" not in experiment.config.stages and "baseline" in experiment.config.stages
     network = experiment.baseline if is_last else experiment.network
+    seen = network.input_shape(dataset.image_shape)
+    images = jax.ShapeDtypeStruct((1, *seen), np.float32)
     shapes = jax.eval_shape(network.encoder.init, jax.random.key(0), images)
     parameters = sum(x.size for x in jax.tree.leaves(shapes["params"]))
-    return {"network": experiment.config.encoder.name, "parameters": int(parameters)}
+    return {"network": experiment.config.encoder.name, "parameters": int(parameters), "input": list(seen)}
 
 
 def _images(dataset: Any) -> dict[str, Any] | None:
@@ -222,14 +276,25 @@ def _timing(workdir: epath.Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The rows of a result as plain text, accuracies in per cent; the final method is last."""
+    """The rows of a result as plain text, accuracies in per cent; the final method is last.
+
+    Where methods were validated, a column has their balanced accuracy there, and a star marks the selected one.
+    """
     names = sorted(result["methods"], key=lambda name: name == result["final"])
-    rows = [(result["methods"][name]["title"], result["methods"][name]["test"]) for name in names]
-    width = max(len(title) for title, _ in rows)
-    lines = [" " * width + "".join(f"{group:>13}" for group in GROUPS)]
-    for title, measures in rows:
-        cells = ("n/a" if measures[group] is None else f"{100 * measures[group]:.1f}" for group in GROUPS)
-        lines.append(f"{title:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
+    rows = [(name, result["methods"][name]) for name in names]
+    selection = result.get("selection")
+    titles = {name: x["title"] + (" *" if selection and name == result["selected"] else "") for name, x in rows}
+    width = max(len(title) for title in titles.values())
+    validated = ("validation",) if selection else ()
+    lines = [" " * width + "".join(f"{column:>13}" for column in (*GROUPS, *validated))]
+    for name, about in rows:
+        values = [about["test"][group] for group in GROUPS]
+        if selection:
+            values.append(about["validation"] and about["validation"]["balanced"])
+        cells = ("n/a" if value is None else f"{100 * value:.1f}" for value in values)
+        lines.append(f"{titles[name]:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
+    if selection:
+        lines.append(f"* selected by balanced accuracy on {selected_on(selection)}; the test set selects nothing")
     counts = result["dataset"]["counts"]
     groups = ", ".join(f"{name} {len(classes)}" for name, classes in result["dataset"]["groups"].items())
     lines.append(
@@ -237,3 +302,10 @@ def table(result: dict[str, Any]) -> str:
         f"{max(counts)} to {min(counts)} a class; classes: {groups}"
     )
     return "\n".join(lines)
+
+
+def selected_on(selection: dict[str, Any]) -> str:
+    """The images that a method was selected on, in words."""
+    if selection["on"] == "validation":
+        return "the validation images"
+    return f"{selection['folds']} folds of the training images"

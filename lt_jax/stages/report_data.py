@@ -16,6 +16,7 @@ from lt_jax.data import decode
 from lt_jax.ipdpp import rank_one
 from lt_jax.methods import selectors
 from lt_jax.stages import experiment as experiments
+from lt_jax.stages import features as features_lib
 from lt_jax.stages import pretrain, probe
 
 POINTS = 2000  # test images whose features are kept
@@ -47,7 +48,7 @@ def last_round(workdir: epath.Path) -> int | None:
 
 
 def shown(experiment: experiments.Experiment, final: Features | None) -> dict[str, Any]:
-    """Test features by encoder (random, probe, final; (n, d) each), with labels and positions (n,).
+    """Test features by encoder (frozen, or random, probe, final; (n, d) each), with labels and positions (n,).
 
     At most POINTS images, equally many of every class as far as there are any.
     """
@@ -57,8 +58,9 @@ def shown(experiment: experiments.Experiment, final: Features | None) -> dict[st
     file = experiment.workdir / "features" / "test.features.npy"
     if file.exists():
         with file.open("rb") as content:
-            features["probe"] = np.load(content)[positions]
-    if len(dataset.image_shape) != 3:
+            name = "frozen" if features_lib.is_frozen(experiment.config) else "probe"
+            features[name] = np.load(content)[positions].astype(np.float32)
+    if len(dataset.image_shape) != 3 or "frozen" in features:
         return features
     split = dataset.test.images
     images = split[positions] if dataset.test.in_memory else split.select(positions)

@@ -12,7 +12,7 @@ from etils import epath
 
 from lt_jax import losses
 from lt_jax.core import distributed, errors, interrupt, log
-from lt_jax.train import checkpoint, execution, profile, sharding, state, steps
+from lt_jax.train import checkpoint, execution, profile, sharding, state, steps, tensorboard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def train(
         start = int(current.step)
         execute = execution.Executor(job.step, job.feed, mesh, current)
         most = execution.steps_together(config.host.steps_per_execution, job.feed, bool(config.profile.steps))
-        writer = _Writer(job, workdir, start, config.log.every_steps)
+        writer = _Writer(job, workdir, start, config.log)
         clock = _Clock(progress["seconds"], config)
         number = start
         while number < job.steps:
@@ -167,8 +167,10 @@ class _Clock:
 class _Writer:
     """Lines of metrics.jsonl and the progress bar. Values are fetched once in `every` steps, nothing in between."""
 
-    def __init__(self, job, workdir, start, every):
-        self._job, self._every = job, every
+    def __init__(self, job, workdir, start, options):
+        self._job, self._every = job, options.every_steps
+        folder = workdir / "tensorboard" / job.stage
+        self._events = tensorboard.Events(folder, start) if options.get("tensorboard") else None
         self._metrics = log.Metrics(workdir)
         self._metrics.cut(job.stage, start)
         self._bar = log.Progress(job.stage, job.steps, start, job.batch_size)
@@ -190,18 +192,21 @@ class _Writer:
         self._bar.update(number, loss=float(values["loss"][-1]))
 
     def _add_line(self, step, rate, values):
-        self._metrics.add(
-            stage=self._job.stage,
-            step=step,
-            epoch=round(step / self._job.steps_per_epoch, 4),
+        self._write(
+            step,
             learning_rate=float(self._job.learning_rate(step - 1)),
             images_per_s=round(rate, 1),
             **{name: x if np.isfinite(x) else None for name, x in values.items()},
         )
 
     def add_measures(self, number, measures):
-        epoch = round(number / self._job.steps_per_epoch, 4)
-        self._metrics.add(stage=self._job.stage, step=number, epoch=epoch, **measures)
+        self._write(number, **measures)
+
+    def _write(self, step, **values):
+        epoch = round(step / self._job.steps_per_epoch, 4)
+        self._metrics.add(stage=self._job.stage, step=step, epoch=epoch, **values)
+        if self._events is not None:
+            self._events.add(step, values)
 
     def flush(self):
         self._metrics.flush()
@@ -209,3 +214,5 @@ class _Writer:
     def close(self):
         self._bar.close()
         self.flush()
+        if self._events is not None:
+            self._events.close()

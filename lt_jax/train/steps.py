@@ -16,7 +16,6 @@ import optax
 from flax import linen as nn
 
 from lt_jax import augment, losses
-from lt_jax.augment import mix as mixes
 from lt_jax.augment import simclr
 from lt_jax.core import errors
 from lt_jax.train import state
@@ -39,8 +38,8 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, objective: An
     embed = _in_one_pass if objective.one_pass else _view_by_view
 
     def step(current, data, batch):
-        *keys, k_loss = _keys(data, current.step, 3)
-        images, labels, is_cropped = _views(data, batch)
+        *keys, k_loss = step_keys(data, current.step, 3)
+        images, labels, is_cropped = take_views(data, batch)
 
         def loss_of(params):
             views, stats = embed(network, current, params, images, keys, augment_options, is_cropped)
@@ -49,7 +48,7 @@ def pretrain(network: nn.Module, tx: optax.GradientTransformation, objective: An
             intra, inter = losses.class_distances(views[:_DISTANCES, -1], labels[:_DISTANCES])
             return each.mean(), (stats, {"intra_class_distance": intra, "inter_class_distance": inter}, memory)
 
-        return _update_with_memory(current, tx, loss_of)
+        return update_with_memory(current, tx, loss_of)
 
     return step
 
@@ -66,7 +65,7 @@ def _in_one_pass(
     """Embeddings (B, V, d) of images (B, V, h, w, c); BatchNorm sees all views as one batch."""
     b, columns = images.shape[:2]
     views = augment.apply(keys[0], images.reshape(-1, *images.shape[2:]), options, is_cropped)
-    embeddings, stats = _forward(network, current, params, views)
+    embeddings, stats = run_network(network, current, params, views)
     return embeddings.reshape(b, columns, -1), stats
 
 
@@ -84,7 +83,7 @@ def _view_by_view(
     stats = current.batch_stats
     for view in (0, 1):
         augmented = augment.apply(keys[view], images[:, view], options, is_cropped)
-        embedded, stats = _forward(network, current.replace(batch_stats=stats), params, augmented)
+        embedded, stats = run_network(network, current.replace(batch_stats=stats), params, augmented)
         embeddings.append(embedded)
     return jnp.stack(embeddings, axis=1), stats
 
@@ -114,8 +113,8 @@ def classify(
     """
 
     def step(current, data, batch):
-        k_augment, k_mix, k_loss = _keys(data, current.step, 3)
-        images, labels, is_cropped = _take(data, batch)
+        k_augment, k_mix, k_loss = step_keys(data, current.step, 3)
+        images, labels, is_cropped = take(data, batch)
         images = augment.apply(k_augment, images, options, is_cropped)
         targets = labels
         if mix is not None:
@@ -123,7 +122,9 @@ def classify(
 
         def loss_of(params, batch_stats, part):
             images, labels, targets, row = part
-            logits, stats = _forward(network, current.replace(batch_stats=batch_stats), params, images, moving, method)
+            logits, stats = run_network(
+                network, current.replace(batch_stats=batch_stats), params, images, moving, method
+            )
             mean = logits if logits.ndim == 2 else logits.mean(axis=1)
             accuracy = (mean.argmax(-1) == labels).mean()
             each = loss(logits, targets, data["classes"], key=jax.random.fold_in(k_loss, row[0]))
@@ -131,7 +132,7 @@ def classify(
 
         parts = (images, labels, targets, jnp.arange(len(labels)))
         if accumulate == 1:
-            return _update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
+            return update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
         return _apply(current, tx, *_accumulated(loss_of, current, parts, accumulate))
 
     return step
@@ -177,8 +178,8 @@ def joint(
     """
 
     def step(current, data, batch):
-        k_augment, k_mix, k_loss, k_views, k_objective = _keys(data, current.step, 5)
-        images, labels, is_cropped = _views(data, batch)
+        k_augment, k_mix, k_loss, k_views, k_objective = step_keys(data, current.step, 5)
+        images, labels, is_cropped = take_views(data, batch)
         classes, (b, columns) = data["classes"], images.shape[:2]
         classified, targets = augment.apply(k_augment, images[:, 0], options, is_cropped), labels
         if mix is not None:
@@ -188,9 +189,9 @@ def joint(
         stacked = jnp.concatenate([classified[:, None], views], axis=1).reshape(-1, *images.shape[2:])
 
         def loss_of(params):
-            features, stats = _forward(network, current, params, stacked, method="features")
+            features, stats = run_network(network, current, params, stacked, method="features")
             features = features.reshape(b, columns, -1)
-            logits = _head(network, params, features[:, 0])
+            logits = apply_head(network, params, features[:, 0])
             embeddings = contrast.projector.apply({"params": params["projector"]}, features[:, 1:])
             each = loss(logits, targets, classes, key=k_loss)
             own = params.get("objective", {})
@@ -199,61 +200,7 @@ def joint(
             metrics = {"accuracy": (logits.argmax(-1) == labels).mean(), "contrastive_loss": contrastive}
             return classification + contrast.weight * contrastive, (stats, metrics, memory)
 
-        return _update_with_memory(current, tx, loss_of)
-
-    return step
-
-
-@dataclasses.dataclass(frozen=True)
-class Consistency:
-    """What two mixed views of an image add to the training of a classifier.
-
-    Attributes:
-      modules: "projector", "predictor" and "plain_head", each with its parameters under that name.
-      weight: of the agreement of the views.
-      steps: of the whole training.
-    """
-
-    modules: dict[str, nn.Module]
-    weight: float
-    steps: int
-
-
-def consistent(network: nn.Module, tx: optax.GradientTransformation, options: Any, parts: Consistency) -> Step:
-    """One step of GLMC: a classifier on a mixup and a CutMix view, which predict each other. batch: (B, 1) positions.
-
-    Args:
-      network: images -> logits of the head with re-weighted labels.
-      tx: the optimizer.
-      options: of the augmentation.
-      parts: what is trained beside the network.
-    """
-
-    def step(current, data, batch):
-        k_augment, k_mix = _keys(data, current.step, 2)
-        images, labels, is_cropped = _views(data, batch)
-        views = augment.apply(k_augment, images.reshape(-1, *images.shape[2:]), options, is_cropped)
-        targets = jax.nn.one_hot(labels, len(data["classes"].counts))
-        mixed, targets = mixes.both(k_mix, views.reshape(images.shape), targets)
-        targets = jnp.repeat(targets, 2, axis=0)
-        progress = current.step.astype(jnp.float32) / parts.steps
-
-        def loss_of(params):
-            def apply(name, inputs):
-                return parts.modules[name].apply({"params": params[name]}, inputs)
-
-            features, stats = _forward(network, current, params, mixed.reshape(views.shape), method="features")
-            logits = _head(network, params, features)
-            each = losses.cumulative(apply("plain_head", features), logits, targets, data["classes"], progress)
-            embeddings = apply("projector", features)
-            predicted = apply("predictor", embeddings)
-            pairs = [x.reshape(len(labels), 2, -1) for x in (predicted, embeddings)]
-            agreement = losses.agreement(*pairs).mean()
-            accuracy = (logits.reshape(len(labels), 2, -1).mean(axis=1).argmax(-1) == labels).mean()
-            metrics = {"accuracy": accuracy, "agreement": -agreement / 2}
-            return 2 * each.mean() + parts.weight * agreement, (stats, metrics)
-
-        return _update(current, tx, loss_of)
+        return update_with_memory(current, tx, loss_of)
 
     return step
 
@@ -297,32 +244,32 @@ def infer(network: nn.Module) -> Callable[[Any, jax.Array], tuple[jax.Array, jax
 
     def step(variables, images):
         features = network.apply(variables, simclr.to_float(images), method="features")
-        return features, _head(network, variables["params"], features)
+        return features, apply_head(network, variables["params"], features)
 
     return step
 
 
-def _head(network: nn.Module, params: dict[str, Any], features: jax.Array) -> Any:
+def apply_head(network: nn.Module, params: dict[str, Any], features: jax.Array) -> Any:
     """Logits of features."""
     return network.apply({"params": params}, features, method=lambda m, x: m.head(x))
 
 
-def _take(data: dict[str, Any], batch: Any) -> tuple[Any, ...]:
+def take(data: dict[str, Any], batch: Any) -> tuple[Any, ...]:
     """(images, labels, whether they are cropped already): taken from the device, or come with the batch."""
     if isinstance(batch, dict):
         return batch["images"], batch["labels"], True
     return data["images"][batch], data["labels"][batch], False
 
 
-def _views(data: dict[str, Any], batch: jax.Array) -> tuple[Any, ...]:
-    """As `_take`; images (b, 1 + m + 1, h, w, c): queries of the anchor and its partners, then the anchor's key."""
-    images, labels, is_cropped = _take(data, batch)
+def take_views(data: dict[str, Any], batch: jax.Array) -> tuple[Any, ...]:
+    """As `take`; images (b, 1 + m + 1, h, w, c): queries of the anchor and its partners, then the anchor's key."""
+    images, labels, is_cropped = take(data, batch)
     if not is_cropped:
         images, labels = jnp.concatenate([images, images[:, :1]], axis=1), labels[:, 0]
     return images, labels, is_cropped
 
 
-def _forward(
+def run_network(
     network: Any,
     current: state.TrainState,
     params: dict[str, Any],
@@ -330,6 +277,7 @@ def _forward(
     moving: bool = True,
     method: str | None = None,
 ) -> tuple[Any, ...]:
+    """(outputs of the network, its BatchNorm statistics after them); with `moving` in training mode."""
     variables = current.replace(params=params).variables()
     if not moving:
         return network.apply(variables, images, method=method), current.batch_stats
@@ -337,12 +285,13 @@ def _forward(
     return out, changed.get("batch_stats", current.batch_stats)  # an encoder may have none
 
 
-def _update(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
+def update(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
+    """(the state after a step, metrics) of a loss `params -> (loss, (batch statistics, metrics))`."""
     return _apply(current, tx, *jax.value_and_grad(loss_of, has_aux=True)(current.params))
 
 
-def _update_with_memory(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
-    """As `_update`, of a loss that also returns what its objective carries to the next step."""
+def update_with_memory(current: state.TrainState, tx: Any, loss_of: Callable[..., Any]) -> tuple[Any, ...]:
+    """As `update`, of a loss that also returns what its objective carries to the next step."""
     (loss, (*aux, memory)), gradients = jax.value_and_grad(loss_of, has_aux=True)(current.params)
     return _apply(current.replace(memory=memory), tx, (loss, tuple(aux)), gradients)
 
@@ -364,5 +313,6 @@ def _apply(current: state.TrainState, tx: Any, value: tuple[Any, ...], gradients
     return new, {"loss": loss, "gradient_norm": norm, **metrics}
 
 
-def _keys(data: dict[str, jax.Array], step: jax.Array, count: int) -> jax.Array:
+def step_keys(data: dict[str, jax.Array], step: jax.Array, count: int) -> jax.Array:
+    """As many rng keys as a step needs, from the key of the stage."""
     return jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(data["key"]), step), count)

@@ -12,6 +12,7 @@ from lt_jax.core import errors
 from lt_jax.dlsa import separate
 from lt_jax.run import config as config_lib
 from lt_jax.stages import dlsa as stages
+from lt_jax.stages import features as features_lib
 
 ENCODER = ("--config.encoder.width=4", "--config.pretrain.projector=(16,8)")
 
@@ -76,7 +77,7 @@ def test_classifiers_start_from_the_head_of_the_probe(divided, finished, run_mai
     options = ("--config.dlsa.classifier.start=backbone", "--config.dlsa.classifier.learning_rate=1e-4")
     assert run_main(*words, *options, f"--workdir={workdir}") == 0
     config = ml_collections.ConfigDict(read(workdir, "config.json"))
-    train, labels = stages.read(epath.Path(workdir), "train")
+    train, labels = features_lib.read(epath.Path(workdir), "train")
     head = stages.backbone_head(config, train, labels, 10)
     log_p = jax.nn.log_softmax(train @ head["kernel"] + head["bias"])[np.arange(len(labels)), labels]
     np.testing.assert_allclose(log_p, np.load(workdir / "features" / "train.log_p.npy"), rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lt_jax.data.images import Raw
-from lt_jax.data.sources import archives, folders, lists, records, tables
+from lt_jax.data.sources import archives, folders, lists, parquet, records, tables
 
 SOURCES: dict[str, Callable[[Any], Raw]] = {
     "digits": archives.digits,
@@ -15,6 +15,7 @@ SOURCES: dict[str, Callable[[Any], Raw]] = {
     "inat2018": lists.inat2018,
     "folder": folders.folder,
     "table": tables.table,
+    "parquet": parquet.parquet,
     "features": tables.features,
     "prepared": records.prepared,
 }

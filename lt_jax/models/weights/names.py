@@ -17,11 +17,12 @@ _NESTED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict",
 # What wrappers and enclosing models put before the names of an encoder; what lies beside it is no part of it.
 _PREFIXES = (
     "module.", "_orig_mod.", "model.", "timm_model.", "enc.", "backbone.", "resnet.", "vit.", "deit.",
-    "dinov2.", "dinov2_with_registers.",
+    "dinov2.", "dinov2_with_registers.", "visual.", "vision_model.", "convnext.",
 )  # fmt: skip
-_HEADS = re.compile(r"(fc|_fc|lin|linear|head|head_dist|classifier)\.(weight|bias)")
-# Counters of BatchNorm, the token of masked pretraining, and the layer that Hugging Face puts after a transformer.
-_UNUSED = re.compile(r".*\bnum_batches_tracked|mask_token|pooler\.dense\.(weight|bias)")
+_HEADS = re.compile(r"(fc|_fc|lin|linear|head|head\.fc|head_dist|classifier|classifier\.2)\.(weight|bias)")
+# Counters of BatchNorm, the token of masked pretraining, the layer that Hugging Face puts after a transformer, and the
+# projection of CLIP into the space of texts.
+_UNUSED = re.compile(r".*\bnum_batches_tracked|mask_token|pooler\.dense\.(weight|bias)|proj|.*position_ids")
 
 _RESNET = (
     (r"stem/kernel", "conv1.weight"),
@@ -37,6 +38,7 @@ _VIT = (
     (r"positions", "pos_embed"),
     (r"patches/(\w+)", r"patch_embed.proj.\1"),
     (r"norm/(\w+)", r"norm.\1"),
+    (r"norm_before/(\w+)", r"norm_pre.\1"),
     (r"block(\d+)/(norm\d)/(\w+)", r"blocks.{\1}.\2.\3"),
     (r"block(\d+)/scale(\d)", r"blocks.{\1}.ls\2.gamma"),
     (r"block(\d+)/(qkv|proj)/(\w+)", r"blocks.{\1}.attn.\2.\3"),
@@ -56,6 +58,17 @@ _EFFICIENTNET = (  # the blocks of the first stage widen nothing, so their layer
     (r"stage(\d+)_block(\d+)/depthwise_norm/(\w+)", r"blocks.{\1}.{\2}.bn2.\3"),
     (r"stage(\d+)_block(\d+)/project/kernel", r"blocks.{\1}.{\2}.conv_pwl.weight"),
     (r"stage(\d+)_block(\d+)/project_norm/(\w+)", r"blocks.{\1}.{\2}.bn3.\3"),
+)
+_CONVNEXT = (
+    (r"level1_down/(\w+)", r"stem.0.\1"),
+    (r"level1_norm/(\w+)", r"stem.1.\1"),
+    (r"level(\d+)_norm/(\w+)", r"stages.{\1}.downsample.0.\2"),
+    (r"level(\d+)_down/(\w+)", r"stages.{\1}.downsample.1.\2"),
+    (r"level(\d+)_block(\d+)/depthwise/(\w+)", r"stages.{\1}.blocks.{\2}.conv_dw.\3"),
+    (r"level(\d+)_block(\d+)/norm/(\w+)", r"stages.{\1}.blocks.{\2}.norm.\3"),
+    (r"level(\d+)_block(\d+)/(fc\d)/(\w+)", r"stages.{\1}.blocks.{\2}.mlp.\3.\4"),
+    (r"level(\d+)_block(\d+)/scale", r"stages.{\1}.blocks.{\2}.gamma"),
+    (r"pooled_norm/(\w+)", r"head.norm.\1"),
 )
 _LAST = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -82,6 +95,52 @@ _RENAMED = (
     (r"layers\.(\d+)\.layernorm_before\.(\w+)", r"blocks.\1.norm1.\2"),
     (r"layers\.(\d+)\.layernorm_after\.(\w+)", r"blocks.\1.norm2.\2"),
     (r"layers\.(\d+)\.(mlp\.fc\d)\.(\w+)", r"blocks.\1.\2.\3"),
+    (r"class_embedding", "cls_token"),  # CLIP as released, and OpenCLIP
+    (r"positional_embedding", "pos_embed"),
+    (r"ln_pre\.(\w+)", r"norm_pre.\1"),
+    (r"ln_post\.(\w+)", r"norm.\1"),
+    (r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(\w+)", r"blocks.\1.attn.qkv.\2"),
+    (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
+    (r"transformer\.resblocks\.(\d+)\.ln_(\d)\.(\w+)", r"blocks.\1.norm\2.\3"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
+    (r"embeddings\.class_embedding", "cls_token"),  # CLIP of Hugging Face
+    (r"embeddings\.patch_embedding\.weight", "patch_embed.proj.weight"),
+    (r"embeddings\.position_embedding\.weight", "pos_embed"),
+    (r"pre_layrnorm\.(\w+)", r"norm_pre.\1"),
+    (r"post_layernorm\.(\w+)", r"norm.\1"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.([qkv]_proj)\.(\w+)", r"blocks.\1.attn.\2.\3"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
+    (r"encoder\.layers\.(\d+)\.layer_norm(\d)\.(\w+)", r"blocks.\1.norm\2.\3"),
+    (r"encoder\.layers\.(\d+)\.(mlp\.fc\d)\.(\w+)", r"blocks.\1.\2.\3"),
+    (r"features\.0\.([01])\.(\w+)", r"stem.\1.\2"),  # ConvNeXt of torchvision, whose levels are at 1, 3, 5, 7
+    *((rf"features\.{2 * i}\.([01])\.(\w+)", rf"stages.{i}.downsample.\1.\2") for i in (1, 2, 3)),
+    *(
+        (rf"features\.{2 * i + 1}\.(\d+)\.{theirs}", rf"stages.{i}.blocks.\1.{ours}")
+        for i in range(4)
+        for theirs, ours in (
+            (r"block\.0\.(\w+)", r"conv_dw.\2"),
+            (r"block\.2\.(\w+)", r"norm.\2"),
+            (r"block\.3\.(\w+)", r"mlp.fc1.\2"),
+            (r"block\.5\.(\w+)", r"mlp.fc2.\2"),
+            ("layer_scale", "gamma"),
+        )
+    ),
+    (r"classifier\.0\.(\w+)", r"head.norm.\1"),
+    (r"downsample_layers\.0\.([01])\.(\w+)", r"stem.\1.\2"),  # ConvNeXt as released
+    (r"downsample_layers\.(\d)\.([01])\.(\w+)", r"stages.\1.downsample.\2.\3"),
+    (r"embeddings\.patch_embeddings\.(weight|bias)", r"stem.0.\1"),  # ConvNeXt of Hugging Face
+    (r"embeddings\.layernorm\.(\w+)", r"stem.1.\1"),
+    (r"encoder\.stages\.(\d)\.downsampling_layer\.([01])\.(\w+)", r"stages.\1.downsample.\2.\3"),
+    *(
+        (rf"(?:encoder\.)?stages\.(\d)\.(?:layers\.)?(\d+)\.{theirs}", rf"stages.\1.blocks.\2.{ours}")
+        for theirs, ours in (
+            (r"dwconv\.(\w+)", r"conv_dw.\3"),
+            (r"(?:layer)?norm\.(\w+)", r"norm.\3"),
+            (r"pwconv(\d)\.(\w+)", r"mlp.fc\3.\4"),
+            (r"(?:gamma|layer_scale_parameter)", "gamma"),
+        )
+    ),
     (r"_conv_(stem|head)\.weight", r"conv_\1.weight"),  # efficientnet-pytorch
     (r"_bn0\.(\w+)", r"bn1.\1"),
     (r"_bn1\.(\w+)", r"bn2.\1"),
@@ -97,7 +156,7 @@ _FLAT_OTHER = {
 
 def theirs(ours: str) -> str:
     """Name in the file of our parameter: stage1_block2/norm1/scale -> layer1.1.bn1.weight, counted from 0."""
-    for pattern, name in (*_RESNET, *_VIT, *_EFFICIENTNET):
+    for pattern, name in (*_RESNET, *_VIT, *_EFFICIENTNET, *_CONVNEXT):
         match = re.fullmatch(pattern, ours)
         if match:
             *front, last = re.sub(r"\{(\d+)\}", lambda m: str(int(m[1]) - 1), match.expand(name)).split(".")
@@ -133,7 +192,21 @@ def canonical(tensors: dict[str, np.ndarray], ours: Iterable[str]) -> dict[str, 
       ours: names of our parameters, which say how many blocks each stage has.
     """
     blocks = sorted({tuple(map(int, match)) for name in ours for match in re.findall(r"stage(\d+)_block(\d+)/", name)})
-    return _with_joined_attention({_renamed(name, blocks): value for name, value in tensors.items()})
+    renamed = {_renamed(name, blocks): value for name, value in tensors.items()}
+    if "norm_pre.weight" in renamed and "conv1.weight" in renamed:  # CLIP; else it is a residual network's
+        renamed["patch_embed.proj.weight"] = renamed.pop("conv1.weight")
+    if "stem.0.weight" in renamed:  # ConvNeXt, whose last norm has the name of a transformer's
+        renamed = {re.sub(r"^norm\.", "head.norm.", name): value for name, value in renamed.items()}
+    return _with_joined_attention({name: _in_timm_shape(name, value) for name, value in renamed.items()})
+
+
+def _in_timm_shape(name: str, value: np.ndarray) -> np.ndarray:
+    """A token as (1, 1, d), positions as (1, n, d), factors of channels as (d,)."""
+    if name == "cls_token":
+        return value.reshape(1, 1, -1)
+    if name == "pos_embed" and value.ndim == 2:
+        return value[None]
+    return value.reshape(-1) if name.endswith(".gamma") else value
 
 
 def _renamed(name: str, blocks: list[tuple[int, ...]]) -> str:

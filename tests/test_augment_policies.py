@@ -1,5 +1,8 @@
 """Augmentation families compared with Pillow and NumPy on photographs."""
 
+import hashlib
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from sklearn import datasets
 
 from configs import common
 from lt_jax import augment, losses
-from lt_jax.augment import cutout, mix, simclr, trivial
+from lt_jax.augment import autoaugment, cutout, mix, operations, simclr, trivial
 
 CLASSES = losses.Classes.of(np.ones(8))
 
@@ -32,53 +35,95 @@ def scaled(images):
 @pytest.mark.parametrize("bits", [2, 5, 8])
 def test_posterize(images, bits):
     theirs = [np.asarray(ImageOps.posterize(Image.fromarray(x), bits)) for x in images]
-    assert_close(trivial.posterize(scaled(images), jnp.float32(bits)), theirs, 0.01)
+    assert_close(operations.posterize(scaled(images), jnp.float32(bits)), theirs, 0.01)
 
 
 @pytest.mark.parametrize("threshold", [0, 100, 255])
 def test_solarize(images, threshold):
     theirs = [np.asarray(ImageOps.solarize(Image.fromarray(x), threshold)) for x in images]
-    assert_close(trivial.solarize(scaled(images), jnp.float32((threshold - 0.5) / 255)), theirs, 0.01)
+    assert_close(operations.solarize(scaled(images), jnp.float32((threshold - 0.5) / 255)), theirs, 0.01)
 
 
 def test_autocontrast(images):
     theirs = [np.asarray(ImageOps.autocontrast(Image.fromarray(x))) for x in images]
-    assert_close(trivial.autocontrast(scaled(images)), theirs, 1.01)
+    assert_close(operations.autocontrast(scaled(images)), theirs, 1.01)
     flat = np.full((1, 8, 8, 3), 77, np.uint8)
-    assert_close(trivial.autocontrast(scaled(flat)), flat, 0.01)
+    assert_close(operations.autocontrast(scaled(flat)), flat, 0.01)
 
 
 def test_equalize(images):
     theirs = [np.asarray(ImageOps.equalize(Image.fromarray(x))) for x in images]
-    assert_close(trivial.equalize(scaled(images)), theirs, 0.01)
+    assert_close(operations.equalize(scaled(images)), theirs, 0.01)
     flat = np.full((1, 8, 8, 3), 77, np.uint8)
-    assert_close(trivial.equalize(scaled(flat)), flat, 0.01)
+    assert_close(operations.equalize(scaled(flat)), flat, 0.01)
 
 
 @pytest.mark.parametrize("factor", [0.01, 1.0, 1.99])
 def test_sharpness(images, factor):
     theirs = [np.asarray(ImageEnhance.Sharpness(Image.fromarray(x)).enhance(factor)) for x in images]
-    assert_close(trivial.sharpness(scaled(images), jnp.float32(factor)), theirs, 1.6)
+    assert_close(operations.sharpness(scaled(images), jnp.float32(factor)), theirs, 1.6)
 
 
-@pytest.mark.parametrize("name", trivial.GEOMETRIC)
-@pytest.mark.parametrize("signed", [-0.7, 0.31, 1.0])
-def test_geometry(images, name, signed):
-    which = jnp.full(len(images), trivial.OPERATIONS.index(name))
-    matrices = trivial._matrices(which, jnp.full(len(images), signed), (32, 32))
-    row = [float(x) for x in np.asarray(matrices[0])]
+@pytest.mark.parametrize("name", operations.GEOMETRIC)
+@pytest.mark.parametrize("share", [-0.7, 0.31, 1.0])
+def test_geometry(images, name, share):
+    value = share * {"rotate": 135.0, "translate_x": 4.6, "translate_y": 4.6}.get(name, 0.99)
+    which, values = jnp.full(len(images), operations.OPERATIONS.index(name)), jnp.full(len(images), value)
+    row = [float(x) for x in np.asarray(operations._matrices(which, values, (32, 32))[0])]
     expected = {
-        "shear_x": (1, 0.99 * signed, -16 * 0.99 * signed, 0, 1, 0),
-        "shear_y": (1, 0, 0, 0.99 * signed, 1, -16 * 0.99 * signed),
-        "translate_x": (1, 0, signed * 32 / 7, 0, 1, 0),
-        "translate_y": (1, 0, 0, 0, 1, signed * 32 / 7),
+        "shear_x": (1, value, -16 * value, 0, 1, 0),
+        "shear_y": (1, 0, 0, value, 1, -16 * value),
+        "translate_x": (1, 0, value, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, value),
     }
     if name in expected:
         np.testing.assert_allclose(row, expected[name], atol=1e-5)
     theirs = [np.asarray(Image.fromarray(x).transform((32, 32), Image.Transform.AFFINE, row)) for x in images]
-    ours = np.asarray(trivial.affine(scaled(images), matrices)) * 255
+    ours = np.asarray(operations.apply(scaled(images), which, values)) * 255
     differ = np.abs(ours - np.stack(theirs)).max(-1) > 0.5
     assert differ.mean() < 0.03  # a point on the edge between two pixels may be rounded to either
+
+
+def test_the_policy_of_autoaugment_is_the_published_one():
+    """The digest is that of the CIFAR-10 policy in torchvision 0.28."""
+    rows = [[list(operation) for operation in pair] for pair in autoaugment.CIFAR10]
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    assert digest == "88e77ce64cea3a1e832dc30e5db56cf311e588e8883858ee1830d051cf324ca7"
+
+
+def test_magnitudes_of_autoaugment():
+    """Those of torchvision's augmentation space with ten bins, at 32 pixels, and their signs."""
+    magnitudes = jnp.arange(10)
+    for sign in (1.0, -1.0):
+        values = dict(zip(operations.OPERATIONS, autoaugment._values(magnitudes, sign, (32, 32)), strict=True))
+        np.testing.assert_allclose(values["shear_x"], sign * np.linspace(0, 0.3, 10), rtol=1e-5)
+        np.testing.assert_allclose(values["translate_y"], sign * np.linspace(0, 150 / 331 * 32, 10), rtol=1e-5)
+        np.testing.assert_allclose(values["rotate"], sign * np.linspace(0, 30, 10), rtol=1e-5)
+        np.testing.assert_allclose(values["color"], 1 + sign * np.linspace(0, 0.9, 10), rtol=1e-5)
+        np.testing.assert_allclose(values["solarize"], np.linspace(1, 0, 10), atol=1e-6)
+        assert values["posterize"].tolist() == [8, 8, 7, 7, 6, 6, 5, 5, 4, 4]
+
+
+def test_autoaugment_applies_a_pair_of_operations(images, monkeypatch):
+    """One sub-policy with certainty: its two operations after each other, as Pillow applies them."""
+    pair = (("invert", 1.0, 0), ("posterize", 1.0, 7))
+    names = np.array([[operations.OPERATIONS.index(name) for name, _, _ in pair]] * len(autoaugment.CIFAR10))
+    monkeypatch.setattr(autoaugment, "_NAMES", names)
+    monkeypatch.setattr(autoaugment, "_PROBABILITIES", np.ones_like(autoaugment._PROBABILITIES))
+    monkeypatch.setattr(autoaugment, "_MAGNITUDES", np.full_like(autoaugment._MAGNITUDES, 7))
+    ours = autoaugment.autoaugment(jax.random.key(0), scaled(images))
+    theirs = [np.asarray(ImageOps.posterize(ImageOps.invert(Image.fromarray(x)), 5)) for x in images]
+    assert_close(ours, theirs, 0.01)
+
+
+def test_autoaugment_draws_a_sub_policy_for_each_image(images):
+    many = scaled(np.tile(images[:1], (1000, 1, 1, 1)))
+    out = np.asarray(jax.jit(autoaugment.autoaugment)(jax.random.key(0), many))
+    assert out.min() >= 0 and out.max() <= 1
+    neither = np.mean([(1 - pair[0][1]) * (1 - pair[1][1]) for pair in autoaugment.CIFAR10])
+    same = np.abs(out - np.asarray(many)).max((1, 2, 3)) < 1e-6
+    assert neither - 0.05 < same.mean() < neither + 0.15  # operations may also leave an image as it is
+    assert len({x.tobytes() for x in out}) > 50
 
 
 def test_trivial_applies_one_operation_per_image(images):
