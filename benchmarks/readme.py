@@ -274,7 +274,8 @@ SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
-    "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json", "folder": "folder.json",
+    "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
+    "folder": "folder.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):

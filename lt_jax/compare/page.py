@@ -36,8 +36,11 @@ def _lead(compared: dict[str, Any]) -> str:
         chosen, reference = compared["methods"][selected], compared["methods"][compared["reference"]]
         text += (
             f"{chosen['title']} was selected by its balanced accuracy on validation images. On the test images it has "
-            f"{_percent(chosen, 'balanced')} balanced accuracy, {reference['title']} {_percent(reference, 'balanced')}."
+            f"{_percent(chosen, 'balanced')} balanced accuracy"
         )
+        if selected != compared["reference"]:
+            text += f", {reference['title']} {_percent(reference, 'balanced')}"
+        text += "."
     return f'<p class="lead">{html.escape(text)}</p>'
 
 
@@ -72,7 +75,7 @@ def _table(compared: dict[str, Any]) -> str:
         body.append(f'<tr><th scope="row">{title}</th>{cells}</tr>')
     lead = (
         "Test accuracy in per cent of the last epoch: mean ± standard deviation over seeds. Validation: balanced "
-        "accuracy ± its standard error. Difference to the first method, paired, with its 95 % interval over seeds and "
+        "accuracy ± its standard error. Difference to the reference, paired, with its 95 % interval over seeds and "
         "test images; within noise means that it is not significant among all methods together (Holm)."
     )
     return (

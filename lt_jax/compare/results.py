@@ -8,6 +8,7 @@ from etils import epath
 from lt_jax import methods, statistics
 from lt_jax.compare import plan
 from lt_jax.core import errors, files
+from lt_jax.stages import heads as stage_heads
 
 MEASURES = ("overall", "many", "medium", "few", "balanced", "worst_class")
 SELECTION_MEASURE = "balanced"
@@ -18,7 +19,7 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
 
     Args:
       jobs: all runs, finished unless they are in `failed`.
-      names: the methods; the first one that did not fail is the reference.
+      names: the methods. The reference is the first one that did not fail, or of heads the plain linear one.
       workdir: of the comparison.
       failed: folder -> reason.
 
@@ -29,7 +30,8 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
     done = [name for name in names if compared[name]["status"] == "complete"]
     if not done:
         raise errors.RunFailed("every method has failed: " + "; ".join(sorted(set(failed.values()))))
-    _add_differences({name: compared[name] for name in done}, _right_by_image(jobs, done, workdir))
+    reference = stage_heads.LINEAR if stage_heads.LINEAR in done else done[0]
+    _add_differences(reference, {name: compared[name] for name in done}, _right_by_image(jobs, done, workdir))
     validation = {name: compared[name]["validation"] for name in done if compared[name]["validation"]}
     result = files.read_json(workdir / job_of(jobs, done[0]).folder / "result.json")
     return {
@@ -37,7 +39,7 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
         "folds": max(job.config.data.folds for job in jobs) or (result.get("selection") or {}).get("folds", 0),
         "dataset": result["dataset"],
         "protocol": result["protocol"],
-        "reference": done[0],
+        "reference": reference,
         "selected": statistics.select(validation) if validation else None,
         "selection": {"measure": SELECTION_MEASURE, "on": "validation" if validation else None},
         "methods": compared,
@@ -115,12 +117,12 @@ def _weights(measure: str, labels: np.ndarray, few: list[int]) -> np.ndarray:
     return (is_in & (counts > 0)) / max(1, (is_in & (counts > 0)).sum())
 
 
-def _add_differences(compared: dict[str, dict[str, Any]], images: dict[str, Any]) -> None:
-    """Adds to each method its paired difference to the first, and what that means.
+def _add_differences(reference: str, compared: dict[str, dict[str, Any]], images: dict[str, Any]) -> None:
+    """Adds to each method its paired difference to the reference, and what that means.
 
     Its interval covers the seeds and the choice of the test images.
     """
-    reference, *names = compared
+    names = [name for name in compared if name != reference]
     for measure in ("balanced", "overall", "few"):
         weights = _weights(measure, images["labels"], images["few"])
         values = {name: [x[measure] for x in method["test"]] for name, method in compared.items()}
