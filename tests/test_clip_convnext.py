@@ -12,6 +12,7 @@ from configs import common
 from lt_jax import models
 from lt_jax.core import errors
 from lt_jax.models import convnext, vit, weights
+from lt_jax.models.weights import formats, network
 
 CONVNEXT = convnext.ConvNeXt((1, 1, 2, 1), (8, 16, 24, 32))
 CLIP = {gelu: vit.ViT(2, depth=2, width=8, patch=8, norm_before=True, epsilon=1e-5, gelu=gelu) for gelu in vit._GELU}
@@ -177,3 +178,27 @@ def test_torch_initialisation_and_experts_are_refused(name):
     config.init = "torch"
     with pytest.raises(errors.BadInput, match=f"config.encoder.init: expected he for {name}"):
         models.build(config, "float32")
+
+
+@pytest.mark.parametrize(
+    ("file", "encoder", "expected"),
+    [
+        ("w.npz", "convnext_tiny", "convnext_tiny"),
+        ("openai.npz", "clip_base32", "clip_base32"),
+        ("laion2b.npz", "clip_base16", "openclip_base16"),
+    ],
+)
+@pytest.mark.parametrize("library", ["timm", "hugging_face"])
+def test_the_network_follows_from_the_tensors(file, encoder, expected, library, tmp_path, monkeypatch):
+    variables = shapes_of(models.build(common.encoder(encoder, 64), "float32"), 224)
+    tensors = {}
+    for path, like in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        turn = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(like.shape), range(len(like.shape)))
+        shape = [like.shape[i] for i in turn]
+        tensors[weights.theirs("/".join(str(key.key) for key in path[1:]))] = np.broadcast_to(np.float32(0), shape)
+    if library == "hugging_face":
+        patterns = (CONVNEXT_NAMES if "convnext" in encoder else CLIP_NAMES)[library][0]
+        tensors = renamed(tensors, patterns)
+    (tmp_path / file).touch()
+    monkeypatch.setattr(formats, "read", lambda path: tensors)
+    assert network.of_file(str(tmp_path / file)) == {"name": expected}

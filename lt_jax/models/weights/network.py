@@ -20,6 +20,9 @@ _RESIDUAL = {
 }
 # (blocks, channels before the last convolution) -> network.
 _LITE = {(16, 320): "efficientnet_lite0", (21, 320): "efficientnet_lite1", (21, 352): "efficientnet_lite2"}
+_CLIP = {16: "clip_base16", 32: "clip_base32"}  # side of a patch -> network of 768 channels
+# Parts of paths of CLIP weights that were trained with an exact GELU, as OpenCLIP does; their tensors do not say so.
+_EXACT_GELU = "openclip|open_clip|laion|datacomp"
 _TRANSFORMERS = {384: "small", 768: "base"}  # channels -> size
 
 
@@ -33,6 +36,8 @@ def of_file(name: str) -> dict[str, Any]:
         return {"name": name}
     file = known.file_of(name)
     settings = of_tensors(names.unwrapped(formats.read(file))[0])
+    if settings and settings["name"].startswith("clip_") and re.search(_EXACT_GELU, str(file), re.IGNORECASE):
+        settings["name"] = f"open{settings['name']}"
     if settings is None:
         raise errors.BadInput(
             f"config.encoder.name: the weights in {file} are of no network that is known by its tensors; set it to the "
@@ -49,6 +54,11 @@ def of_tensors(tensors: dict[str, np.ndarray]) -> dict[str, Any] | None:
     last = tensors.get("conv_head.weight", tensors.get("_conv_head.weight"))
     if last is not None:
         return _lite(tensors, last)
+    timm = names.canonical(tensors, ())
+    if "norm_pre.weight" in timm and "patch_embed.proj.weight" in timm:
+        return _clip(timm["patch_embed.proj.weight"])
+    if "stem.0.weight" in timm and "stages.0.blocks.0.conv_dw.weight" in timm:
+        return _convnext(timm)
     token = next((x for name, x in tensors.items() if name.endswith("cls_token")), None)
     return None if token is None else _transformer(tensors, token.shape[-1])
 
@@ -70,6 +80,17 @@ def _lite(tensors: dict[str, np.ndarray], last: np.ndarray) -> dict[str, Any] | 
     blocks = {match[0] for match in found_at if match}
     name = _LITE.get((len(blocks), last.shape[1]))
     return None if name is None else {"name": name}
+
+
+def _clip(patches: np.ndarray) -> dict[str, Any] | None:
+    name = _CLIP.get(patches.shape[-1]) if patches.shape[0] == 768 else None
+    return None if name is None else {"name": name}
+
+
+def _convnext(tensors: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    blocks = {match[0] for name in tensors if (match := re.match(r"stages\.\d\.blocks\.\d+\.", name))}
+    is_tiny = len(blocks) == 18 and tensors["stem.0.weight"].shape[0] == 96
+    return {"name": "convnext_tiny"} if is_tiny else None
 
 
 def _transformer(tensors: dict[str, np.ndarray], channels: int) -> dict[str, Any] | None:
