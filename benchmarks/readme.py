@@ -12,7 +12,7 @@ import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_DOCS = tuple(f"docs/{name}.md" for name in ("choosing", "dlsa", "encoders", "evidence", "methods", "results"))
+_DOCS = tuple(f"docs/{name}.md" for name in ("dlsa", "encoders", "evidence", "methods", "results"))
 PAGES = tuple(ROOT / name for name in ("README.md", *_DOCS, "launch/README.md"))
 GROUPS = ("overall", "many", "medium", "few")
 

@@ -7,7 +7,7 @@ import pytest
 
 import lt_jax
 from configs import common, folder
-from lt_jax import models
+from lt_jax import methods, models
 from lt_jax.compare import plan
 from lt_jax.core import errors
 from lt_jax.models import weights
@@ -63,9 +63,8 @@ def test_without_the_package_one_line_says_what_to_do(monkeypatch, run_main, tmp
         assert words in line
 
 
-def test_a_comparison_trains_networks(run_main, tmp_path, capsys):
-    with pytest.raises(errors.BadInput, match="--methods: this config trains no network"):
-        plan.names_of("all", folder.get_config("weights=w.pth"))
+def test_a_recipe_trains_a_network(run_main, tmp_path, capsys):
+    assert plan.names_of("all", folder.get_config("weights=w.pth")) == list(methods.HEADS)
     assert run_main("--config=configs/folder.py:method=crt,weights=w.pth", f"--workdir={tmp_path}") == 2
     assert "it trains no network, only heads: a token such as scratch" in capsys.readouterr().err
 
@@ -93,7 +92,8 @@ def test_the_network_follows_from_the_tensors(name):
     stem, width = ("small", 16) if name in ("resnet32", "resnet_small") else ("imagenet", 64)
     found_settings = network.of_tensors(tensors_of(name, stem, width))
     expected = {"name": name, "stem": stem, "width": width}
-    assert found_settings == {key: expected[key] for key in found_settings} and found_settings["name"] == name
+    expected["name"] = name.removeprefix("open")  # tensors of CLIP do not say which GELU they were trained with
+    assert found_settings == {key: expected[key] for key in found_settings} and "name" in found_settings
 
 
 def test_a_network_that_is_not_known_is_refused_by_name(tmp_path, run_main, capsys):

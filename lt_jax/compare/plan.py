@@ -64,11 +64,6 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
             methods.entry("RECIPES", word, "--methods")
             config_lib.apply_recipe(copy.deepcopy(config), word)
             chosen.append(word)
-    if not chosen and "baseline" not in config:
-        raise errors.BadInput(
-            "--methods: this config trains no network, and its run compares all heads by itself; "
-            "for methods that train one use a token such as scratch: configs/folder.py:scratch"
-        )
     if not chosen:
         raise errors.BadInput(f"--methods: expected some of {', '.join(methods.RECIPES)}, all, {', '.join(GROUPS)}")
     return [name for name in methods.RECIPES if name in chosen]
@@ -78,7 +73,10 @@ def _heads_of(text: str) -> list[str]:
     words = [word for word in text.split(",") if word]
     for word in words:
         if word not in ("all", "heads") and word in methods.RECIPES and word not in methods.HEADS:
-            raise errors.BadInput(f"--methods: {word} trains a network, and this config trains none, only heads")
+            raise errors.BadInput(
+                f"--methods: {word} trains a network, and this config trains none, only heads; "
+                "a token such as scratch trains one: configs/folder.py:scratch"
+            )
         if word not in ("all", "heads"):
             methods.entry("HEADS", word, "--methods")
     if not words:
