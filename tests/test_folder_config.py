@@ -9,7 +9,6 @@ import lt_jax
 from configs import common, folder
 from lt_jax import methods, models
 from lt_jax.compare import plan
-from lt_jax.core import errors
 from lt_jax.models import weights
 from lt_jax.models.weights import known, network
 from lt_jax.run import command
