@@ -243,7 +243,7 @@ def folder(result):
     """Returns a row for each run: its classes, seconds, the selected method, and what others would have given."""
     rows = []
     for row in result["rows"]:
-        plain = row["methods"].get("Linear probe", row["methods"].get("Cross-entropy"))
+        plain = row["methods"].get("Cross-entropy", row["methods"].get("Linear probe"))
         best = max(row["methods"].values())
         cells = [row["selected"], *(f"{100 * x:.1f}" for x in (row["balanced"], row["worst_class"], plain, best))]
         rows.append((f"`{row['config']}`: {', '.join(row['classes'])}", [*cells, f"{row['seconds']:.0f}"]))
