@@ -182,9 +182,14 @@ def comparison(result):
 def field(published):
     """Returns the published rows of the field with what one must know to compare them, and below them ours."""
     columns = ("network", "parameters", "epochs", "views", "subset", "epoch", "flips", "CIFAR-10-LT", "CIFAR-100-LT")
-    rows = [(_titled(row), [*_protocol(row), row["cifar10_lt"] or "–", row["cifar100_lt"] or "–"])
-            for row in published["rows"]]  # fmt: skip
-    return _table((*columns,), rows, corner="method")
+    rows = [(_titled(x), [*_protocol(x), x["cifar10_lt"] or "–", x["cifar100_lt"] or "–"]) for x in published["rows"]]
+    if (RESULTS / SOURCES["encoders"]).exists():
+        result = json.loads((RESULTS / SOURCES["encoders"]).read_text())
+        heads = {name: about["heads"]["balanced_linear"] for name, about in result["data"].items()}
+        about = (f"{result['weights']}, frozen, pretrained on ImageNet", "3.4 M", "–", "1", "canonical", "last", "none")
+        measured = [_spread(heads[name]["overall"], "std") for name in ("cifar10", "cifar100")]
+        rows.append((f"**{heads['cifar10']['title']}, measured here**", [*about, *measured]))
+    return _table(columns, rows, corner="method")
 
 
 def front(result):
