@@ -149,6 +149,7 @@ def encoder(name, width, stem="small", stem_stride=1):
     config.init = "he"  # of convolutions: normal by fan-out; "torch": as PyTorch starts all its layers (docs/bns.md)
     config.mean = ()  # taken from each channel of an image in [0, 1] ...
     config.std = ()  # ... which is then divided by this; () = as `weights` were trained, without weights 0 and 1
+    config.flips = False  # heads on a frozen encoder are also fitted on features of the mirrored training images
     config.input_size = 0  # side that smaller images are enlarged to on the device; 0 = data.image_size where weights
     # whose image size is known are frozen, else as they are
     config.resample = ""  # how: "bilinear" or "bicubic"; "" = as `weights` were trained

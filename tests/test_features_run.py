@@ -7,6 +7,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import lt_jax
 from configs import common
@@ -70,6 +71,31 @@ def test_the_result_has_every_head_with_its_cross_validation(frozen):
     assert result["test"] == result["methods"][result["final"]]["test"] and result["baseline"].keys() <= {"linear"}
     assert validation["nearest_class_mean"]["ece"] is None and validation["linear"]["ece"] is not None
     assert result["protocol"]["input"] == [8, 8, 3]
+
+
+def test_heads_see_the_mirrored_training_images_too(tmp_path, run_main, words, frozen):
+    small = ("--config.encoder.flips=True", "--config.heads=('nearest_class_mean',)")
+    without_heads = [word for word in words if not word.startswith("--config.heads")]
+    assert run_main(*without_heads, *small, f"--workdir={tmp_path}") == 0
+    folder = tmp_path / "features"
+    plain, mirrored = (np.load(folder / f"{name}.features.npy") for name in ("train", "train_mirrored"))
+    np.testing.assert_array_equal(plain, np.load(frozen / "features" / "train.features.npy"))
+    assert plain.shape == mirrored.shape and not np.allclose(plain, mirrored)
+    labels = np.load(folder / "train.labels.npy")
+    both = np.concatenate([plain, mirrored]).astype(np.float32)
+    classes = losses.Classes.of(np.bincount(labels))
+    by_hand = head_kinds.nearest_class_mean(jax.random.key(0), both, np.tile(labels, 2), classes)
+    saved = heads.load(epath.Path(tmp_path), "features", "nearest_class_mean")
+    np.testing.assert_allclose(saved(both[:5]), by_hand(both[:5]), rtol=1e-5, atol=1e-6)
+    assert read(tmp_path / "result.json")["selection"]["images"] == np.bincount(labels).tolist()  # each image once
+
+
+def test_the_mirrored_network_is_that_of_mirror_images():
+    network = models.classifier(common.encoder("resnet_small", 4), 3, "float32")
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+    expected = network.apply(variables, images[:, :, ::-1], method="features")
+    np.testing.assert_allclose(network.clone(mirrored=True).apply(variables, images, method="features"), expected)
 
 
 def test_nothing_is_trained_but_heads(frozen):
@@ -184,7 +210,7 @@ def test_a_head_never_sees_the_images_that_it_is_measured_on(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 200)
     features = rng.normal(size=(400, 3)).astype(np.float32)
-    scored, logits = heads._out_of_fold(fake_experiment(labels), ["nearest", "nearest(right=False)"], features)
+    scored, logits = heads._out_of_fold(fake_experiment(labels), ["nearest", "nearest(right=False)"], features[None])
     accuracy = {text: (x.argmax(axis=1) == scored).mean() for text, x in logits.items()}
     assert 0.35 < accuracy["nearest"] < 0.65
     assert accuracy["nearest"] + accuracy["nearest(right=False)"] == pytest.approx(1.0)

@@ -100,6 +100,7 @@ class Network(nn.Module):
     initializer: str = "he"  # for `lt_jax.models.initialise`: "he", or "torch" for PyTorch's default
     input_size: int = 0  # pixels; 0 enlarges nothing
     resample: str = "bilinear"  # or "bicubic"
+    mirrored: bool = False  # the encoder sees mirror images
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         return self.head(self.features(images, train=train))
@@ -110,6 +111,7 @@ class Network(nn.Module):
 
     def features(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Features (b, d) float32, the input of the head."""
+        images = images[:, :, ::-1] if self.mirrored else images
         shape = self.input_shape(images.shape[1:])
         if shape != images.shape[1:]:
             images = jax.image.resize(images, (len(images), *shape), self.resample).clip(0.0, 1.0)

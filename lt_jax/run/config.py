@@ -350,8 +350,8 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
 def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
     """Dotted key -> value of everything that `stage` is computed from.
 
-    Settings of experts, of a contrastive objective beside the baseline's loss, and of enlarging count only where there
-    are any.
+    Settings of experts, of a contrastive objective beside the baseline's loss, of enlarging and of flips count only
+    where there are any.
     """
     tree = resolved(config)
     flat = {}
@@ -362,6 +362,8 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
     paths -= {path for path in paths if path[0] == "baseline" and _is_unused(path[1], tree["baseline"])}
     if not tree.get("encoder", {}).get("input_size"):
         paths -= {("encoder", "input_size"), ("encoder", "resample")}
+    if not tree.get("encoder", {}).get("flips"):
+        paths -= {("encoder", "flips")}
     return {".".join(path): value for path, value in flat.items() if path in paths}
 
 

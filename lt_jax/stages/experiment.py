@@ -65,6 +65,11 @@ class Experiment:
         """Features and logits of `network`, compiled once."""
         return extract_lib.Extractor(self.network, self.config.evaluate.batch_size)
 
+    @functools.cached_property
+    def extract_mirrored(self) -> extract_lib.Extractor:
+        """Features and logits of `network` for the mirror images."""
+        return extract_lib.Extractor(self.network.clone(mirrored=True), self.config.evaluate.batch_size)
+
     def validate(self, variables: dict[str, Any], extractor: extract_lib.Extractor | None = None) -> dict[str, float]:
         """Overall and balanced accuracy of `network` on the validation images; {} where there are none.
 

@@ -10,6 +10,8 @@ from lt_jax.stages import experiment as experiments
 from lt_jax.stages import probe
 from lt_jax.train import cache
 
+MIRRORED = "train_mirrored"  # features of the mirrored training images, of `config.encoder.flips`
+
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `features/{train,test,validation}.*.npy`.
@@ -38,6 +40,11 @@ def is_frozen(config: Any) -> bool:
     return has_weights and "features" in config.stages and not config.init_from and "pretrain" not in config.stages
 
 
+def has_mirrored(config: Any) -> bool:
+    """Whether there are features of the mirrored training images too."""
+    return is_frozen(config) and bool(config.encoder.get("flips"))
+
+
 def _frozen(experiment: experiments.Experiment) -> None:
     """Writes features of the encoder as it was loaded; what is on disk already of the same input is used."""
     config, dataset, workdir = experiment.config, experiment.dataset, experiment.workdir
@@ -49,6 +56,12 @@ def _frozen(experiment: experiments.Experiment) -> None:
         key = cache.key(config, dataset.image_shape, view, digests["splits"][name], digests["weights"])
         cache.features(workdir, name, key, experiment.extract, variables, split.images)
         files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
+    if has_mirrored(config):
+        split = dataset.train
+        view = "whole, mirrored" if split.in_memory else "centre, mirrored"
+        key = cache.key(config, dataset.image_shape, view, digests["splits"]["train"], digests["weights"])
+        cache.features(workdir, MIRRORED, key, experiment.extract_mirrored, variables, split.images)
+        files.write_npy(workdir / "features" / f"{MIRRORED}.labels.npy", split.labels)
 
 
 def encoder(workdir: epath.Path) -> dict[str, Any]:

@@ -74,8 +74,11 @@ def _needs_own(name: str) -> bool:
 def _on_features(experiment: experiments.Experiment) -> dict[str, Any]:
     """Selects options where there is a choice, fits every head on all training images, and saves them."""
     features, labels = features_lib.read(experiment.workdir, "train")
-    features = np.asarray(features, np.float32)
     features_lib.check_same_data(experiment.dataset, labels, experiment.workdir)
+    views = [features]
+    if features_lib.has_mirrored(experiment.config):
+        views.append(features_lib.read(experiment.workdir, features_lib.MIRRORED)[0])
+    features = np.stack(views).astype(np.float32)
     texts = {name: methods.alternatives(text, "config.heads") for name, text in names(experiment.config).items()}
     every_text = [text for each in texts.values() for text in each]
     validated = _validated(experiment, every_text, features)
@@ -145,8 +148,8 @@ def _out_of_fold(
             continue
         held_out = np.flatnonzero(fold == number)
         log.say(f"heads: fold {number + 1} of {FOLDS}, {len(texts)} heads on {len(rows)} training images")
-        for text, head, _ in _fitted(experiment, texts, features[rows], rows, f"/fold{number}"):
-            logits[text][held_out] = np.asarray(head(features[held_out]))
+        for text, head, _ in _fitted(experiment, texts, features[:, rows], rows, f"/fold{number}"):
+            logits[text][held_out] = np.asarray(head(features[0, held_out]))
     is_scored = fold >= 0
     return labels[is_scored], {text: x[is_scored] for text, x in logits.items()}
 
@@ -161,7 +164,7 @@ def _fitted(
     """(entry, head, seconds) of each; a head that changes a trained one starts from `linear`.
 
     Args:
-      features: (n, d) of the training images in `rows`, None for all of them.
+      features: (views, n, d) of the training images in `rows`, None for all of them.
       stream: end of the name of the random stream.
     """
     initial = None
@@ -189,7 +192,7 @@ def fit(
     rows: np.ndarray | None = None,
     stream: str = "",
 ) -> Any:
-    """The head that `text` names, fitted on features (n, d) of training images.
+    """The head that `text` names, fitted on features of training images: (n, d), or (views, n, d).
 
     Args:
       experiment: its config.probe has the settings of heads that are trained.
@@ -204,6 +207,9 @@ def fit(
     if rows is not None:
         labels = labels[rows]
         classes = losses.Classes.of(np.bincount(labels, minlength=len(classes.counts)))
+    if features.ndim == 3:
+        labels = np.tile(labels, len(features))
+        features = features.reshape(-1, features.shape[-1])
     options = {}
     if "settings" in inspect.signature(fit_head).parameters:
         options["settings"] = _settings(experiment.config, len(labels))

@@ -59,7 +59,7 @@ def key(config: Any, image_shape: tuple[int, ...], view: str, images: str | None
       images: digest of the images.
       weights: digest of the file of weights.
     """
-    encoder = {name: value for name, value in config.encoder.items() if name not in ("weights", "remat")}
+    encoder = {name: value for name, value in config.encoder.items() if name not in ("weights", "remat", "flips")}
     return files.json_digest([encoder, config.dtype, list(image_shape), view, images, weights])
 
 
