@@ -83,8 +83,8 @@ def test_a_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
     small = ("--config.encoder.width=4", "--config.heads=('nearest_class_mean','crt','tau_norm')")
     assert run_main(tiny[-1], *words, *small, f"--workdir={tmp_path}") == 0
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["methods"]) == ["ldam", "nearest_class_mean", "crt"]  # tau-norm needs one linear head
-    for method in ("ldam", "crt"):
+    assert list(result["methods"]) == ["ride", "nearest_class_mean", "crt"]  # tau-norm needs one linear head
+    for method in ("ride", "crt"):
         probabilities = lt_jax.load(tmp_path, method=method).predict(np.zeros((2, 8, 8, 3), np.uint8))
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
 
@@ -136,7 +136,7 @@ def test_a_consistent_recipe_from_training_to_the_classifier(tmp_path, run_main,
     small = ("--config.encoder.width=4", "--config.heads=('tau_norm','logit_adjustment')")
     assert run_main(tiny[-1], *words, *small, f"--workdir={tmp_path}") == 0
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["methods"]) == ["cross_entropy", "tau_norm"]  # the prior is not in the logits any more
+    assert list(result["methods"]) == ["glmc", "tau_norm"]  # the prior is not in the logits any more
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(-1 <= line["agreement"] <= 1 for line in lines)
     probabilities = lt_jax.load(tmp_path).predict(np.zeros((2, 8, 8, 3), np.uint8))
