@@ -219,6 +219,17 @@ def _protocol(row):
     return ["–" if cell is None else str(cell) for cell in cells]
 
 
+def features(result):
+    """Returns images a second of the feature pass, and how many times those of PyTorch, for each size of image."""
+    rows = []
+    for name, column in result["columns"].items():
+        cells = [f"{x['images_per_s']:.0f}, {x['of_pytorch']:.2f}" for x in column.values()]
+        rows.append((name, cells))
+    sizes = next(iter(result["columns"].values()))
+    conditions = f"EfficientNet-Lite0, batch {result['batch']}, medians of {result['repeats']} rounds, two CPU cores."
+    return _table(list(sizes), rows) + f"\n{conditions} Commit {result['commit']}. `{result['command']}`\n"
+
+
 FROM_SCRATCH = ("cross_entropy", "ldam_drw", "bns_ipdpp", "proco", "glmc")  # stand below heads on a pretrained network
 
 
@@ -274,13 +285,14 @@ TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
     "field": field, "front": front, "encoders": encoders, "folder": folder,
+    "features": features,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
     "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
-    "folder": "folder.json",
+    "folder": "folder.json", "features": "features.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):
