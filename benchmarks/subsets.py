@@ -1,0 +1,91 @@
+"""Compares selectors of a balanced subset on the features of a frozen encoder, at equal steps.
+
+    python benchmarks/subsets.py --features=DIR [--features=DIR...] [--k=10,20,50] [--seeds=3] [--no-write]
+
+DIR is the work directory of a run with the token weights=, as `benchmarks/encoders.py` leaves. Each selector takes at
+most k images of a class, once; a linear head is trained on them with as many steps as on all images. Rows: selectors;
+the gain is that over the uniform subset, paired over the seeds, with its 95 % interval. Measured on the test images,
+which choose nothing. Writes benchmarks/results/subsets.json.
+"""
+
+import argparse
+import json
+import pathlib
+
+import jax
+import keep
+import numpy as np
+
+from lt_jax import losses, methods, metrics
+
+SELECTORS = ("uniform", "rank_one", "herding", "kmeans")
+
+
+def main():
+    options = parse()
+    report = {}
+    for folder in options.features:
+        name, measured = measure(folder, options)
+        report[name] = measured
+        show(name, measured)
+    if not options.no_write:
+        content = {"seeds": options.seeds, "data": report}
+        command = f"python benchmarks/subsets.py {'--features=DIR ' * len(options.features)}--seeds={options.seeds}"
+        keep.write(content, "subsets.json", command)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", action="append", type=pathlib.Path, required=True)
+    parser.add_argument("--k", type=lambda text: tuple(map(int, text.split(","))), default=(10, 20, 50))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--no-write", action="store_true")
+    return parser.parse_args()
+
+
+def measure(folder, options):
+    """Returns the name of the data set, and {k: {selector: accuracy and gain over uniform}}."""
+    about = json.loads((folder / "result.json").read_text())["dataset"]
+    split = {
+        f"{name}_{kind}": np.load(folder / "features" / f"{name}.{kind}.npy")
+        for name in ("train", "test")
+        for kind in ("features", "labels")
+    }
+    features, labels = split["train_features"].astype(np.float32), split["train_labels"]
+    classes = losses.Classes.of(np.bincount(labels))
+    groups = {name: np.isin(np.arange(about["num_classes"]), x) for name, x in about["groups"].items()}
+    initial = methods.HEADS["linear"](jax.random.key(0), features, labels, classes, scaling="unit")
+    measured = {}
+    for k in options.k:
+        each = {}
+        for selector in SELECTORS:
+            each[selector] = []
+            for seed in range(options.seeds):
+                fit = methods.HEADS["subset_linear"]
+                head = fit(jax.random.key(seed), features, labels, classes, initial=initial, selector=selector, k=k)
+                logits = np.asarray(head(split["test_features"].astype(np.float32)))
+                each[selector].append(metrics.measures(split["test_labels"], logits, groups))
+        measured[k] = {selector: summarised(x, each["uniform"]) for selector, x in each.items()}
+    return about["name"], measured
+
+
+def summarised(measures, reference):
+    """Returns accuracy over the seeds, overall and on the rare classes, and the gain over the reference."""
+    values, base = ([x["overall"] for x in each] for each in (measures, reference))
+    few = keep.summary([x["few"] for x in measures])
+    return {"overall": keep.summary(values), "few": few, "gain": keep.interval(values, base)}
+
+
+def show(name, measured):
+    for k, rows in measured.items():
+        for selector, row in rows.items():
+            cells = (
+                keep.cell(row["overall"], "std"),
+                keep.cell(row["few"], "std"),
+                keep.cell(row["gain"], "half_width_95"),
+            )
+            print(f"{name:10} k = {k:<4} {selector:10} {cells[0]:>14} {cells[1]:>14} {cells[2]:>14}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
