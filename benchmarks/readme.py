@@ -230,6 +230,19 @@ def features(result):
     return _table(list(sizes), rows) + f"\n{conditions} Commit {result['commit']}. `{result['command']}`\n"
 
 
+def subsets(result):
+    """Returns accuracy of each selector and its gain over a uniform subset, by data set and k."""
+    rows = []
+    for name, by_k in result["data"].items():
+        for k, selectors in by_k.items():
+            for selector, x in selectors.items():
+                gain = "" if selector == "uniform" else _spread(x["gain"], "half_width_95", "+")
+                cells = [_spread(x["overall"], "std"), _spread(x["few"], "std"), gain]
+                rows.append((f"{name.upper()}-LT, k = {k}, `{selector}`", cells))
+    table = _table(("overall", "few", "overall, gain over uniform"), rows)
+    return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
+
+
 FROM_SCRATCH = ("cross_entropy", "ldam_drw", "bns_ipdpp", "proco", "glmc")  # stand below heads on a pretrained network
 
 
@@ -285,7 +298,7 @@ TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
     "field": field, "front": front, "encoders": encoders, "folder": folder,
-    "features": features,
+    "features": features, "subsets": subsets,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
@@ -293,6 +306,7 @@ SOURCES = {
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
     "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
     "folder": "folder.json", "features": "features.json",
+    "subsets": "subsets.json",
 }  # fmt: skip
 for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
     for _file in sorted(RESULTS.glob(_files)):
