@@ -26,7 +26,7 @@ import numpy as np
 
 from lt_jax import losses, metrics
 from lt_jax.data import longtail
-from lt_jax.dlsa import batches, divide, objective, scaling
+from lt_jax.dlsa import batches, divide, objective, scaling, separate
 from lt_jax.dlsa import filter as filters
 from lt_jax.run import config as config_lib
 from lt_jax.stages import dlsa as stages
@@ -39,9 +39,9 @@ CLASSES, WIDTH = 20, 16
 
 def settings(clusters, depth):
     config_lib._make_importable()
-    from configs import dlsa_digits
+    from configs import common
 
-    config = dlsa_digits.settings(clusters, depth)
+    config = common.dlsa(clusters, depth)
     config.filter.update(batch_size=256, learning_rate=0.05, epochs=30, min_size=5)
     config.classifier.epochs = 300  # more epochs changed nothing on draws of seeds 100 to 104
     config.min_items, config.rest_counts = 100, "left"
@@ -70,6 +70,18 @@ def variants(base, width, depths):
         "depth 1, all of these": together,
         f"depth {depths[-1]}, all of these": {**together, "depth": depths[-1]},
     }
+    rows = {}
+    for name, change in changes.items():
+        rows[name] = base.copy_and_resolve_references()
+        rows[name].update_from_flattened_dict({"depth": 1, **change})
+    return rows
+
+
+def on_strong_features(base):
+    """Returns row -> settings, for the features of a pretrained network."""
+    changes = {f"DLSA, depth {depth}": {"depth": depth} for depth in (1, 2, 3)}
+    changes["depth 1, share out of fold"] = {"share_at": "out_of_fold"}
+    changes["depth 1, last on everything"] = {"last": "everything"}
     rows = {}
     for name, change in changes.items():
         rows[name] = base.copy_and_resolve_references()
@@ -209,20 +221,22 @@ def features(options):
     from lt_jax import data
     from lt_jax import main as program
 
-    words = [f"--config={options.config}", f"--workdir={options.workdir}", "--config.stages=('pretrain', 'features')"]
+    stages_run = "('features',)" if "weights=" in options.config else "('pretrain', 'features')"
+    words = [f"--config={options.config}", f"--workdir={options.workdir}", f"--config.stages={stages_run}"]
     if status := program.main(["lt_jax", *words]):
         return status
     config = ml_collections.ConfigDict(json.loads((options.workdir / "config.json").read_text()))
+    is_frozen = features_lib.is_frozen(config)
     dataset = data.load(config.data)
     folder = epath.Path(options.workdir)
     (train, labels), (test, test_labels) = features_lib.read(folder, "train"), features_lib.read(folder, "test")
-    dlsa = settings(100, 1)
+    dlsa = config.dlsa if is_frozen else settings(100, 1)
     config = ml_collections.ConfigDict({"seed": config.seed, "dlsa": dlsa})
     logits = stages.baselines(config, train, labels, test, dataset.num_classes)
     taken = {}
-    for name, row in variants(dlsa, train.shape[1], (1, 2, 3)).items():
+    rows = on_strong_features(dlsa) if is_frozen else variants(dlsa, train.shape[1], (1, 2, 3))
+    for name, row in rows.items():
         logits[name], taken[name] = divided(0, train, labels, test, test_labels, dataset.groups, row)
-    dlsa.depth = 3
     measured = {name: metrics.measures(test_labels, x, dataset.groups) for name, x in logits.items()}
     print(f"{dataset.name}, {train.shape[1]} features: test accuracy in per cent")
     for name, row in measured.items():
@@ -231,7 +245,12 @@ def features(options):
     accuracy = {name: {g: row[g] for g in GROUPS} for name, row in measured.items()}
     about = {"dataset": dataset.name, "index_digest": dataset.index_digest, "settings": dlsa.to_dict()}
     command = f"python benchmarks/dlsa.py features --config={options.config}"
-    keep.write({**about, "accuracy": accuracy, "few_taken": taken}, f"dlsa_{dataset.name}.json", command)
+    kind = "_frozen" if is_frozen else ""
+    if is_frozen:
+        fitted = filters.fit_flow_filter(jax.random.key(0), train, labels, dlsa.filter)
+        about["separability"] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, dlsa.share)
+        print(separate.table({dataset.name: about["separability"]}))
+    keep.write({**about, "accuracy": accuracy, "few_taken": taken}, f"dlsa_{dataset.name}{kind}.json", command)
     return 0
 
 

@@ -42,7 +42,7 @@ def pretrained(name, tokens, largest, side, many=100, few=20):
     config = common.base()
     config.data = common.data(name, largest, tokens.imbalance_factor, many, few)
     config.data.image_size = side
-    common.on_features(config, tokens.weights)
+    common.on_features(config, tokens.weights, clusters=100)
     config.report.title = f"{name.upper()}-LT, imbalance factor {tokens.imbalance_factor:g}"
     if tokens.smoke:
         config.data.update(largest=max(largest // 50, math.ceil(tokens.imbalance_factor)), image_size=32)

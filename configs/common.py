@@ -207,6 +207,7 @@ def baseline(training, augmentation, contrastive_augment=None):
     """A classifier trained on all images, by a loss and, where it is named, a contrastive objective beside it."""
     config = training
     config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
+    config.trainable = "all"  # or "last_block" and the head, or "head", of a pretrained encoder
     config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"; or "unit_kernel", for BCE3S
     config.reweight = ""  # or "effective_number": weights of the classes, in any loss
     config.reweight_from = 0.0  # share of the epochs before the weights; .8 is deferred re-weighting (DRW)
@@ -244,14 +245,67 @@ def retrain(training, augment, k, redraw_every, head_epochs=5.0):
     return config
 
 
-def on_features(config, weights, network="", batch_size=64):
+def dlsa(clusters, depth):
+    """The knobs of DLSA; docs/dlsa.md says which values give the released form."""
+    config = ml_collections.ConfigDict()
+    config.depth = depth  # times that the items are divided
+    config.share = 0.3  # of the items left, those of the highest likelihood, that a depth classifies
+    config.min_items = 200  # a depth that is left with fewer training items ends the recursion
+    config.threshold = "interpolated"  # quantile of the likelihood; or "order_statistic", as released
+    config.share_at = "fitted"  # likelihoods that decide who is taken; or "out_of_fold", where the tail is memorised
+    config.folds = 5  # of share_at="out_of_fold": as many more flows at each depth; 2 is cheaper and less exact
+    config.last = "left"  # items that the last classifier is trained on; or "everything"
+    config.rest_counts = "all"  # class counts in the last classifier's balanced softmax: of "all" items or those "left"
+    config.compare_with = ()  # other work directories whose features --stage=separability ranks as well
+
+    config.filter = fit = ml_collections.ConfigDict()
+    fit.standardise = "coordinates"  # or "none", as released; centred items of length 1, "unit", or sqrt(D), "sphere"
+    fit.components = 0  # principal components that the flow sees, each of variance 1; 0 = all coordinates
+    fit.noise = 0.0  # standard deviation of Gaussian noise added to the scaled features in training
+    fit.weight_decay = 0.0  # of the flow's matrices
+    fit.clusters = clusters  # K equal Gaussians of the base density
+    fit.blocks = 2  # of MADE and BatchNorm
+    fit.centre_deviation = 0.05  # of the fixed random centres
+    fit.epochs = 50  # passes of as many pairs as there are items
+    fit.batch_size = 1024  # pairs
+    fit.learning_rate = 0.2  # SGD without momentum
+    fit.likelihood_weight = 2.0  # of the class-weighted negative log-likelihood
+    fit.balance_weight = 1.0  # of log K minus the entropy of the mean posterior
+    fit.purity_weight = 0.02  # of what pulls two classes into different clusters
+    fit.class_weight_power = 2.0  # q: an item weighs (N_max / N_y)^q
+    fit.min_purity = 0.7  # the epoch kept is the one with the most clusters purer than this ...
+    fit.min_size = 10  # ... and with more training items than this ...
+    fit.max_size = 5000  # ... whose largest cluster has fewer than this
+
+    config.classifier = head = ml_collections.ConfigDict()
+    head.standardise = "coordinates"  # or another of filter.standardise
+    head.kind = "linear"  # or "cosine" with a learnt scale, or "cosine_released": 16 x/(1+|x|) . w/|w|
+    head.hidden = 0  # units of a ReLU layer before the linear or cosine one; 0 = none; of the baselines, too
+    head.start = "random"  # or "backbone": from the encoder's linear head; then learning_rate = 1e-4, as released
+    head.loss = "balanced_softmax"  # or "cross_entropy"
+    head.label_smoothing = 0.0  # weight of the loss that the label leaves to the other classes
+    head.unseen = "never"  # a class without training items is no answer; or "possible", as released
+    head.sampling = "instance"  # or "class_aware" with replacement, or "class_cycles", as released
+    head.learning_rate = 0.01  # SGD
+    head.momentum = 0.9  # of SGD; released: 0
+    head.weight_decay = 5e-4  # of all weights; released: 0
+    head.epochs = 150  # passes over the items that it is trained on
+    head.batch_size = 128  # items
+    return config
+
+
+def on_features(config, weights, network="", batch_size=64, clusters=20):
     """Changes a config to heads on the features of a frozen encoder, one of which is selected by cross-validation.
+
+    The token `method=dlsa` takes DLSA in place of the heads. Its flow sees the first principal components: the features
+    of strong encoders have more coordinates than a few hundred images can tell the density of.
 
     Args:
       config: with the block data.
       weights: for `encoder.weights`.
       network: its name; "" = the one that the weights are of.
       batch_size: images in one forward pass.
+      clusters: of DLSA.
     """
     config.method = ""
     config.stages = ("features", "heads", "evaluate", "report")
@@ -259,13 +313,25 @@ def on_features(config, weights, network="", batch_size=64):
     config.encoder = encoder(network, width=64, stem="imagenet")
     config.encoder.weights = weights
     config.evaluate.batch_size = batch_size
+    config.dlsa = dlsa(clusters, depth=1)
+    config.dlsa.min_items = 60
+    config.dlsa.filter.update(standardise="sphere", components=32, batch_size=256, learning_rate=0.02, min_size=3)
+    config.dlsa.classifier.standardise = "sphere"
+    return config
+
+
+def finetune(config):
+    """Changes a config of heads on the features of an encoder to one that trains the last block of that encoder too."""
+    mild = augment(crop_scale=0.5, strength=0.0, grey=0.0, blur=False)
+    config.baseline = baseline(training(10, 64, base_learning_rate=1e-3, warmup_epochs=1), mild)
+    config.baseline.update(trainable="last_block", loss="logit_adjustment")
+    config.stages = ("baseline", "heads", "evaluate", "report")
+    config.heads = tuple(name for name in HEADS if name != "logit_adjustment")
     return config
 
 
 def every_key():
     """A config with every key there is, to check other configs against; only the types of its values matter."""
-    from configs import dlsa_digits
-
     config = base()
     config.data = data("digits", largest=1, imbalance_factor=1)
     config.encoder = encoder("resnet18", width=64)
@@ -274,7 +340,7 @@ def every_key():
     config.baseline = baseline(training(1, 1, 1.0, 1), augment())
     config.probe = probe(training(1, 1, 1.0, 1), augment(), per_class=1)
     config.retrain = retrain(training(1, 1, 1.0, 1), augment(), k=1, redraw_every=1)
-    config.dlsa = dlsa_digits.settings(clusters=1, depth=1)
+    config.dlsa = dlsa(clusters=1, depth=1)
     return config
 
 

@@ -7,7 +7,7 @@ the encoder is pretrained first. Hardware: minutes on two CPU cores once the enc
 are ours: the released settings are for a hundred thousand images of a thousand classes.
 """
 
-from configs import cifar100_lt, dlsa_digits
+from configs import cifar100_lt, common
 
 
 def get_config(arg=""):
@@ -16,7 +16,7 @@ def get_config(arg=""):
         del config[name]
     config.method = "dlsa"
     config.stages = ("pretrain", "features", "dlsa", "separability", "evaluate", "report")
-    config.dlsa = dlsa_digits.settings(clusters=100, depth=3)
+    config.dlsa = common.dlsa(clusters=100, depth=3)
     config.dlsa.filter.update(batch_size=256, learning_rate=0.05)
     config.report.title = f"DLSA on {config.report.title}"
     if "smoke" in (arg or "").split(","):

@@ -13,7 +13,7 @@ settings are as released too. Without a preset, clusters and loss weights are th
 
 import difflib
 
-from configs import common, dlsa_digits
+from configs import common
 
 PRESETS = {
     "imagenet_lt": {
@@ -38,7 +38,7 @@ def get_config(arg=""):
     config.data.profile = "all"
     config.method = "dlsa"
     config.stages = ("features", "dlsa", "separability", "evaluate", "report")
-    config.dlsa = released(tokens.preset) if tokens.preset else dlsa_digits.settings(clusters=500, depth=3)
+    config.dlsa = released(tokens.preset) if tokens.preset else common.dlsa(clusters=500, depth=3)
     config.report.title = "DLSA on features"
     if tokens.smoke:
         config.dlsa.filter.update(clusters=10, epochs=2, batch_size=64, learning_rate=0.02, min_size=3)
@@ -58,7 +58,7 @@ def released(preset):
         hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(PRESETS)}"
         raise ValueError(f"config argument preset={preset} is unknown: {hint}")
     values = dict(PRESETS[preset])
-    config = dlsa_digits.settings(clusters=500, depth=values.pop("depth"))
+    config = common.dlsa(clusters=500, depth=values.pop("depth"))
     config.threshold = "order_statistic"
     config.filter.update(standardise="none", learning_rate=0.2, **values)
     config.classifier.update(

@@ -4,12 +4,15 @@
     python -m lt_jax.main --config=configs/folder.py --workdir=runs/mine --config.data.dir=DIR
     python -m lt_jax.main --config=configs/folder.py --stage=show_data --config.data.dir=DIR   # look before you train
     python -m lt_jax.main --config=configs/folder.py:weights=FILE --config.data.dir=DIR        # another network
+    python -m lt_jax.main --config=configs/folder.py:finetune --config.data.dir=DIR            # and its last block
+    python -m lt_jax.main --config=configs/folder.py:method=dlsa --config.data.dir=DIR         # DLSA on its features
     python -m lt_jax.main --config=configs/folder.py:scratch --config.data.dir=DIR             # BNS + IP-DPP on a GPU
     python -m lt_jax.main --config=configs/folder.py:cpu --config.data.dir=DIR   # the same at 32 pixels, without a GPU
     python -m lt_jax.main --config=configs/folder.py:smoke                       # `scratch` on a generated tree
 
 Without a token, or with `weights=FILE` or `weights=NAME`: features of all images by a pretrained network, which is not
 trained; every head on them; one head selected by cross-validation on the training images; table, page, predictions.
+`finetune` also trains the last block of the network, with a loss adjusted by the class sizes.
 The name of the network follows from the weights; where it does not, `encoder=NAME` says it. docs/encoders.md has the
 files that can be given. Every other token belongs to the recipe from scratch and implies `scratch`: `k=20`,
 `epochs=50`, `encoder=NAME` without weights, `cpu`, `smoke`. `smoke,weights=FILE` is the short form with weights.
@@ -39,11 +42,15 @@ _OF_SCRATCH = ("cpu", "k", "epochs", "batch_size")
 
 
 def get_config(arg=""):
-    tokens = common.parse(arg, weights="", encoder="", scratch=False, cpu=False, k=0, epochs=0.0, batch_size=0)
+    tokens = common.parse(
+        arg, weights="", finetune=False, encoder="", scratch=False, cpu=False, k=0, epochs=0.0, batch_size=0
+    )
     named = [name for name in ("scratch", *_OF_SCRATCH) if tokens[name]]
     if tokens.weights and named:
         raise ValueError(f"config argument {named[0]}: expected without weights=, which trains no network")
-    if tokens.weights or not (named or tokens.encoder or tokens.smoke):
+    if tokens.finetune and named:
+        raise ValueError(f"config argument {named[0]}: expected without finetune, which starts from weights")
+    if tokens.weights or tokens.finetune or not (named or tokens.encoder or tokens.smoke):
         return pretrained(tokens)
     words = [f"{name}={tokens[name]}" for name in ("encoder", "k", "epochs", "batch_size") if tokens[name]]
     words += [name for name in ("cpu", "smoke") if tokens[name]]
@@ -57,6 +64,8 @@ def pretrained(tokens):
     config.data.profile = "all"
     common.on_features(config, tokens.weights or WEIGHTS, tokens.encoder)
     config.report.title = "Own images"
+    if tokens.finetune:
+        common.finetune(config)
     if tokens.smoke:
         config.data.update(generated=6, image_size=32, workers=1)
         config.evaluate.batch_size = 32

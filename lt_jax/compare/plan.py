@@ -53,7 +53,7 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
       BadInput: an unknown name, or a recipe that needs blocks which the config lacks.
     """
     if stage_heads.is_alone(config):
-        return _heads_of(text)
+        return _of_frozen(text, config)
     chosen: list[str] = []
     for word in filter(None, text.split(",")):
         if word == "all":
@@ -69,9 +69,14 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
     return [name for name in methods.RECIPES if name in chosen]
 
 
-def _heads_of(text: str) -> list[str]:
+def _of_frozen(text: str, config: ml_collections.ConfigDict) -> list[str]:
+    """The heads that `--methods` names, and after them the recipes that train no network either."""
     words = [word for word in text.split(",") if word]
+    recipes = [word for word in dict.fromkeys(words) if word in methods.RECIPES and _fits(word, config)]
+    recipes = [word for word in recipes if word not in methods.HEADS]
     for word in words:
+        if word in recipes:
+            continue
         if word not in ("all", "heads") and word in methods.RECIPES and word not in methods.HEADS:
             raise errors.BadInput(
                 f"--methods: {word} trains a network, and this config trains none, only heads; "
@@ -81,7 +86,7 @@ def _heads_of(text: str) -> list[str]:
             methods.entry("HEADS", word, "--methods")
     if not words:
         raise errors.BadInput(f"--methods: expected some of {', '.join(methods.HEADS)}, all")
-    return [name for name in methods.HEADS if name in words or {"all", "heads"} & set(words)]
+    return [name for name in methods.HEADS if name in words or {"all", "heads"} & set(words)] + recipes
 
 
 def _fits(name: str, config: ml_collections.ConfigDict) -> bool:
@@ -102,7 +107,7 @@ def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, fold
       folds: of cross-validation; each method is trained once on all images and once without each fold.
     """
     if stage_heads.is_alone(config):
-        return _jobs_of_heads(config, names, seeds)
+        return _jobs_of_frozen(config, names, seeds)
     planned: dict[str, Job] = {}
     heads = tuple(name for name in names if name in methods.HEADS)  # one baseline serves them all
     for seed in seeds:
@@ -117,20 +122,36 @@ def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, fold
     return list(planned.values())
 
 
-def _jobs_of_heads(config: ml_collections.ConfigDict, names: list[str], seeds: range) -> list[Job]:
-    """One run for the features, and one of all heads for each seed; a run of heads cross-validates them itself."""
+def _jobs_of_frozen(config: ml_collections.ConfigDict, names: list[str], seeds: range) -> list[Job]:
+    """One run for the features; for each seed one of all heads, which cross-validates them itself, and one a recipe."""
     extraction = copy.deepcopy(config)
     extraction.stages = ("features",)
     before = Job(_folder("features", extraction, config.seed, None), extraction, None, ())
-    texts = {methods.name_of("HEADS", text): text for text in config.heads}
+    heads = tuple(name for name in names if name in methods.HEADS)
     planned = [before]
     for seed in seeds:
-        settings = copy.deepcopy(config)
-        settings.seed = seed
-        settings.heads = tuple(texts.get(name, name) for name in names)
-        settings.stages = tuple(stage for stage in settings.stages if stage != "report")
-        planned.append(Job(_folder("heads", settings, seed, None), settings, before, tuple(names)))
-    return planned
+        if heads:
+            settings = _of_seed(config, seed)
+            texts = {methods.name_of("HEADS", text): text for text in config.heads}
+            settings.heads = tuple(texts.get(name, name) for name in heads)
+            planned.append(Job(_folder("heads", settings, seed, None), settings, before, heads))
+        for name in names:
+            if name not in heads:
+                settings = _of_seed(config, seed)
+                config_lib.apply_recipe(settings, name)
+                planned.append(Job(_folder(name, settings, seed, None), settings, before, (name,)))
+    return [dataclasses.replace(job, config=_without_report(job.config)) for job in planned]
+
+
+def _of_seed(config: ml_collections.ConfigDict, seed: int) -> ml_collections.ConfigDict:
+    settings = copy.deepcopy(config)
+    settings.seed = seed
+    return settings
+
+
+def _without_report(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    config.stages = tuple(stage for stage in config.stages if stage != "report")
+    return config
 
 
 def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads: tuple[str, ...]) -> Job:

@@ -3,7 +3,7 @@
     model = dlsa.fit(key, features, labels, config)
     labels, depth, log_likelihood = dlsa.predict(model, features)
 
-`config` is the `dlsa` block of configs/dlsa_digits.py.
+`config` is what `configs.common.dlsa` returns.
 """
 
 from lt_jax.dlsa.divide import Depth, Model, fit, predict, scores

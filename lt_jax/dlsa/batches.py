@@ -87,3 +87,24 @@ def moments(features: np.ndarray, positions: np.ndarray, size: int = 4096) -> tu
     mean = total / len(positions)
     deviation = np.sqrt(np.maximum(squares / len(positions) - mean**2, 0.0))
     return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(deviation > 1e-6, deviation, 1.0), jnp.float32)
+
+
+def covariance(
+    transform: Callable[..., np.ndarray], features: np.ndarray, positions: np.ndarray, size: int = 4096
+) -> np.ndarray:
+    """Covariance (D, D) of the transformed features at `positions`, summed in float64.
+
+    Args:
+      transform: (b, D) float32 -> (b, D).
+      features: (N, D).
+      positions: (n,).
+      size: rows transformed at a time.
+    """
+    total: Any = 0.0
+    products: Any = 0.0
+    for start in range(0, len(positions), size):
+        piece = np.asarray(transform(np.asarray(features[positions[start : start + size]], np.float32)), np.float64)
+        total = total + piece.sum(axis=0)
+        products = products + piece.T @ piece
+    mean = total / len(positions)
+    return products / len(positions) - np.outer(mean, mean)

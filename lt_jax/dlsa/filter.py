@@ -22,21 +22,24 @@ _TOLERATED_LOSS = 10.0  # nats per coordinate that a flow may lose against the u
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["flow", "mean", "deviation", "counts", "unit"], meta_fields=[]
+    jax.tree_util.register_dataclass,
+    data_fields=["flow", "mean", "deviation", "counts", "unit", "components"],
+    meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class FlowFilter:
-    """A fitted flow on scaled features, and the number of training items by cluster and class."""
+    """A fitted flow on scaled features or their components, and the number of training items by cluster and class."""
 
     flow: flows.Flow
     mean: jax.Array  # (D,)
     deviation: jax.Array  # (D,)
     counts: jax.Array  # (K, C)
     unit: jax.Array | None = None
+    components: jax.Array | None = None  # (D, number of components); None where the flow sees all coordinates
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Log-likelihood (B,) in nats of the scaled features, and cluster (B,), of x (B, D)."""
-        x = scaling.apply(x, self.mean, self.deviation, self.unit)
+        """Log-likelihood (B,) in nats of what the flow sees, and cluster (B,), of x (B, D)."""
+        x = scaling.apply(x, self.mean, self.deviation, self.unit, self.components)
         z, log_det = self.flow.forward(x)
         logits = flows.cluster_logits(z, self.flow.centres)
         return flows.base_log_prob(logits, z) + log_det, logits.argmax(axis=1)
@@ -171,15 +174,18 @@ def _epochs(
         raise errors.BadInput("labels: a flow filter needs items of at least two classes")
     scaled = scaling.fit(features, positions, config.get("standardise", "coordinates"), "filter.standardise")
     k_init, k_pairs, k_noise = jax.random.split(key, 3)
-    flow = flows.create(k_init, features.shape[1], config.clusters, config.blocks, config.centre_deviation)
+    number = config.get("components", 0)
+    components = scaling.principal(features, positions, scaled, number, "filter.components") if number else None
+    width = number or features.shape[1]
+    flow = flows.create(k_init, width, config.clusters, config.blocks, config.centre_deviation)
     class_weights = objective.class_weights(np.bincount(mine), config.class_weight_power)
-    constants = {"centres": flow.centres, "scaling": scaled, "weights": class_weights}
+    constants = {"centres": flow.centres, "scaling": (*scaled, components), "weights": class_weights}
     rng = batches.generator(k_pairs)
     scan = batches.compiled_scan(objective.step, objective.static(config))
 
     def filter_of(params, stats):
         mean, deviation, unit = scaled
-        return FlowFilter(flows.Flow(params, stats, flow.centres), mean, deviation, jnp.zeros(()), unit)
+        return FlowFilter(flows.Flow(params, stats, flow.centres), mean, deviation, jnp.zeros(()), unit, components)
 
     start = filter_of(flow.params, flow.stats)
     reference = float(np.median(batches.over_all(score_all, start, features, positions)[0]))
@@ -189,7 +195,7 @@ def _epochs(
         carry = batches.run(scan, carry, constants, _rows(features, labels, positions), drawn)
         now = filter_of(carry["params"], carry["stats"])
         likelihood, clusters = batches.over_all(score_all, now, features, positions)
-        check_converges(epoch, carry, likelihood, reference, config, features.shape[1])
+        check_converges(epoch, carry, likelihood, reference, config, width)
         reference = reference if np.isfinite(reference) else float(np.median(likelihood))
         yield now, clusters
 

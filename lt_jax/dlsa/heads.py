@@ -74,7 +74,7 @@ def start_from(
     if unit is not None:
         raise errors.BadInput(
             "config.dlsa.classifier.standardise: expected coordinates or none with a classifier that starts from a "
-            "head, found 'unit'"
+            "head, found a form that changes the length of items"
         )
     if jnp.shape(head["kernel"]) != shape or jnp.shape(head["bias"]) != shape[1:]:
         raise errors.BadInput(

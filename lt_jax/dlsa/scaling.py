@@ -2,10 +2,11 @@
 
     coordinates   each coordinate minus its mean, over its standard deviation (the default)
     none          unchanged, as in the released code
-    unit          minus the mean of all rows, then each row divided by its length
+    unit          minus the mean of all rows, then each row scaled to length 1
+    sphere        the same, to length sqrt(D): learning rates that suit `coordinates` suit it too
 
-A scaling is three arrays: `mean` (D,), `deviation` (D,) and `unit`. `unit` is an array if rows are scaled to unit
-length, else None; only its presence matters. It is stored with a model like the other leaves.
+A scaling is three arrays: `mean` (D,), `deviation` (D,) and `unit`, the length () of the scaled rows, or None where
+their length is not changed.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from lt_jax.core import errors
 from lt_jax.dlsa import batches
 
-FORMS = ("coordinates", "none", "unit")
+FORMS = ("coordinates", "none", "unit", "sphere")
 
 Scaling = tuple[jax.Array, jax.Array, jax.Array | None]
 
@@ -37,14 +38,42 @@ def fit(features: np.ndarray, positions: np.ndarray, form: str, key: str) -> Sca
     if form == "none":
         return jnp.zeros(width), jnp.ones(width), None
     mean, deviation = batches.moments(features, positions)
-    return (mean, deviation, None) if form == "coordinates" else (mean, jnp.ones(width), jnp.ones(()))
+    if form == "coordinates":
+        return mean, deviation, None
+    return mean, jnp.ones(width), jnp.asarray(1.0 if form == "unit" else width**0.5)
 
 
-def apply(x: jax.Array, mean: jax.Array, deviation: jax.Array, unit: jax.Array | None) -> jax.Array:
-    """The scaled x (..., D)."""
+def apply(
+    x: jax.Array, mean: jax.Array, deviation: jax.Array, unit: jax.Array | None, components: jax.Array | None = None
+) -> jax.Array:
+    """The scaled x (..., D), or its components (..., number) where the matrix (D, number) of `principal` is given."""
     leading = tuple(range(x.ndim - 1))
     x = (x - jnp.expand_dims(mean, leading)) / jnp.expand_dims(deviation, leading)
-    return x if unit is None else x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    x = x if unit is None else x * unit / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    return x if components is None else jnp.dot(x, components, precision=jax.lax.Precision.HIGHEST)
+
+
+def principal(features: np.ndarray, positions: np.ndarray, scaled: Scaling, components: int, key: str) -> jax.Array:
+    """(D, components) matrix from scaled features to their first principal components, each of variance 1.
+
+    Args:
+      features: (N, D); positions: (n,) of the items whose components they are.
+      scaled: the scaling of the features.
+      components: number of components, from the one of the largest variance on.
+      key: dotted name of the setting of `components`, for the error message.
+
+    Raises:
+      BadInput: the scaled features have fewer dimensions.
+    """
+    covariance = batches.covariance(lambda x: np.asarray(apply(x, *scaled)), features, positions)
+    variances, directions = np.linalg.eigh(covariance)
+    variances, directions = variances[::-1], directions[:, ::-1]
+    dimensions = int((variances > 1e-7 * variances[0]).sum())
+    if components > dimensions:
+        raise errors.BadInput(
+            f"config.dlsa.{key}: expected at most the dimensions of the features, {dimensions}, found {components}"
+        )
+    return jnp.asarray(directions[:, :components] / np.sqrt(variances[:components]), jnp.float32)
 
 
 def of_raw(head: dict[str, Any], mean: jax.Array, deviation: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,8 +21,9 @@ _CHOICES = {
     "classifier.unseen": classifiers.UNSEEN,
 }
 _WHOLE_AT_LEAST = {
-    "depth": 1, "folds": 2, "min_items": 0, "filter.clusters": 1, "filter.blocks": 1, "filter.epochs": 1,
-    "filter.batch_size": 2, "classifier.epochs": 1, "classifier.batch_size": 1, "classifier.hidden": 0,
+    "depth": 1, "folds": 2, "min_items": 0, "filter.components": 0, "filter.clusters": 1, "filter.blocks": 1,
+    "filter.epochs": 1, "filter.batch_size": 2, "classifier.epochs": 1, "classifier.batch_size": 1,
+    "classifier.hidden": 0,
 }  # fmt: skip
 _FROM_ZERO = (
     "filter.centre_deviation", "filter.learning_rate", "filter.likelihood_weight", "filter.balance_weight",
@@ -49,9 +50,11 @@ def check(config: Any) -> None:
             f"config.dlsa.classifier.hidden: expected 0 with start='backbone', found {head.hidden}: "
             "a linear head has no hidden units"
         )
-    if head.get("start", "random") == "backbone" and head.get("standardise", "coordinates") == "unit":
+    standardise = head.get("standardise", "coordinates")
+    if head.get("start", "random") == "backbone" and standardise in ("unit", "sphere"):
         raise errors.BadInput(
-            "config.dlsa.classifier.standardise: expected coordinates or none with start='backbone', found 'unit'"
+            "config.dlsa.classifier.standardise: expected coordinates or none with start='backbone', "
+            f"found {standardise!r}"
         )
 
 

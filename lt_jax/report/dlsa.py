@@ -34,6 +34,10 @@ def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]
             text,
             {"": separability(divided["separability"])},
         )
+    flows = {}
+    if any("clusters" in row for row in divided["depths"]):
+        text = "Training images in each cluster, and the share of its most frequent class."
+        flows["dlsa_clusters"] = ("Clusters of the flow", text, {"": clusters(divided)})
     names = {name: divided["methods"][name]["title"] for name in ("balanced_softmax", "dlsa")}
     return {
         "dlsa_depths": (
@@ -46,11 +50,7 @@ def plan(divided: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Figure]
             "Of the test images that the depth classifies, by group.",
             {"": depth_accuracy(divided)},
         ),
-        "dlsa_clusters": (
-            "Clusters of the flow",
-            "Training images in each cluster, and the share of its most frequent class.",
-            {"": clusters(divided)},
-        ),
+        **flows,
         "dlsa_confusion": (
             "Head taken for tail, and tail for head",
             "Share of each group's test images, in per cent, predicted as a class of each group.",

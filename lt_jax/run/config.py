@@ -55,6 +55,7 @@ CHOICES = {
     "encoder.init": ("he", "torch"),
     "encoder.resample": ("", "bilinear", "bicubic"),
     "pretrain.negatives": ("sampled", "expected"),
+    "baseline.trainable": ("all", "last_block", "head"),
     "baseline.head": ("linear", "cosine", "unit_kernel"),
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),
@@ -158,14 +159,17 @@ def apply_recipe(config: ml_collections.ConfigDict, name: str) -> None:
     from lt_jax import methods  # here, so that configs without a recipe do not wait for JAX
 
     recipe = methods.entry("RECIPES", name, "config argument method")
-    needed = [stage for stage in ("pretrain", "probe", "baseline", "retrain", "dlsa") if stage in recipe.stages]
+    stages = recipe.stages
+    if "pretrain" not in config and "features" in config.stages:  # a frozen encoder takes the place of pretraining
+        stages = tuple(stage for stage in stages if stage != "pretrain" or "features" not in stages)
+    needed = [stage for stage in ("pretrain", "probe", "baseline", "retrain", "dlsa") if stage in stages]
     missing = next((block for block in needed if block not in config), None)
     if missing is not None:
         hint = (
             "; it trains no network, only heads: a token such as scratch may change that" if not config.method else ""
         )
         raise errors.BadInput(f"config argument method={name}: this config has no block config.{missing}{hint}")
-    config.update_from_flattened_dict({"method": name, "stages": recipe.stages, **recipe.overrides})
+    config.update_from_flattened_dict({"method": name, "stages": stages, **recipe.overrides})
 
 
 def _check_key(config: Any, dotted: str) -> None:
@@ -311,6 +315,7 @@ def _check_accumulation(config: Any) -> None:
 # What trains the baseline in a way of its own -> other settings that must then have these values.
 _ALONE: dict[str, dict[str, Any]] = {
     "contrastive": {"accumulate": 1, "experts": 1},
+    "trainable": {"head": "linear", "experts": 1, "contrastive": "", "consistency": 0.0, "tripartite": 0.0},
     "consistency": {
         "loss": "cross_entropy", "accumulate": 1, "experts": 1, "contrastive": "", "reweight": "", "augment.mix": "",
         "tripartite": 0.0,
@@ -322,8 +327,14 @@ _ALONE: dict[str, dict[str, Any]] = {
 
 
 def _check_baseline(config: Any) -> None:
+    if get(config, "baseline.trainable") not in (None, "all") and not config.encoder.weights:
+        raise errors.BadInput(
+            f"config.baseline.trainable: expected 'all' without config.encoder.weights, found "
+            f"{config.baseline.trainable!r}: the frozen part would stay random"
+        )
     for cause, needed in _ALONE.items():
-        for key, expected in needed.items() if get(config, f"baseline.{cause}") else ():
+        value = get(config, f"baseline.{cause}")
+        for key, expected in needed.items() if value and value != "all" else ():
             value = get(config, f"baseline.{key}")
             if value != expected:
                 raise errors.BadInput(
@@ -350,8 +361,8 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
 def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
     """Dotted key -> value of everything that `stage` is computed from.
 
-    Settings of experts, of a contrastive objective beside the baseline's loss, of enlarging and of flips count only
-    where there are any.
+    Settings of experts, of a contrastive objective beside the baseline's loss, of enlarging, of flips and of DLSA count
+    only where there are any.
     """
     tree = resolved(config)
     flat = {}
@@ -364,6 +375,10 @@ def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str)
         paths -= {("encoder", "input_size"), ("encoder", "resample")}
     if not tree.get("encoder", {}).get("flips"):
         paths -= {("encoder", "flips")}
+    if "dlsa" in tree and not tree["dlsa"]["filter"].get("components"):
+        paths -= {("dlsa", "filter", "components")}
+    if stage in ("evaluate", "report") and "dlsa" not in tree["stages"]:
+        paths -= {path for path in paths if path[0] == "dlsa"}
     return {".".join(path): value for path, value in flat.items() if path in paths}
 
 
@@ -374,6 +389,8 @@ def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
         return False
     if key in ("consistency", "tripartite"):
         return not baseline[key]
+    if key == "trainable":
+        return baseline[key] == "all"
     return key.startswith("contrastive") and not baseline.get("contrastive")
 
 

@@ -167,7 +167,8 @@ def _filter(leaves: dict[str, Any]) -> filters.FlowFilter:
     flow = leaves["flow"]
     params = tuple({"made": _listed(block["made"]), "norm": block["norm"]} for block in _listed(flow["params"]))
     made = flows.Flow(params, tuple(_listed(flow["stats"])), flow["centres"])
-    return filters.FlowFilter(made, leaves["mean"], leaves["deviation"], leaves["counts"], leaves.get("unit"))
+    optional = (leaves.get(name) for name in ("unit", "components"))
+    return filters.FlowFilter(made, leaves["mean"], leaves["deviation"], leaves["counts"], *optional)
 
 
 def _listed(numbered: dict[str, Any]) -> list[Any]:

@@ -241,12 +241,48 @@ def test_weight_decay_applies_only_to_matrices():
 
 
 def test_scaling_by_hand():
-    """Two items (3, 0) and (-1, 0): standardised, unchanged, and centred with length 1."""
+    """Two items (3, 0) and (-1, 0): standardised, unchanged, and centred with length 1 or the root of 2."""
     features, x = np.array([[3.0, 0.0], [-1.0, 0.0]], np.float32), jnp.array([[4.0, 4.0]])
     expected = {"coordinates": [[1.5, 4.0]], "none": [[4.0, 4.0]], "unit": [[0.6, 0.8]]}
+    expected["sphere"] = [[0.6 * 2**0.5, 0.8 * 2**0.5]]
     for form, row in expected.items():
         scaled = scaling.fit(features, np.arange(2), form, "filter.standardise")
         np.testing.assert_allclose(scaling.apply(x, *scaled), row, rtol=1e-6)
+
+
+def test_components_by_hand():
+    """Items on two axes at 45 degrees, of variances 8 and 2: the components are coordinates on them, of variance 1."""
+    along = np.array([[4.0, 0.0], [-4.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    axes = np.array([[1.0, 1.0], [-1.0, 1.0]]) / 2**0.5
+    features = (along @ axes + [3.0, 5.0]).astype(np.float32)
+    scaled = (jnp.array([3.0, 5.0]), jnp.ones(2), None)
+    matrix = scaling.principal(features, np.arange(4), scaled, 2, "filter.components")
+    coordinates = np.asarray(scaling.apply(jnp.asarray(features), *scaled, matrix))
+    np.testing.assert_allclose(np.abs(coordinates), np.abs(along) / np.sqrt([8.0, 2.0]), atol=1e-5)
+    first = scaling.principal(features, np.arange(4), scaled, 1, "filter.components")
+    np.testing.assert_allclose(first, matrix[:, :1])
+    flat = np.repeat(features[:, :1], 2, axis=1)
+    with pytest.raises(errors.BadInput, match="dimensions of the features, 1, found 2"):
+        scaling.principal(flat, np.arange(4), (flat.mean(axis=0), np.ones(2), None), 2, "filter.components")
+
+
+def test_a_flow_of_components_is_the_flow_of_projected_features(config, gaussians):
+    """Likelihoods of a flow that sees two components are those of a flow on these components."""
+    features, labels, test, _ = gaussians
+    with config.unlocked():
+        config.filter.update(components=2, epochs=2)
+    fitted = dlsa.fit_flow_filter(jax.random.key(0), features, labels, config.filter)
+    assert fitted.components.shape == (4, 2) and fitted.flow.centres.shape[1] == 2
+    deviation = features.std(axis=0)
+    centred, of_test = ((x - features.mean(axis=0)) / deviation for x in (features, test))
+    projected = centred @ np.asarray(fitted.components)
+    np.testing.assert_allclose(np.cov(projected.T, bias=True), np.eye(2), atol=1e-4)
+    with config.unlocked():
+        config.filter.update(components=0, standardise="none")
+    on_projected = dlsa.fit_flow_filter(jax.random.key(0), projected, labels, config.filter)
+    np.testing.assert_allclose(
+        fitted(test)[0], on_projected(of_test @ np.asarray(fitted.components))[0], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_an_unknown_scaling_is_refused(config, gaussians):

@@ -124,7 +124,7 @@ def test_a_missing_key_equals_its_default_bit_for_bit(config, gaussians):
     jax.tree.map(np.testing.assert_array_equal, dlsa.scores(bare, test), dlsa.scores(explicit, test))
 
 
-@pytest.mark.parametrize("form", ["none", "unit"])
+@pytest.mark.parametrize("form", ["none", "unit", "sphere"])
 def test_unscaled_and_unit_length_features(config, gaussians, form):
     features, labels, test, _ = gaussians
     config.update(depth=1)
@@ -137,7 +137,7 @@ def test_unscaled_and_unit_length_features(config, gaussians, form):
         assert not np.asarray(part.mean).any() and (np.asarray(part.deviation) == 1).all()
     else:
         x = test - features.mean(axis=0)
-        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        x = x / np.linalg.norm(x, axis=1, keepdims=True) * (2.0 if form == "sphere" else 1.0)
     np.testing.assert_allclose(part(test)[0], part.flow.log_prob(x), rtol=1e-4, atol=1e-4)
 
 
@@ -316,13 +316,13 @@ def test_a_saved_model_gives_the_same_scores(config, gaussians, tmp_path, option
         ("threshold", "median", "one of interpolated, order_statistic"),
         ("folds", 1, "a whole number, at least 2, found 1"),
         ("last", "all", "one of left, everything"),
-        ("filter.standardise", "rows", "one of coordinates, none, unit"),
+        ("filter.standardise", "rows", "one of coordinates, none, unit, sphere"),
         ("filter.noise", -0.1, "a number, at least 0, found -0.1"),
         ("filter.noise", float("nan"), "a number, at least 0, found nan"),
         ("filter.weight_decay", float("inf"), "a number, at least 0"),
         ("filter.epochs", 0, "a whole number, at least 1"),
         ("filter.learning_rate", float("nan"), "a number, at least 0"),
-        ("classifier.standardise", "rows", "one of coordinates, none, unit"),
+        ("classifier.standardise", "rows", "one of coordinates, none, unit, sphere"),
         ("classifier.start", "weights", "one of random, backbone"),
         ("classifier.unseen", "maybe", "one of never, possible"),
         ("classifier.label_smoothing", 1.0, "a number from 0 to below 1"),
