@@ -34,7 +34,7 @@ def main():
     dataset = experiment.dataset
     rows = {
         "raw pixels": pixels(config, dataset),
-        "random encoder": probe.plain(experiment, pretrain.random(experiment), write=False)["test"],
+        "random encoder": probe.plain(experiment, pretrain.first(experiment), write=False)["test"],
         "BNS encoder": probe.plain(experiment, experiment.encoder(), write=False)["test"],
     }
     print(f"{dataset.name}: plain linear probe, test accuracy in per cent")

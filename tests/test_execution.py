@@ -105,8 +105,8 @@ def train(network, trainable, dataset, workdir, together):
 def test_several_steps_in_one_program_train_as_one_by_one(dataset, tmp_path):
     """To rounding: inside a loop XLA fuses, and computes gradients of convolutions, in another way."""
     network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
-    one = train(network, "all", dataset, tmp_path / "one", 1)
-    several = train(network, "all", dataset, tmp_path / "several", 3)
+    one = train(network, state.ALL, dataset, tmp_path / "one", 1)
+    several = train(network, state.ALL, dataset, tmp_path / "several", 3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one[0], several[0])
     assert [line["step"] for line in one[1]] == [line["step"] for line in several[1]] == [1, 2, 3, 4]
     np.testing.assert_allclose(*([line["loss"] for line in lines] for _, lines in (one, several)), rtol=1e-6)

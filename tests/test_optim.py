@@ -98,7 +98,7 @@ def test_the_moving_average_has_weights_and_batch_statistics():
 def test_a_save_keeps_the_average_and_the_values_being_trained(tmp_path):
     optimizer = optax.sgd(1.0, momentum=0.9)
     variables = {"params": {"encoder": jnp.ones(2), "head": jnp.ones(3)}, "batch_stats": {"encoder": jnp.zeros(2)}}
-    fresh = state.create(variables, optimizer, trainable="head", ema_decay=0.9)
+    fresh = state.create(variables, optimizer, trainable=("head",), ema_decay=0.9)
     average = {"params": {"head": jnp.full(3, 5.0)}, "batch_stats": {"encoder": jnp.full(2, 6.0)}}
     saved = fresh.replace(average=average, params={"head": jnp.full(3, 7.0)}, step=jnp.array(4, jnp.int32))
     with checkpoint.Saver(epath.Path(tmp_path), keep=2) as saver:
@@ -107,6 +107,29 @@ def test_a_save_keeps_the_average_and_the_values_being_trained(tmp_path):
         restored, _ = saver.restore(fresh)
     jax.tree.map(np.testing.assert_array_equal, restored, saved)
     assert restored.ema_decay == 0.9
+
+
+def test_a_part_of_the_encoder_is_trained_and_restored(tmp_path):
+    encoder = {
+        "block1": {"kernel": jnp.ones(2)},
+        "block2": {"kernel": jnp.full(2, 2.0)},
+        "norm": {"scale": jnp.ones(1)},
+    }
+    variables = {"params": {"encoder": encoder, "head": {"bias": jnp.zeros(3)}}, "batch_stats": {}}
+    fresh = state.create(variables, optax.sgd(1.0, momentum=0.9), ("encoder/block2", "encoder/norm", "head"))
+    assert {name: sorted(part) for name, part in fresh.params.items()} == {
+        "encoder": ["block2", "norm"], "head": ["bias"],
+    }  # fmt: skip
+    assert sorted(fresh.frozen["encoder"]) == ["block1"] and "head" not in fresh.frozen
+    assert jax.tree.structure(fresh.variables()) == jax.tree.structure(variables)
+    moved = fresh.replace(params=jax.tree.map(lambda x: x + 1.0, fresh.params))
+    np.testing.assert_array_equal(moved.variables()["params"]["encoder"]["block1"]["kernel"], [1.0, 1.0])
+    np.testing.assert_array_equal(moved.variables()["params"]["encoder"]["block2"]["kernel"], [3.0, 3.0])
+    with checkpoint.Saver(epath.Path(tmp_path), keep=2) as saver:
+        saver.save(moved, {})
+        saver.wait()
+        restored, _ = saver.restore(fresh)
+    jax.tree.map(np.testing.assert_array_equal, restored, moved)
 
 
 def test_padded_crops_are_windows_of_the_padded_image():

@@ -54,7 +54,7 @@ def test_frozen_encoder_rests_and_the_head_learns(config, held):
     tx = optim.create(config.probe, 10, 383)
     network = models.classifier(config.encoder, 10, "float32")
     variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
-    current = state.create(variables, tx, trainable="head")
+    current = state.create(variables, tx, trainable=("head",))
     for moving in (False, True):
         advance = jax.jit(step.classify(network, tx, config.probe.augment, moving=moving))
         new, _ = advance(current, held, np.arange(16))

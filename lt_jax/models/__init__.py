@@ -87,6 +87,13 @@ def classifier(config: Any, num_classes: int, dtype: str, head: str = "linear", 
     return _network(config, dtype, top, experts)
 
 
+def trainable(network: projectors.Network, choice: str) -> tuple[str, ...]:
+    """The parameters that "all", "last_block" or "head" names, as `lt_jax.train.state.create` takes them."""
+    if choice != "last_block":
+        return (choice,)
+    return (*(f"encoder/{name}" for name in network.encoder.last_block), "head")
+
+
 def _network(config: Any, dtype: str, top: Any, experts: int = 1) -> projectors.Network:
     return projectors.Network(
         build(config, dtype, experts),

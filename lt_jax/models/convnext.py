@@ -43,6 +43,11 @@ class ConvNeXt(nn.Module):
     remat: bool = False  # recompute blocks in the backward pass to save memory
     dtype: Any = jnp.float32
 
+    @property
+    def last_block(self) -> tuple[str, ...]:
+        """Names of the last block and of what follows it."""
+        return f"level{len(self.depths)}_block{self.depths[-1]}", "pooled_norm"
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         del train  # neither BatchNorm nor dropout

@@ -77,6 +77,11 @@ class EfficientNet(nn.Module):
     remat: bool = False  # recompute blocks in the backward pass to save memory
     dtype: Any = jnp.float32
 
+    @property
+    def last_block(self) -> tuple[str, ...]:
+        """Names of the last block and of what follows it."""
+        return f"stage{len(self.stages)}_block{self.stages[-1][0]}", "last", "last_norm"
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         norm = functools.partial(_norm, train=train, dtype=self.dtype)

@@ -88,6 +88,11 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     experts: int = 1
 
+    @property
+    def last_block(self) -> tuple[str, ...]:
+        """Name of the last block, after which nothing has parameters."""
+        return (f"stage{len(self.stages)}_block{self.stages[-1]}",)
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = images.astype(self.dtype)

@@ -70,6 +70,11 @@ class ViT(nn.Module):
     remat: bool = False  # recompute blocks in the backward pass to save memory
     dtype: Any = jnp.float32
 
+    @property
+    def last_block(self) -> tuple[str, ...]:
+        """Names of the last block and of what follows it."""
+        return f"block{self.depth}", "norm"
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         side = self.patch or (16 if self.stem == "imagenet" else 4) * self.stem_stride

@@ -1,4 +1,4 @@
-"""t-SNE plots of the test features of the frozen, or of the random, the pretrained and the final encoder."""
+"""t-SNE plots of the test features of the frozen encoder, or of the first, the pretrained and the final one."""
 
 from typing import Any
 
@@ -12,8 +12,9 @@ from lt_jax.report import figures, selection, svg
 STAGES = {
     "frozen": "frozen encoder",
     "random": "random encoder",
+    "loaded": "encoder as it was loaded",
     "probe": "after pretraining",
-    "final": "after retraining",
+    "final": "final encoder",
 }
 _STEPS = 400  # of t-SNE
 _LABELLED = 12  # class names are drawn only up to this number of classes

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lt_jax import losses, methods, models, optim
+from lt_jax import heads, losses, methods, models, optim
 from lt_jax.models import projectors
 from lt_jax.sampling import orders, partners
 from lt_jax.stages import experiment as experiments
@@ -32,10 +32,16 @@ class Form(NamedTuple):
 
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Trains the encoder and a head from fresh variables, in the form that the settings name."""
+    """Trains the encoder and a head from fresh variables, in the form that the settings name.
+
+    Where a part of a pretrained encoder is trained, the head starts as a linear head on the features of that encoder:
+    a random head would distort the features in the first steps (Kumar et al., ICLR 2022).
+    """
     config, settings = experiment.config, experiment.config.baseline
     form = form_of(settings)
     variables = experiment.initial(experiment.baseline, "baseline", config.encoder.weights)
+    if settings.trainable != "all":
+        variables["params"]["head"] = _fitted_head(experiment, variables)
     variables, memory = form.start(experiment, variables)
     _, progress = experiment.fit(
         "baseline",
@@ -44,10 +50,23 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         step=functools.partial(form.step, experiment),
         order=functools.partial(_order, experiment, form),
         own_key=form.own_key,
+        trainable=models.trainable(experiment.baseline, settings.trainable),
         classes=functools.partial(classes_at, experiment.classes, settings),
         evaluate=functools.partial(experiment.validate, extractor=experiment.extract_baseline),
     )
     return {"seconds": progress["seconds"]}
+
+
+def _fitted_head(experiment: experiments.Experiment, variables: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a linear head on the features of these variables, trained by the loss of the baseline."""
+    split = experiment.dataset.train
+    features, _ = experiment.extract_baseline(variables, split.images)
+    fit_head = functools.partial(heads.linear, loss=_loss(experiment.config.baseline))
+    options = methods.options_of("HEADS", "balanced_linear")
+    sizes = {name: options[name] for name in ("steps", "batch_size", "learning_rate", "weight_decay")}
+    settings = heads.Settings.short(len(split.labels), **sizes)
+    key = experiment.stream("baseline/head")
+    return fit_head(key, features, split.labels, experiment.classes, settings=settings).params()
 
 
 def form_of(settings: Any) -> Form:
@@ -141,7 +160,8 @@ def _plain_step(experiment: experiments.Experiment, optimizer: Any) -> Callable[
     if settings.experts > 1:
         loss = functools.partial(losses.ride, loss=loss, diversity=settings.diversity)
         method = "each"
-    options = {"accumulate": settings.accumulate, "method": method}
+    moving = settings.trainable == "all"  # few images would spoil the statistics of a pretrained encoder
+    options = {"accumulate": settings.accumulate, "method": method, "moving": moving}
     return steps.classify(
         experiment.baseline, optimizer, settings.augment, loss, mix_of(settings, "baseline"), **options
     )

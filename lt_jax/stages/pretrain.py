@@ -28,7 +28,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     return {"seconds": progress["seconds"], "images": sizes.steps * sizes.batch_size}
 
 
-def random(experiment: experiments.Experiment) -> dict[str, Any]:
-    """The encoder of this run before its first step."""
-    variables = experiment.initial(experiment.contrastive, "pretrain", experiment.config.encoder.weights)
+def first(experiment: experiments.Experiment) -> dict[str, Any]:
+    """The encoder of this run before its first step, whatever its head."""
+    variables = experiment.initial(experiment.network, "pretrain", experiment.config.encoder.weights)
     return experiments.encoder_of(variables)

@@ -65,7 +65,7 @@ def official(experiment: experiments.Experiment, encoder: dict[str, Any]) -> dic
         step=lambda optimizer: steps.classify(network, optimizer, settings.augment, accumulate=settings.accumulate),
         order=lambda batch_size, seed: orders.Subset(subset, orders.Order(subset, batch_size, seed)),
         items=len(subset),
-        trainable="head",
+        trainable=("head",),
     )
     splits = dataset.evaluated.items()
     return _measures(experiment, {name: experiment.extract(final.averaged(), x.images)[1] for name, x in splits})

@@ -48,9 +48,10 @@ def last_round(workdir: epath.Path) -> int | None:
 
 
 def shown(experiment: experiments.Experiment, final: Features | None) -> dict[str, Any]:
-    """Test features by encoder (frozen, or random, probe, final; (n, d) each), with labels and positions (n,).
+    """Test features by encoder, with labels and positions (n,).
 
-    At most POINTS images, equally many of every class as far as there are any.
+    The encoders are frozen, or random or loaded, probe and final; features are (n, d). At most POINTS images, equally
+    many of every class as far as there are any.
     """
     dataset, labels = experiment.dataset, experiment.dataset.test.labels
     positions = probe.balanced_subset(labels, max(1, POINTS // max(len(np.unique(labels)), 1)), 0)[:POINTS]
@@ -64,8 +65,8 @@ def shown(experiment: experiments.Experiment, final: Features | None) -> dict[st
         return features
     split = dataset.test.images
     images = split[positions] if dataset.test.in_memory else split.select(positions)
-    random = experiment.under_new_head(pretrain.random(experiment), "probe/blank")
-    features["random"] = experiment.extract(random, images)[0]
+    first = experiment.under_new_head(pretrain.first(experiment), "probe/blank")
+    features["loaded" if experiment.config.encoder.weights else "random"] = experiment.extract(first, images)[0]
     if final is not None:
         features["final"] = final(images)
     return features

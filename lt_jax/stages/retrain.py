@@ -49,7 +49,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         ),
         order=lambda batch_size, seed: orders.Order(np.empty(size), batch_size, seed),
         items=size,
-        trainable=settings.trainable,
+        trainable=(settings.trainable,),
         at_epoch=rounds.at_epoch,
         evaluate=experiment.validate,
     )

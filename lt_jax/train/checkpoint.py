@@ -229,8 +229,8 @@ def _read(folder: Any, like: Any) -> Any:
     optimizer = _restore(folder / "optimizer", _optimizer(like))
     progress = ocp.JsonCheckpointHandler().restore(folder / "progress")
     params = variables["params"]
-    trained = {"params": {name: params[name] for name in like.params}, "batch_stats": variables["batch_stats"]}
-    frozen = {name: params[name] for name in like.frozen}
+    trained = {"params": state.part_like(params, like.params), "batch_stats": variables["batch_stats"]}
+    frozen = state.part_like(params, like.frozen)
     if like.average is None:
         return like.replace(**trained, frozen=frozen, **optimizer), dict(progress)
     return like.replace(**{**optimizer, "average": trained, "frozen": frozen}), dict(progress)

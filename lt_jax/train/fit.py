@@ -1,7 +1,7 @@
 """The one place where order, feed, optimizer, schedule and loop are put together."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optax
@@ -45,7 +45,7 @@ def fit(
     seed: int,
     classes: Callable[[int], losses.Classes],
     items: int | None = None,
-    trainable: str = "all",
+    trainable: Sequence[str] = state.ALL,
     drop_last: bool = False,
     own_key: bool = False,
     memory: Any = None,
@@ -64,7 +64,7 @@ def fit(
       classes: epoch -> what losses read about the classes.
       options: the config; its blocks host, log, checkpoint and evaluate are read.
       items: images of an epoch, if not all of the split.
-      trainable: "all", or the part of the parameters that is trained.
+      trainable: parameters that are trained, as in `state.create`.
       drop_last: an epoch leaves out the last, incomplete batch.
       own_key: each anchor has a second crop of its own.
       memory: of the step's objective, before the first step.

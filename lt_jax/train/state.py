@@ -4,6 +4,7 @@ Parameters that are trained beside the network have names of their own in `param
 """
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+ALL = ("all",)  # every parameter is trained
 # Trained with the network and saved with it, but no part of it: those of an objective, and modules beside its head.
 BESIDE = ("objective", "projector", "predictor", "plain_head")
 
@@ -30,26 +32,33 @@ class TrainState(flax.struct.PyTreeNode):
 
     def variables(self) -> dict[str, Any]:
         """The variables being trained, as `network.apply` takes them."""
-        return {"params": {**self.frozen, **self.params}, "batch_stats": self.batch_stats}
+        return {"params": _merged(self.frozen, self.params), "batch_stats": self.batch_stats}
 
     def averaged(self) -> dict[str, Any]:
         """The variables to evaluate and save: the moving average where there is one, else those being trained."""
         if self.average is None:
             return self.variables()
-        return {"params": {**self.frozen, **self.average["params"]}, "batch_stats": self.average["batch_stats"]}
+        params = _merged(self.frozen, self.average["params"])
+        return {"params": params, "batch_stats": self.average["batch_stats"]}
 
 
 def create(
     variables: dict[str, Any],
     tx: optax.GradientTransformation,
-    trainable: str = "all",
+    trainable: Sequence[str] = ALL,
     ema_decay: float = 0.0,
     memory: Any = None,
 ) -> TrainState:
-    """A fresh state of `variables`; with trainable="head" all other parameters are frozen."""
-    params = dict(variables["params"])
-    trained = {name: value for name, value in params.items() if trainable == "all" or name == trainable}
-    frozen = {name: value for name, value in params.items() if name not in trained}
+    """A fresh state of `variables`.
+
+    Args:
+      variables: {"params", "batch_stats"}.
+      tx: the optimizer.
+      trainable: the parameters that are trained, all others are frozen: names as "head", parts as "encoder/stage4".
+      ema_decay: of the moving average; 0 = none.
+      memory: what an objective carries from step to step.
+    """
+    trained, frozen = _split(variables["params"], trainable)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=trained,
@@ -61,6 +70,32 @@ def create(
         average=_copy({"params": trained, "batch_stats": variables.get("batch_stats", {})}) if ema_decay else None,
         ema_decay=ema_decay,
     )
+
+
+def _split(params: dict[str, Any], trainable: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the parameters that are trained, those that are frozen)."""
+    trained, frozen = {}, {}
+    for name, value in params.items():
+        parts = [path.partition("/")[2] for path in trainable if path.startswith(f"{name}/")]
+        if tuple(trainable) == ALL or name in trainable:
+            trained[name] = value
+        elif parts:
+            trained[name] = {part: value[part] for part in parts}
+            frozen[name] = {part: x for part, x in value.items() if part not in parts}
+        else:
+            frozen[name] = value
+    return trained, frozen
+
+
+def _merged(frozen: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that `_split` has split."""
+    shared = {name: {**frozen[name], **trained[name]} for name in frozen if name in trained}
+    return {**frozen, **trained, **shared}
+
+
+def part_like(params: Any, like: Any) -> Any:
+    """The parameters with the names of `like`, a part of the same tree."""
+    return {name: part_like(params[name], x) for name, x in like.items()} if isinstance(like, dict) else params
 
 
 def of_network(variables: dict[str, Any]) -> dict[str, Any]:
