@@ -13,7 +13,9 @@ from configs import cifar10_lt, common
 
 
 def get_config(arg=""):
-    tokens = common.parse(arg, imbalance_factor=100.0, encoder="resnet34", epochs=1000.0, standard=False, weights="")
+    tokens = common.parse(
+        arg, imbalance_factor=100.0, encoder="resnet34", epochs=1000.0, standard=False, weights="", checkpoint=""
+    )
     if tokens.weights:
         return cifar10_lt.pretrained("cifar100", tokens, largest=500, side=160)
     config = cifar10_lt.recipe("cifar100", tokens, largest=500)
@@ -23,4 +25,6 @@ def get_config(arg=""):
         cifar10_lt.for_cpu(config)
     if tokens.standard:
         cifar10_lt.standard(config, tokens)
+    if tokens.checkpoint:
+        cifar10_lt.as_loaded(config, tokens.checkpoint)
     return cifar10_lt.shrink(config) if tokens.smoke else config

@@ -10,6 +10,8 @@ Expected: published by the authors at IF 100: 76.4 % (linear probe 68.2 %). What
 `configs/cifar10_lt.py:100,encoder=resnet_small,epochs=40` is a form that two CPU cores finish in less than an hour.
 `configs/cifar10_lt.py:100,weights=efficientnet_lite0` trains heads alone, on the features of a pretrained network that
 sees the images at 128 pixels: minutes on two CPU cores. docs/encoders.md has what it gives.
+`configs/cifar10_lt.py:100,checkpoint=FILE` evaluates a checkpoint of a ResNet-18 and its classifier, such as those that
+were released with the paper; `encoder=NAME` for another network.
 `configs/cifar10_lt.py:100,standard` trains a ResNet-32 by the recipe of most published results, without pretraining.
 """
 
@@ -22,7 +24,9 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def get_config(arg=""):
-    tokens = common.parse(arg, imbalance_factor=100.0, encoder="resnet18", epochs=1000.0, standard=False, weights="")
+    tokens = common.parse(
+        arg, imbalance_factor=100.0, encoder="resnet18", epochs=1000.0, standard=False, weights="", checkpoint=""
+    )
     if tokens.weights:
         return pretrained("cifar10", tokens, largest=5000, side=128, many=500, few=200)
     config = recipe("cifar10", tokens, largest=5000, many=500, few=200)
@@ -34,6 +38,8 @@ def get_config(arg=""):
     config.probe.augment.strength = 2.0
     if tokens.standard:
         standard(config, tokens)
+    if tokens.checkpoint:
+        as_loaded(config, tokens.checkpoint)
     return shrink(config) if tokens.smoke else config
 
 
@@ -59,6 +65,13 @@ def standard(config, tokens):
     augment = common.augment(crop_scale=1.0, flip=0.5, strength=0.0, grey=0.0, blur=False)
     augment.pad = 4
     config.baseline = common.baseline(common.standard_cifar(min(tokens.epochs, 200.0)), augment)
+    config.stages = ("baseline", "heads", "evaluate", "report")
+
+
+def as_loaded(config, checkpoint):
+    """The network and classifier of a checkpoint are evaluated as they are, and other heads on its features."""
+    config.encoder.weights = checkpoint
+    config.baseline.trainable = "none"
     config.stages = ("baseline", "heads", "evaluate", "report")
 
 

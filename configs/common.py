@@ -207,7 +207,7 @@ def baseline(training, augmentation, contrastive_augment=None):
     """A classifier trained on all images, by a loss and, where it is named, a contrastive objective beside it."""
     config = training
     config.loss = "cross_entropy"  # an entry of lt_jax.methods.SUPERVISED
-    config.trainable = "all"  # or "last_block" and the head, or "head", of a pretrained encoder
+    config.trainable = "all"  # "last_block" and the head, "head", "none": of a network with `encoder.weights`
     config.head = "linear"  # or "cosine": cosines times 30, for the loss "ldam"; or "unit_kernel", for BCE3S
     config.reweight = ""  # or "effective_number": weights of the classes, in any loss
     config.reweight_from = 0.0  # share of the epochs before the weights; .8 is deferred re-weighting (DRW)

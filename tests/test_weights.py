@@ -11,11 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import lt_jax
 from configs import common
-from lt_jax import models
+from lt_jax import data, models
 from lt_jax.core import errors
 from lt_jax.models import resnet, vit, weights
 from lt_jax.models.weights import known
+from lt_jax.run import config as config_lib
 from lt_jax.run import inputs
 
 
@@ -251,3 +253,49 @@ def test_normalisation_and_size_come_from_the_weights_unless_they_are_set(tmp_pa
     assert explicit.encoder.mean == (0.25,) and explicit.encoder.std == (128 / 255,) * 3
     assert explicit.data.image_size == 64
     assert models.classifier(common.encoder("resnet_small", 4), 3, "float32").mean == (0.0,)
+
+
+def released(network_variables):
+    """A checkpoint under the names of the code released with BNS + IP-DPP."""
+    encoder = {kind: network_variables[kind]["encoder"] for kind in ("params", "batch_stats")}
+    tensors = {f"enc.{name.replace('downsample', 'shortcut')}": x for name, x in exported(encoder).items()}
+    dense = network_variables["params"]["head"]["dense"]
+    return tensors | {"lin.weight": np.asarray(dense["kernel"]).T, "lin.bias": np.asarray(dense["bias"])}
+
+
+def test_a_checkpoint_is_evaluated_with_its_own_classifier(tiny, run_main, tmp_path):
+    network = models.classifier(common.encoder("resnet_small", 4), 10, "float32")
+    variables = models.initialise(network, jax.random.key(3), (8, 8, 3))
+    bias = np.random.default_rng(1).normal(size=10).astype(np.float32)
+    variables["params"]["head"]["dense"]["bias"] = bias
+    file = write(tmp_path / "w.npz", released(variables))
+    words = (
+        *tiny, "--config.stages=('baseline','heads','evaluate','report')", f"--config.encoder.weights={file}",
+        "--config.baseline.trainable=none", "--config.heads=('tau_norm','logit_adjustment','nearest_class_mean')",
+        f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert run_main(*words) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert list(result["methods"]) == ["loaded", "tau_norm", "nearest_class_mean"] and result["final"] == "loaded"
+    assert result["methods"]["loaded"]["title"] == "As it was loaded"
+    images = data.load(config_lib.from_command_line(["lt_jax", *tiny])[0].data).test.images
+    logits = network.apply(variables, jnp.asarray(images, jnp.float32) / 255)
+    np.testing.assert_allclose(np.load(tmp_path / "run" / "predictions.npz")["logits"], logits, rtol=1e-4, atol=1e-4)
+    probabilities = lt_jax.load(tmp_path / "run", "loaded").predict(images[:4])
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits[:4]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_classifier_of_other_classes_or_none_is_one_line(tmp_path):
+    network = models.classifier(common.encoder("resnet_small", 4), 10, "float32")
+    variables = models.initialise(network, jax.random.key(3), (8, 8, 3))
+    head = variables["params"]["head"]
+    width = head["dense"]["kernel"].shape[0]
+    tensors = released(variables)
+    file = write(tmp_path / "w.npz", {f"module.{name}": x for name, x in tensors.items()})
+    equal(weights.load_classifier(file, head), head)
+    other = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], 7), np.float32), head)
+    with pytest.raises(errors.BadInput, match=rf"has shape \(10, {width}\); expected one of 7 classes on {width} feat"):
+        weights.load_classifier(file, other)
+    bare = write(tmp_path / "bare.npz", {name: x for name, x in tensors.items() if not name.startswith("lin")})
+    with pytest.raises(errors.BadInput, match="bare.npz has no classifier layer; expected one of 10 classes"):
+        weights.load_classifier(bare, head)

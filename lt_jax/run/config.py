@@ -55,7 +55,7 @@ CHOICES = {
     "encoder.init": ("he", "torch"),
     "encoder.resample": ("", "bilinear", "bicubic"),
     "pretrain.negatives": ("sampled", "expected"),
-    "baseline.trainable": ("all", "last_block", "head"),
+    "baseline.trainable": ("all", "last_block", "head", "none"),
     "baseline.head": ("linear", "cosine", "unit_kernel"),
     "baseline.reweight": ("", "effective_number"),
     "retrain.trainable": ("all", "head"),

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lt_jax import heads, losses, methods, models, optim
-from lt_jax.models import projectors
+from lt_jax.models import projectors, weights
 from lt_jax.sampling import orders, partners
 from lt_jax.stages import experiment as experiments
-from lt_jax.train import fit, mixed_steps, steps
+from lt_jax.train import checkpoint, fit, mixed_steps, steps
+
+LOADED = "loaded"  # the method of a network that is evaluated as it was loaded
 
 
 class Form(NamedTuple):
@@ -32,7 +34,7 @@ class Form(NamedTuple):
 
 
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
-    """Trains the encoder and a head from fresh variables, in the form that the settings name.
+    """Trains the encoder and a head, in the form that the settings name; or takes both from a checkpoint as they are.
 
     Where a part of a pretrained encoder is trained, the head starts as a linear head on the features of that encoder:
     a random head would distort the features in the first steps (Kumar et al., ICLR 2022).
@@ -40,6 +42,10 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     config, settings = experiment.config, experiment.config.baseline
     form = form_of(settings)
     variables = experiment.initial(experiment.baseline, "baseline", config.encoder.weights)
+    if settings.trainable == "none":
+        variables["params"]["head"] = weights.load_classifier(config.encoder.weights, variables["params"]["head"])
+        checkpoint.write(experiment.workdir, "baseline", variables)
+        return {"seconds": 0.0}
     if settings.trainable != "all":
         variables["params"]["head"] = _fitted_head(experiment, variables)
     variables, memory = form.start(experiment, variables)
@@ -80,11 +86,15 @@ def form_of(settings: Any) -> Form:
 
 def method_of(settings: Any) -> str:
     """The recipe that trains what the settings name, the first of the table; where there is none the loss."""
+    if settings.get("trainable", "all") == "none":
+        return LOADED
     return _recipe_of(settings) or methods.name_of("SUPERVISED", settings.loss)
 
 
 def title_of(settings: Any) -> str:
     """Display name of `method_of`."""
+    if method_of(settings) == LOADED:
+        return "As it was loaded"
     recipe = _recipe_of(settings)
     return methods.title("RECIPES", recipe) if recipe else methods.title("SUPERVISED", method_of(settings))
 
@@ -130,6 +140,8 @@ def is_plain(settings: Any) -> bool:
     """Whether the loss and the order leave the class prior in the logits, so that it can be taken out afterwards."""
     loss = methods.name_of("SUPERVISED", settings.loss)
     if settings.reweight or any(settings.get(key) for key in ("consistency", "tripartite", "contrastive")):
+        return False
+    if method_of(settings) == LOADED:  # nobody knows what it was trained by
         return False
     return (loss, methods.name_of("ORDERS", settings.sampling)) == ("cross_entropy", "instance")
 

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -133,6 +135,18 @@ def load(workdir: epath.Path, stage: str) -> dict[str, Any]:
             f"stages/{stage}.json there and run --stage={stage}: it goes on from the checkpoint before"
         )
     return state.of_network(variables)
+
+
+def write(workdir: epath.Path, stage: str, variables: dict[str, Any]) -> None:
+    """Saves variables that were not trained here, in the form that a finished training leaves.
+
+    Raises:
+      RunFailed: the disk refuses.
+    """
+    current = state.create(jax.tree.map(jnp.asarray, variables), optax.identity(), trainable=())
+    with Saver(workdir / "checkpoints" / stage, keep=1) as saver:
+        saver.save(current, {})
+        saver.wait()
 
 
 def exists(workdir: epath.Path, stage: str) -> bool:

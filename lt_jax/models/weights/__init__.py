@@ -41,6 +41,30 @@ def load(path: str, variables: dict[str, Any]) -> dict[str, Any]:
     return jax.tree_util.tree_unflatten(treedef, values)
 
 
+def load_classifier(path: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a linear head with the values of the file's own classifier.
+
+    Args:
+      path: as for `load`.
+      params: {"dense": {"kernel" (d, C), "bias" (C,)}}.
+
+    Raises:
+      BadInput: the file has no classifier layer, or one of other features or classes.
+    """
+    file = known.file_of(path)
+    tensors = names.classifier_of(formats.read(file))
+    width, classes = jnp.shape(params["dense"]["kernel"])
+    expected = f"expected one of {classes} classes on {width} features"
+    if not tensors:
+        raise errors.BadInput(f"config.encoder.weights: {file} has no classifier layer; {expected}")
+    if tensors["weight"].shape != (classes, width):
+        shape = tensors["weight"].shape
+        raise errors.BadInput(f"config.encoder.weights: the classifier layer in {file} has shape {shape}; {expected}")
+    kernel = _checked(file, "weight of the classifier", tensors["weight"], "head/dense/kernel", (width, classes))
+    bias = _checked(file, "bias of the classifier", tensors["bias"], "head/dense/bias", (classes,))
+    return {"dense": {"kernel": kernel, "bias": bias}}
+
+
 def _check_names(file: Any, tensors: dict[str, Any], needed: dict[str, str]) -> None:
     """Raises BadInput where the file lacks a tensor, or has one of another network."""
     unknown = sorted(name for name in tensors.keys() - set(needed.values()) if not names.is_unused(name))

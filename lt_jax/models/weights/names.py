@@ -176,13 +176,31 @@ def is_unused(name: str) -> bool:
 
 def unwrapped(tree: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
     """(tensors of the encoder without the names of wrappers, names of the tensors beside it)."""
-    while nested := next((tree[key] for key in _NESTED if isinstance(tree.get(key), dict)), None):
-        tree = nested
-    tensors, outside = {name: value for name, value in tree.items() if isinstance(value, np.ndarray)}, []
+    tensors, outside = _tensors(tree), []
     while prefix := next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in tensors)), None):
         outside += [name for name in tensors if not name.startswith(prefix)]
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return tensors, outside
+
+
+def _tensors(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint, wherever it holds them."""
+    while nested := next((tree[key] for key in _NESTED if isinstance(tree.get(key), dict)), None):
+        tree = nested
+    return {name: value for name, value in tree.items() if isinstance(value, np.ndarray)}
+
+
+def classifier_of(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors of the classifier layer, "weight" and "bias", in or beside the encoder; {} if there are none."""
+    by_layer: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in _tensors(tree).items():
+        while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""):
+            name = name.removeprefix(prefix)
+        if is_head(name):
+            layer, _, part = name.rpartition(".")
+            by_layer.setdefault(layer, {})[part] = tensor
+    complete = (parts for parts in by_layer.values() if parts.keys() == {"weight", "bias"})
+    return next(complete, {})
 
 
 def canonical(tensors: dict[str, np.ndarray], ours: Iterable[str]) -> dict[str, np.ndarray]:
