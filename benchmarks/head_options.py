@@ -51,7 +51,8 @@ def main():
         show(name, report[name])
     if not options.no_write:
         content = {"draws": options.draws, "heads": report}
-        keep.write(content, "head_options.json", f"python benchmarks/head_options.py --draws={options.draws}")
+        words = ["python benchmarks/head_options.py", *options.heads, f"--draws={options.draws}"]
+        keep.write(content, "head_options.json", " ".join(words))
 
 
 def parse():

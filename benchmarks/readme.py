@@ -193,19 +193,32 @@ def field(published):
 
 
 def front(result):
-    """Returns all recipes: title, paper, what was measured on the digits, and what is published for CIFAR-100-LT."""
+    """Returns the recipes with a published result on CIFAR-100-LT: title, paper, what was measured on the digits."""
     from lt_jax import methods
 
     published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
-    cifar100 = {row["recipe"]: row["cifar100_lt"] for row in published if row["recipe"]}
+    cifar100 = {row["recipe"]: row["cifar100_lt"] for row in published if row["recipe"] and row["cifar100_lt"]}
     rows = []
-    for name, recipe in methods.RECIPES.items():
-        measured = result["methods"].get(name)
+    for name in (name for name in methods.RECIPES if name in cifar100):
+        recipe, measured = methods.RECIPES[name], result["methods"].get(name)
         cells = [_spread(measured["test"][group], "std") for group in ("balanced", "few")] if measured else ["", ""]
-        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, cifar100.get(name) or ""]))
+        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, cifar100[name]]))
     columns = ("title", "paper", "digits, measured", "their rare classes", "CIFAR-100-LT, published")
     about = f"Measured: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
     return _table(columns, rows, corner="method") + f"\n{about}\n"
+
+
+def dlsa_frozen(result):
+    """Returns accuracy of DLSA and of plain classifiers on the features of a pretrained network."""
+    separated = result["separability"]
+    about = (
+        f"A depth takes {100 * result['few_taken']['DLSA, depth 1'][0]['train']:.0f} % of the training images of few "
+        f"classes and {100 * result['few_taken']['DLSA, depth 1'][0]['test']:.0f} % of their test images. Separability "
+        f"of the features: area under the curve {separated['head_tail_auc']:.2f}, purity {separated['purity']:.2f}."
+    )
+    rows = [(name.replace("_", " "), _cells(row)) for name, row in result["accuracy"].items()]
+    table = _table(GROUPS, rows, corner=f"{result['dataset'].upper()}-LT")
+    return table + f"\n{about} Commit {result['commit']}. `{result['command']}`\n"
 
 
 def _titled(row):
@@ -308,7 +321,9 @@ SOURCES = {
     "folder": "folder.json", "features": "features.json",
     "subsets": "subsets.json",
 }  # fmt: skip
-for _form, _files in ((evidence, "evidence_*.json"), (comparison, "comparison_*.json")):
+for _form, _files in (
+    (evidence, "evidence_*.json"), (comparison, "comparison_*.json"), (dlsa_frozen, "dlsa_*_frozen.json"),
+):  # fmt: skip
     for _file in sorted(RESULTS.glob(_files)):
         _name = _file.stem.replace("_", " ")
         TABLES[_name], SOURCES[_name] = _form, _file.name

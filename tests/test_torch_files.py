@@ -174,7 +174,10 @@ def test_the_released_checkpoints_of_bns_and_ipdpp_are_read(tmp_path, monkeypatc
     tree = {"model": {**inner, **beside}, "epoch": 999, "scaler": {}, "args": argparse.Namespace(lr=0.1)}
     save(tmp_path / "w.pth", tree, monkeypatch)
     equal(weights.load(tmp_path / "w.pth", RESNET), RESNET)
-    assert "'projector.0.weight' and 1 more tensors beside the encoder are not used" in capsys.readouterr().err
+    assert (
+        "'projector.0.weight' and 1 more tensors lie beside the encoder and are no part of it"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

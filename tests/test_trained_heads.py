@@ -9,11 +9,21 @@ from sklearn.isotonic import isotonic_regression
 
 from lt_jax import heads, losses, methods
 from lt_jax.core import errors
-from lt_jax.heads import norms, scaling, training
+from lt_jax.heads import norms, scaling, trained_cosine, training
 
 COUNTS = np.array([300, 60, 10])
 CLASSES = losses.Classes.of(COUNTS)
-TRAINED = ("linear", "crt", "balanced_linear", "cosine_mean", "maxnorm", "samn", "adapter", "rooted_linear")
+TRAINED = (
+    "linear",
+    "crt",
+    "balanced_linear",
+    "cosine_mean",
+    "maxnorm",
+    "samn",
+    "adapter",
+    "bns_adapter",
+    "rooted_linear",
+)
 
 
 def clusters(counts, seed=0):
@@ -33,14 +43,14 @@ def rare(head):
     return (np.asarray(head(test)).argmax(axis=1) == 2)[labels == 2].mean()
 
 
-@pytest.mark.parametrize("name", ["cosine_mean", "maxnorm", "adapter", "samn(tau=1.0)", "rooted_linear"])
+@pytest.mark.parametrize("name", ["cosine_mean", "maxnorm", "adapter", "bns_adapter", "samn(tau=1.0)", "rooted_linear"])
 def test_balanced_heads_recognise_the_rare_class(name):
     features, labels = clusters(COUNTS)
     head = methods.entry("HEADS", name, "heads")(jax.random.key(0), features, labels, CLASSES, steps=300)
     assert rare(head) > 0.5 > 0.45 > rare(fitted("linear", features, labels))
 
 
-@pytest.mark.parametrize("name", ["cosine_mean", "adapter"])
+@pytest.mark.parametrize("name", ["cosine_mean", "adapter", "bns_adapter"])
 def test_without_training_it_is_the_nearest_class_mean(name):
     features, labels = clusters(COUNTS)
     head = fitted(name, features, labels, learning_rate=0.0, scale=8.0, steps=2)
@@ -57,6 +67,47 @@ def test_the_cosine_head_by_hand():
         scale=5.0,
     )
     np.testing.assert_allclose(head(np.array([[4.0, 9.0]])), [[3.0, -10.0]])  # (3, 4) / 5
+
+
+def test_partners_are_other_items_of_the_class():
+    labels = jnp.array([0, 1, 0, 2, 0, 1])
+    drawn = np.stack([trained_cosine._of_same_class(jax.random.key(seed), labels) for seed in range(60)])
+    np.testing.assert_array_equal(np.asarray(labels)[drawn], np.tile(labels, (60, 1)))
+    assert set(drawn[:, 0]) == {2, 4} and set(drawn[:, 2]) == {0, 4} and set(drawn[:, 1]) == {5}
+    assert (drawn[:, 3] == 3).all()  # it has no other
+
+
+def test_bns_of_the_adapter_is_the_loss_of_the_paper():
+    """Two items of each of two classes, so that partner and negatives are known but for their order."""
+    x = jnp.array([[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0], [0.0, -5.0]])
+    labels = jnp.array([0, 0, 1, 1])
+    still = {"down": jnp.zeros((2, 3)), "bias": jnp.zeros(3), "up": jnp.ones((3, 2))}
+    each = trained_cosine._weighted_bns(still, x, labels, jax.random.key(0), weight=0.5, temperature=1.0, n=40)
+    z = np.array([[0.6, 0.8], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+
+    def log_sigmoid(value):
+        return -np.log1p(np.exp(-value))
+
+    expected = []
+    for own, partner, first, second in ((0, 1, 2, 3), (1, 0, 2, 3), (2, 3, 0, 1), (3, 2, 0, 1)):
+        repelled = [20 * sum(log_sigmoid(-z[q] @ z[v]) for v in (first, second)) for q in (own, partner)]
+        attracted = [log_sigmoid(z[q] @ z[own]) for q in (own, partner)]
+        expected.append(-0.5 * np.mean(np.array(repelled) + attracted))
+    np.testing.assert_allclose(each, expected, rtol=0.15)  # 40 draws of two negatives
+
+
+def test_bns_draws_the_adapted_features_of_a_class_together():
+    features, labels = clusters(COUNTS)
+
+    def distances(name, **options):
+        head = fitted(name, features, labels, steps=200, learning_rate=0.01, weight_decay=0.0, **options)
+        x = scaling.unit((features - head.centre[None]) / head.deviation)
+        adapted = scaling.unit(x + np.maximum(x @ head.down + head.bias[None], 0) @ head.up)
+        return losses.class_distances(jnp.asarray(adapted), jnp.asarray(labels))
+
+    intra, inter = distances("bns_adapter", bns_weight=3.0, tau=0.0)
+    plain_intra, plain_inter = distances("bns_adapter", bns_weight=0.0, tau=0.0)
+    assert intra / inter < 0.9 * plain_intra / plain_inter
 
 
 def test_the_adapter_by_hand():

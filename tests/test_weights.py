@@ -128,7 +128,7 @@ def test_names_of_transformers_5(tmp_path):
 def test_a_head_of_another_class_count_is_ignored_in_words(tmp_path, capsys):
     tensors = {**exported(RESNET), "fc.weight": np.zeros((365, 8), np.float32), "fc.bias": np.zeros(365, np.float32)}
     equal(weights.load(write(tmp_path / "w.npz", tensors), RESNET), RESNET)
-    assert "w.npz: the classifier layer 'fc.weight' of 365 classes is not used" in capsys.readouterr().err
+    assert "w.npz: the classifier layer 'fc.weight' of 365 classes is no part of the encoder" in capsys.readouterr().err
 
 
 def refusal(path, variables=RESNET):

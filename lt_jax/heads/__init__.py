@@ -8,7 +8,7 @@ from lt_jax.heads.linear import Linear, UnitLinear, balanced_linear, crt, linear
 from lt_jax.heads.norms import maxnorm, samn
 from lt_jax.heads.posthoc import logit_adjustment, tau_norm
 from lt_jax.heads.rooted import Rooted, rooted_linear
-from lt_jax.heads.trained_cosine import Adapted, ScaledCosine, adapter, cosine_mean
+from lt_jax.heads.trained_cosine import Adapted, ScaledCosine, adapter, bns_adapter, cosine_mean
 from lt_jax.heads.training import Settings
 
 # Classes of heads, by the name that a saved head has.
@@ -16,6 +16,6 @@ KINDS = {kind.__name__: kind for kind in (Linear, UnitLinear, Rooted, Cosine, Wh
 
 __all__ = [
     "KINDS", "Adapted", "Cosine", "Linear", "Rooted", "ScaledCosine", "Settings", "UnitLinear", "Whitened", "adapter",
-    "balanced_linear", "cosine_mean", "crt", "linear", "logit_adjustment", "lws", "maxnorm", "nearest_class_mean",
-    "rooted_linear", "samn", "tau_norm", "whitened_class_mean",
+    "balanced_linear", "bns_adapter", "cosine_mean", "crt", "linear", "logit_adjustment", "lws", "maxnorm",
+    "nearest_class_mean", "rooted_linear", "samn", "tau_norm", "whitened_class_mean",
 ]  # fmt: skip

@@ -77,6 +77,8 @@ class Plan:
       loss: an entry of `lt_jax.methods.SUPERVISED`.
       class_balanced: an epoch draws n items, each from a uniformly drawn class; else it is a permutation.
       project: params -> params, after each step; None changes nothing.
+      beside: (params, features (b, d), labels (b,), key) -> (b,), added to the loss; None adds nothing. Incomplete
+        batches are filled up with the last item.
     """
 
     settings: Settings
@@ -84,6 +86,7 @@ class Plan:
     loss: Callable[..., jax.Array] = losses.cross_entropy
     class_balanced: bool = False
     project: Callable[..., Any] | None = None
+    beside: Callable[..., jax.Array] | None = None
 
 
 def bind(function: Callable[..., Any], **options: Any) -> Bound:
@@ -134,20 +137,28 @@ def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, p
     optimizer = optim.create(settings, per_epoch, n)
     epoch_order = _class_balanced(labels, classes) if plan.class_balanced else _shuffled(n, per_epoch * size)
 
-    def loss_of(params, positions):
+    def loss_of(params, positions, key):
         is_used = positions >= 0
-        each = plan.loss(plan.logits(params, features[positions]), labels[positions], classes)
+        x, y = features[positions], labels[positions]
+        each = plan.loss(plan.logits(params, x), y, classes)
+        if plan.beside is not None:
+            each = each + plan.beside(params, x, y, key)
         return jnp.where(is_used, each, 0.0).sum() / is_used.sum()
 
-    def one_step(carry, positions):
+    def one_step(carry, batch):
         params, opt_state = carry
-        gradients = jax.grad(loss_of)(params, positions)
+        gradients = jax.grad(loss_of)(params, *batch)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
         return (plan.project(params) if plan.project else params, opt_state), None
 
     def one_epoch(carry, key):
-        return jax.lax.scan(one_step, carry, epoch_order(key, per_epoch * size).reshape(per_epoch, size))
+        keys = None
+        if plan.beside is not None:
+            key, k_beside = jax.random.split(key)
+            keys = jax.random.split(k_beside, per_epoch)
+        positions = epoch_order(key, per_epoch * size).reshape(per_epoch, size)
+        return jax.lax.scan(one_step, carry, (positions, keys))
 
     epochs = jax.random.split(key, math.ceil(settings.epochs))
     return jax.lax.scan(one_epoch, (params, optimizer.init(params)), epochs)[0][0]

@@ -57,6 +57,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "maxnorm": heads.maxnorm,
     "samn": heads.samn,
     "adapter": heads.adapter,
+    "bns_adapter": heads.bns_adapter,
     "rooted_linear": heads.rooted_linear,
     "subset_linear": subsets.subset_linear,
 }

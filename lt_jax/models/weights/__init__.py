@@ -91,10 +91,10 @@ def _say_unused(file: Any, tensors: dict[str, Any], outside: list[str]) -> None:
     """One line each for a classifier layer and for tensors beside the encoder."""
     for name, tensor in tensors.items():
         if names.is_head(name) and tensor.ndim == 2:
-            log.say(f"{file}: the classifier layer {name!r} of {len(tensor)} classes is not used")
+            log.say(f"{file}: the classifier layer {name!r} of {len(tensor)} classes is no part of the encoder")
     if outside:
         more = f" and {len(outside) - 1} more tensors" if len(outside) > 1 else ""
-        log.say(f"{file}: {outside[0]!r}{more} beside the encoder are not used")
+        log.say(f"{file}: {outside[0]!r}{more} lie beside the encoder and are no part of it")
 
 
 def _positions(file: Any, values: np.ndarray, ours: dict[str, Any]) -> np.ndarray:
