@@ -256,6 +256,19 @@ def subsets(result):
     return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
 
 
+def bns_features(result):
+    """Returns accuracy of the adapter with and without BNS, and what BNS adds."""
+    rows = []
+    for name, forms in result["data"].items():
+        for form, x in forms.items():
+            gain = "" if form == "adapter" else _spread(x["gain"], "half_width_95", "+")
+            rows.append(
+                (f"{name.upper()}-LT, `{form}`", [_spread(x[key], "std") for key in ("overall", "few")] + [gain])
+            )
+    table = _table(("overall", "few", "overall, gain"), rows)
+    return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
+
+
 FROM_SCRATCH = ("cross_entropy", "ldam_drw", "bns_ipdpp", "proco", "glmc")  # stand below heads on a pretrained network
 
 
@@ -312,6 +325,7 @@ TABLES = {
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
     "field": field, "front": front, "encoders": encoders, "folder": folder,
     "features": features, "subsets": subsets,
+    "bns features": bns_features,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
@@ -319,7 +333,7 @@ SOURCES = {
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
     "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
     "folder": "folder.json", "features": "features.json",
-    "subsets": "subsets.json",
+    "subsets": "subsets.json", "bns features": "bns_features.json",
 }  # fmt: skip
 for _form, _files in (
     (evidence, "evidence_*.json"), (comparison, "comparison_*.json"), (dlsa_frozen, "dlsa_*_frozen.json"),

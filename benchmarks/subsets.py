@@ -43,17 +43,24 @@ def parse():
     return parser.parse_args()
 
 
-def measure(folder, options):
-    """Returns the name of the data set, and {k: {selector: accuracy and gain over uniform}}."""
+def read(folder):
+    """Returns what a run left: name of the data set, arrays by split and kind, classes and groups of classes."""
     about = json.loads((folder / "result.json").read_text())["dataset"]
     split = {
         f"{name}_{kind}": np.load(folder / "features" / f"{name}.{kind}.npy")
         for name in ("train", "test")
         for kind in ("features", "labels")
     }
-    features, labels = split["train_features"].astype(np.float32), split["train_labels"]
-    classes = losses.Classes.of(np.bincount(labels))
+    split = {name: x.astype(np.float32) if name.endswith("features") else x for name, x in split.items()}
+    classes = losses.Classes.of(np.bincount(split["train_labels"]))
     groups = {name: np.isin(np.arange(about["num_classes"]), x) for name, x in about["groups"].items()}
+    return about["name"], split, classes, groups
+
+
+def measure(folder, options):
+    """Returns the name of the data set, and {k: {selector: accuracy and gain over uniform}}."""
+    data_name, split, classes, groups = read(folder)
+    features, labels = split["train_features"], split["train_labels"]
     initial = methods.HEADS["linear"](jax.random.key(0), features, labels, classes, scaling="unit")
     measured = {}
     for k in options.k:
@@ -63,10 +70,10 @@ def measure(folder, options):
             for seed in range(options.seeds):
                 fit = methods.HEADS["subset_linear"]
                 head = fit(jax.random.key(seed), features, labels, classes, initial=initial, selector=selector, k=k)
-                logits = np.asarray(head(split["test_features"].astype(np.float32)))
+                logits = np.asarray(head(split["test_features"]))
                 each[selector].append(metrics.measures(split["test_labels"], logits, groups))
         measured[k] = {selector: summarised(x, each["uniform"]) for selector, x in each.items()}
-    return about["name"], measured
+    return data_name, measured
 
 
 def summarised(measures, reference):
