@@ -108,6 +108,36 @@ def test_equal_stages_are_trained_once(tiny_config):
     assert plan.jobs(tiny_config, names, range(2), folds=2)[3].folder == jobs[3].folder  # so that it resumes
 
 
+def test_a_setting_is_varied_one_value_at_a_time(tiny_config):
+    changes = {f"retrain.k={k}": {"retrain.k": k} for k in (3, tiny_config.retrain.k)}
+    changes["baseline.weight_decay=0.5"] = {"baseline.weight_decay": 0.5}
+    names = plan.varied(tiny_config, ["cross_entropy", "crt", "bns_ipdpp"], changes)
+    assert names == [
+        "cross_entropy", "cross_entropy, baseline.weight_decay=0.5", "crt", "crt, baseline.weight_decay=0.5",
+        "bns_ipdpp", "bns_ipdpp, retrain.k=3",
+    ]  # fmt: skip
+    jobs = {job.members: job for job in plan.jobs(tiny_config, names, range(1), 0, changes)}
+    assert list(jobs) == [
+        ("cross_entropy", "crt"),
+        ("cross_entropy, baseline.weight_decay=0.5", "crt, baseline.weight_decay=0.5"),
+        (),
+        ("bns_ipdpp",),
+        ("bns_ipdpp, retrain.k=3",),
+    ]
+    changed = jobs["bns_ipdpp, retrain.k=3",]
+    assert changed.config.retrain.k == 3 and changed.before == jobs[()]
+    assert plan.method_in(changed, "bns_ipdpp, retrain.k=3") == "bns_ipdpp"
+    assert plan.title_of("crt, baseline.weight_decay=0.5") == "cRT, baseline.weight_decay=0.5"
+    with pytest.raises(errors.BadInput, match="--vary: retrain.k changes nothing in crt"):
+        plan.varied(tiny_config, ["crt"], {"retrain.k=3": {"retrain.k": 3}})
+
+
+def test_a_change_comes_after_the_recipe(tiny_config):
+    changes = {"retrain.method=uniform": {"retrain.method": "uniform"}}
+    names = plan.varied(tiny_config, ["bns_ipdpp"], changes)
+    assert plan.jobs(tiny_config, names, range(1), 0, changes)[-1].config.retrain.method == "uniform"
+
+
 def test_all_takes_what_the_config_can_run(tiny_config):
     names = plan.names_of("all", tiny_config)
     assert "dlsa" not in names and set(names) == set(methods.RECIPES) - {"dlsa"}
@@ -128,6 +158,12 @@ def test_all_takes_what_the_config_can_run(tiny_config):
         (["--methods=crt", "--seeds=0"], "--seeds: expected a whole number, at least 1, found '0'"),
         (["--methods=crt", "--folds=1"], "--folds: expected a whole number, 0 or at least 2, found '1'"),
         (["--methods=crt", "--config=configs/digits.py"], "did you mean configs/digits_lt.py?"),
+        (["--methods=crt", "--vary=retrain.kk=3"], "config.retrain.kk is no key of this config"),
+        (
+            ["--methods=crt", "--vary=retrain.k"],
+            "--vary: expected KEY=VALUE,VALUE, as .*, found 'retrain.k'",
+        ),
+        (["--methods=crt", "--vary=retrain.k=30"], "--vary: retrain.k changes nothing in crt"),
     ],
 )
 def test_wrong_input_is_one_line(words, message, capsys, tmp_path):
@@ -164,9 +200,10 @@ def test_a_comparison_of_heads(tmp_path, tiny, capsys):
 
 def test_a_comparison_without_folds_selects_nothing(tmp_path, tiny, capsys):
     words = (*tiny, "--methods=cross_entropy,crt", "--folds=0", "--config.baseline.epochs=1", f"--workdir={tmp_path}")
-    assert run_compare(*words) == 0
-    assert "2 methods, 1 seeds, no folds: 1 runs" in capsys.readouterr().err
+    assert run_compare(*words, "--vary=baseline.augment.flip=0.0,1.0") == 0
+    assert "4 methods, 1 seeds, no folds: 2 runs" in capsys.readouterr().err
     compared = json.loads((tmp_path / "compare.json").read_text())
+    assert compared["methods"]["crt, baseline.augment.flip=1.0"]["title"] == "cRT, baseline.augment.flip=1.0"
     assert compared["selected"] is None and compared["methods"]["crt"]["validation"] is None
     assert "nothing was selected" in (tmp_path / "compare.html").read_text()
     assert lt_jax.load(tmp_path, method="crt").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)

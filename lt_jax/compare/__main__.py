@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 import time
 import types
@@ -9,11 +10,12 @@ from typing import Any
 
 from lt_jax.core import errors, files, interrupt, log
 from lt_jax.run import command
+from lt_jax.run import config as config_lib
 
 # A constant, since python -OO removes docstrings.
 USAGE = """\
 usage: python -m lt_jax.compare --methods=A,B,C|GROUP|all [--config=configs/NAME.py[:tokens]] [--workdir=DIR]
-                                [--seeds=N] [--folds=N] [--dry-run] [--config.a.b=value ...]
+                                [--seeds=N] [--folds=N] [--vary=a.b=X,Y ...] [--dry-run] [--config.a.b=value ...]
 
 Trains each method with each seed, shares what methods have in common, and writes compare.json, compare.csv and
 compare.html in DIR, by default runs/NAME_compare. The same command again resumes.
@@ -21,11 +23,13 @@ compare.html in DIR, by default runs/NAME_compare. The same command again resume
   --seeds    runs of each method (1); two or more give intervals
   --folds    of cross-validation, which selects the method (2); 0 = none: a validation split selects, or nothing;
              heads on the features of a pretrained network always have 5
+  --vary     a key of the config and its values, as retrain.k=10,20: each method also with each of them, one at a time
   --dry-run  lists the runs and trains nothing
 The first method is the reference of the differences, of heads on features the plain linear one.
 The test set never selects.
 """
 _OWN = {"methods": "", "seeds": "1", "folds": "2", "dry-run": ""}
+_BETWEEN = re.compile(r",(?![^(]*\))")  # values, not the parts of a tuple
 
 
 def main(argv: list[str]) -> int:
@@ -37,6 +41,7 @@ def main(argv: list[str]) -> int:
             return 0
         own, words = _split(argv)
         config, options = command.parse(words)
+        own.changes = _changes(words, own.vary)
         if not any(word.startswith(("--workdir", "-workdir")) for word in words):
             options.workdir += "_compare"
         _compare(config, options, own)
@@ -49,11 +54,13 @@ def main(argv: list[str]) -> int:
 def _split(argv: list[str]) -> tuple[types.SimpleNamespace, list[str]]:
     """(the flags of this command, all other words)."""
     values = dict(_OWN)
-    words = []
+    words, vary = [], []
     for word in argv:
         name, _, value = word.lstrip("-").partition("=")
         if word.startswith("-") and name in _OWN:
             values[name] = value or "yes"
+        elif word.startswith("-") and name == "vary":
+            vary.append(value)
         else:
             words.append(word)
     for name, least in (("seeds", 1), ("folds", 0)):
@@ -61,20 +68,38 @@ def _split(argv: list[str]) -> tuple[types.SimpleNamespace, list[str]]:
             expected = "0 or at least 2" if name == "folds" else "at least 1"
             raise errors.BadInput(f"--{name}: expected a whole number, {expected}, found {values[name]!r}")
     numbers = {"seeds": int(values["seeds"]), "folds": int(values["folds"])}
-    return types.SimpleNamespace(methods=values["methods"], dry_run=bool(values["dry-run"]), **numbers), words
+    own = types.SimpleNamespace(methods=values["methods"], dry_run=bool(values["dry-run"]), vary=vary, **numbers)
+    return own, words
+
+
+def _changes(words: list[str], vary: list[str]) -> dict[str, dict[str, Any]]:
+    """`key=value` -> {key: its value, as the command line would set it}, for all values of all keys.
+
+    Raises:
+      BadInput: an unknown key, or a value that it cannot have.
+    """
+    changes = {}
+    for text in vary:
+        key, _, values = text.partition("=")
+        if not values:
+            raise errors.BadInput(f"--vary: expected KEY=VALUE,VALUE, as retrain.k=10,20, found {text!r}")
+        for value in _BETWEEN.split(values):
+            changed, _ = command.parse([*words, f"--config.{key}={value}"])
+            changes[f"{key}={value}"] = {key: config_lib.get(changed, key)}
+    return changes
 
 
 def _compare(config: Any, options: Any, own: Any) -> None:
     from lt_jax.compare import page, plan, results  # here, so that --help does not wait for JAX
     from lt_jax.stages import heads
 
-    names = plan.names_of(own.methods, config)
+    names = plan.varied(config, plan.names_of(own.methods, config), own.changes)
     folds = 0 if heads.is_alone(config) or _has_validation(config) else own.folds
-    jobs = plan.jobs(config, names, range(config.seed, config.seed + own.seeds), folds)
+    jobs = plan.jobs(config, names, range(config.seed, config.seed + own.seeds), folds, own.changes)
     log.say(f"{len(names)} methods, {own.seeds} seeds, {folds or 'no'} folds: {len(jobs)} runs")
     if own.dry_run:
         for job in jobs:
-            print(f"{job.folder}  {' '.join(job.members) or job.config.stages[0]}")
+            print(f"{job.folder}  {'; '.join(job.members) or job.config.stages[0]}")
         return
     workdir = files.prepare_folder(options.workdir)
     failed = _run_all(jobs, workdir)

@@ -18,6 +18,7 @@ GROUPS = {
     "losses": lambda: [name for name, recipe in methods.RECIPES.items() if "baseline" in recipe.stages[:1]],
     "contrastive": lambda: [name for name, recipe in methods.RECIPES.items() if _is_contrastive(recipe)],
 }
+Changes = dict[str, dict[str, Any]]  # "retrain.k=20" -> {"retrain.k": 20}
 _TRAINED = ("pretrain", "baseline", "retrain", "features", "dlsa")  # stages that make a run worth sharing
 
 
@@ -72,8 +73,7 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
 def _of_frozen(text: str, config: ml_collections.ConfigDict) -> list[str]:
     """The heads that `--methods` names, and after them the recipes that train no network either."""
     words = [word for word in text.split(",") if word]
-    recipes = [word for word in dict.fromkeys(words) if word in methods.RECIPES and _fits(word, config)]
-    recipes = [word for word in recipes if word not in methods.HEADS]
+    recipes = [word for word in dict.fromkeys(words) if _is_on_frozen(word, config)]
     for word in words:
         if word in recipes:
             continue
@@ -89,6 +89,15 @@ def _of_frozen(text: str, config: ml_collections.ConfigDict) -> list[str]:
     return [name for name in methods.HEADS if name in words or {"all", "heads"} & set(words)] + recipes
 
 
+def _is_on_frozen(name: str, config: ml_collections.ConfigDict) -> bool:
+    """Whether this is a recipe, other than a head, that the config can run without training a network."""
+    if name in methods.HEADS or name not in methods.RECIPES or not _fits(name, config):
+        return False
+    settings = copy.deepcopy(config)
+    config_lib.apply_recipe(settings, name)
+    return not {"pretrain", "baseline", "retrain"} & set(settings.stages)
+
+
 def _fits(name: str, config: ml_collections.ConfigDict) -> bool:
     try:
         config_lib.apply_recipe(copy.deepcopy(config), name)
@@ -97,23 +106,82 @@ def _fits(name: str, config: ml_collections.ConfigDict) -> bool:
     return True
 
 
-def jobs(config: ml_collections.ConfigDict, names: list[str], seeds: range, folds: int) -> list[Job]:
+def varied(config: ml_collections.ConfigDict, names: list[str], changes: Changes) -> list[str]:
+    """The methods, each followed by those that change a setting of it: `bns_ipdpp, retrain.k=20`.
+
+    A change that has no effect on a method gives none, such as the value that the config has.
+
+    Raises:
+      BadInput: the config trains no network, or a key has an effect on none of the methods.
+    """
+    if not changes:
+        return names
+    if stage_heads.is_alone(config):
+        raise errors.BadInput(
+            "--vary: expected a config that trains a network; an option of a head is part of config.heads, as "
+            "--config.heads=\"('balanced_linear(tau=0.5)',)\""
+        )
+    every = []
+    for name in names:
+        plain = _job(config, name, config.seed, None, 0, _heads_with("", [name]), {})
+        every.append(name)
+        for change in changes:
+            job = _job(config, _name(name, change), config.seed, None, 0, _heads_with("", [name]), changes)
+            if job.folder != plain.folder:
+                every.append(_name(name, change))
+    effective = {key for name in every for key in changes.get(change_of(name), ())}
+    for key in (key for change in changes.values() for key in change):
+        if key not in effective:
+            raise errors.BadInput(f"--vary: {key} changes nothing in {', '.join(names)}")
+    return every
+
+
+def _name(recipe: str, change: str) -> str:
+    return f"{recipe}, {change}"
+
+
+def recipe_of(name: str) -> str:
+    """The recipe, or the head, of a method that may have a changed setting."""
+    return name.partition(", ")[0]
+
+
+def change_of(name: str) -> str:
+    """The changed setting of a method; "" for none."""
+    return name.partition(", ")[2]
+
+
+def title_of(name: str) -> str:
+    """Display name of a method of a comparison."""
+    recipe = recipe_of(name)
+    title = methods.title("RECIPES" if recipe in methods.RECIPES else "HEADS", recipe)
+    return _name(title, change_of(name)) if change_of(name) else title
+
+
+def _heads_with(change: str, names: list[str]) -> tuple[str, ...]:
+    """The heads with this change: one baseline serves them all."""
+    return tuple(recipe_of(name) for name in names if change_of(name) == change and recipe_of(name) in methods.HEADS)
+
+
+def jobs(
+    config: ml_collections.ConfigDict, names: list[str], seeds: range, folds: int, changes: Changes | None = None
+) -> list[Job]:
     """All runs of a comparison, a pretraining before the runs that start from it.
 
     Args:
       config: of one run; recipes change it.
-      names: recipes.
+      names: recipes, or what `varied` makes of them.
       seeds: of the runs.
       folds: of cross-validation; each method is trained once on all images and once without each fold.
+      changes: those that the names have.
     """
     if stage_heads.is_alone(config):
         return _jobs_of_frozen(config, names, seeds)
     planned: dict[str, Job] = {}
-    heads = tuple(name for name in names if name in methods.HEADS)  # one baseline serves them all
     for seed in seeds:
         for fold in (None, *range(folds)):
             for name in names:
-                job = _job(config, name, seed, fold, folds, heads)
+                heads = _heads_with(change_of(name), names)
+                job = _job(config, name, seed, fold, folds, heads, changes or {})
                 for needed in (job.before, job):
                     if needed is not None:
                         known = planned.get(needed.folder)
@@ -154,9 +222,13 @@ def _without_report(config: ml_collections.ConfigDict) -> ml_collections.ConfigD
     return config
 
 
-def _job(config: Any, name: str, seed: int, fold: int | None, folds: int, heads: tuple[str, ...]) -> Job:
+def _job(
+    config: Any, name: str, seed: int, fold: int | None, folds: int, heads: tuple[str, ...], changes: Changes
+) -> Job:
     settings = copy.deepcopy(config)
-    config_lib.apply_recipe(settings, name)
+    config_lib.apply_recipe(settings, recipe_of(name))
+    if change_of(name):
+        settings.update_from_flattened_dict(changes[change_of(name)])
     settings.seed = seed
     if fold is not None:
         settings.data.folds = folds
@@ -192,7 +264,7 @@ def method_in(job: Job, name: str) -> str:
         return name
     if job.before is not None:
         return job.config.method
-    head = methods.name_of("HEADS", name)
+    head = methods.name_of("HEADS", recipe_of(name))
     if head in {methods.name_of("HEADS", text) for text in job.config.heads}:
         return head
     return baseline.method_of(job.config.baseline)

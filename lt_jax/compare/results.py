@@ -47,10 +47,11 @@ def read(jobs: list[plan.Job], names: list[str], workdir: epath.Path, failed: di
 
 
 def _method(jobs: list[plan.Job], name: str, workdir: epath.Path, failed: dict[str, str]) -> dict[str, Any]:
-    table = "RECIPES" if name in methods.RECIPES else "HEADS"
+    recipe = plan.recipe_of(name)
+    table = "RECIPES" if recipe in methods.RECIPES else "HEADS"
     own = [job for job in jobs if name in job.members]
     reason = next((failed[job.folder] for job in own if job.folder in failed), None)
-    about = {"title": methods.title(table, name), "paper": methods.source(table, name)}
+    about = {"title": plan.title_of(name), "paper": methods.source(table, recipe)}
     if reason is not None:
         return {**about, "status": "failed", "reason": reason, "test": [], "validation": None}
     whole = [job for job in own if "/all/" in job.folder]

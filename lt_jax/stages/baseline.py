@@ -67,12 +67,13 @@ def _fitted_head(experiment: experiments.Experiment, variables: dict[str, Any]) 
     """Parameters of a linear head on the features of these variables, trained by the loss of the baseline."""
     split = experiment.dataset.train
     features, _ = experiment.extract_baseline(variables, split.images)
-    fit_head = functools.partial(heads.linear, loss=_loss(experiment.config.baseline))
     options = methods.options_of("HEADS", "balanced_linear")
     sizes = {name: options[name] for name in ("steps", "batch_size", "learning_rate", "weight_decay")}
     settings = heads.Settings.short(len(split.labels), **sizes)
     key = experiment.stream("baseline/head")
-    return fit_head(key, features, split.labels, experiment.classes, settings=settings).params()
+    loss = _loss(experiment.config.baseline)
+    head = heads.linear(key, features, split.labels, experiment.classes, loss=loss, settings=settings)
+    return {"dense": {"kernel": head.kernel, "bias": head.bias}}
 
 
 def form_of(settings: Any) -> Form:
