@@ -176,23 +176,10 @@ def bns_adapter(
     Source: BNS + IP-DPP (NeurIPS 2025, arXiv 2510.08836), Eq. 12 with m = 1, here on frozen features; both views of an
     item are equal.
 
-    Args:
-      key: rng key of the hidden layer, the batches and the negatives.
-      features: (n, d) float32.
-      labels: (n,).
-      classes: of the training set; a class without items in `labels` is never predicted.
-      initial: unused.
+    Args: as in `adapter`, and
       bns_weight: of the BNS loss beside the balanced softmax.
       temperature: of the similarities.
       n: negatives of each item.
-      width: of the hidden layer.
-      tau: strength of the class prior in the loss.
-      scale: of the cosines.
-      learning_rate: peak rate of AdamW; it decays to 0 by a cosine.
-      weight_decay: of the adapter and the vectors of the classes.
-      steps: of training.
-      batch_size: images a step.
-      scaling: of the features: "raw", "standard" or "unit".
     """
     del initial
     form = _Form(width, tau, scale, scaling)
