@@ -325,6 +325,7 @@ def finetune(config):
     mild = augment(crop_scale=0.5, strength=0.0, grey=0.0, blur=False)
     config.baseline = baseline(training(10, 64, base_learning_rate=1e-3, warmup_epochs=1), mild)
     config.baseline.update(trainable="last_block", loss="logit_adjustment")
+    config.log.every_steps = 5
     config.stages = ("baseline", "heads", "evaluate", "report")
     config.heads = tuple(name for name in HEADS if name != "logit_adjustment")
     return config

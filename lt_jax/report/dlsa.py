@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from lt_jax.core import files
 from lt_jax.report import figures, svg
@@ -113,7 +113,9 @@ def clusters(divided: dict[str, Any]) -> Figure:
             **_shade(divided, number),
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("training images in the cluster")
     axes.set_ylabel("share of its largest class")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -34,7 +34,7 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
         ),
         (
             "Features that keep classes apart",
-            _encoder(result),
+            _encoder(result, lines),
             _features(workdir, result, lines),
         ),
         (
@@ -56,13 +56,15 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
     ]
 
 
-def _encoder(result: dict[str, Any]) -> str:
+def _encoder(result: dict[str, Any], lines: list[Any]) -> str:
     """Where the features come from."""
     if result.get("frozen"):
         return (
             f"The encoder, {result['protocol']['network']}, is frozen: it has the weights that it was loaded with, and "
             "all methods classify the same features."
         )
+    if not (result["probe"] or _has(lines, "pretrain", "loss")):
+        return "The features of an image are what the last layer of the network sees, after training on all images."
     return (
         "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however few "
         "images it has."
