@@ -8,6 +8,7 @@ import pytest
 
 from lt_jax.core import errors, files
 from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 
 NAMES = (
     "digits_lt", "digits_lt_eigen", "cifar10_lt", "cifar100_lt", "imagenet_lt", "places_lt", "inat2018", "folder",
@@ -23,7 +24,7 @@ def get(name, arg=""):
 def test_smoke_changes_only_sizes_and_durations(name):
     name, _, arg = name.partition(":")
     tokens = arg, ",".join(filter(None, (arg, "smoke")))
-    whole, smoke = (config_lib._flatten(config_lib.resolved(get(name, arg)), ()) for arg in tokens)
+    whole, smoke = (dependencies.flattened(dependencies.resolved(get(name, arg)), ()) for arg in tokens)
     assert whole.keys() == smoke.keys()
     changed = {path[-1] for path in whole if whole[path] != smoke[path]}
     sizes = {
@@ -82,7 +83,7 @@ def test_digest_depends_on_the_settings_of_the_stage():
     def digest(stage, **changes):
         config = get("digits_lt")
         config.update_from_flattened_dict(changes)
-        return files.json_digest(config_lib.dependencies(config, stage))
+        return files.json_digest(dependencies.of_stage(config, stage))
 
     assert digest("pretrain") == digest("pretrain", **{"retrain.k": 3, "data.dir": "x", "log.every_steps": 1})
     assert digest("pretrain") != digest("pretrain", **{"pretrain.m": 2})
@@ -96,7 +97,7 @@ def test_every_knob_is_read_and_commented(name):
     """A knob that no module reads has no effect; one without a comment is undocumented."""
     code = "\n".join(file.read_text() for file in PACKAGE.rglob("*.py") if "configs" not in file.parts)
     defined = "\n".join(file.read_text() for file in config_lib.builtin_folder().glob("*.py"))
-    for path in config_lib._flatten(config_lib.resolved(get(name)), ()):
+    for path in dependencies.flattened(dependencies.resolved(get(name)), ()):
         knob = path[-1]
         assert re.search(rf"\.{knob}\b|\.get\(\"{knob}\"", code), f"no module reads {'.'.join(path)}"
         assert re.search(rf"\.{knob} = .*  # \S", defined), f"{'.'.join(path)} has no comment"

@@ -15,6 +15,7 @@ from lt_jax import losses, models
 from lt_jax.augment import mix
 from lt_jax.core import errors
 from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 
 CLASSES = losses.Classes.of(np.array([6, 3, 1]))
 LOGITS = jnp.asarray(2 * np.sin(0.7 * (np.arange(24) + 1.0) ** 2).reshape(4, 2, 3), jnp.float32)
@@ -155,6 +156,6 @@ def test_experts_without_their_network_are_one_line():
         config_lib.validate(config)
     changed = digits_lt.get_config("smoke")
     changed.baseline.diversity = 0.1
-    assert config_lib.dependencies(changed, "baseline") == config_lib.dependencies(
+    assert dependencies.of_stage(changed, "baseline") == dependencies.of_stage(
         digits_lt.get_config("smoke"), "baseline"
     )

@@ -14,7 +14,7 @@ from configs import digits_lt
 from lt_jax import methods, models, optim
 from lt_jax.core import errors
 from lt_jax.run import config as config_lib
-from lt_jax.run import graph
+from lt_jax.run import dependencies, graph
 from lt_jax.sampling import orders, partners
 from lt_jax.stages import baseline
 from lt_jax.stages.experiment import Experiment
@@ -111,9 +111,9 @@ def test_a_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
 def test_settings_of_no_objective_change_no_stage():
     plain, changed = digits_lt.get_config("smoke"), digits_lt.get_config("smoke")
     changed.baseline.update(contrastive_weight=0.3, contrastive_projector=(3,))
-    assert config_lib.dependencies(plain, "baseline") == config_lib.dependencies(changed, "baseline")
+    assert dependencies.of_stage(plain, "baseline") == dependencies.of_stage(changed, "baseline")
     plain.baseline.contrastive = changed.baseline.contrastive = "bcl"
-    assert config_lib.dependencies(plain, "baseline") != config_lib.dependencies(changed, "baseline")
+    assert dependencies.of_stage(plain, "baseline") != dependencies.of_stage(changed, "baseline")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from lt_jax import data, losses, methods, models, optim
 from lt_jax.core import distributed, errors, files
 from lt_jax.data import batches
 from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 from lt_jax.run import graph as stages
 from lt_jax.sampling import partners
 from lt_jax.train import checkpoint, sharding, state
@@ -219,15 +220,15 @@ def test_variables_of_a_split_state_are_read_whole_on_the_host(unbroken, split):
 def test_splitting_the_state_changes_no_stage():
     whole, split = digits_lt.get_config("smoke"), digits_lt.get_config("smoke")
     split.host.shard_params = True
-    for stage in config_lib.DEPENDS:
-        assert config_lib.dependencies(whole, stage) == config_lib.dependencies(split, stage)
+    for stage in dependencies.BLOCKS:
+        assert dependencies.of_stage(whole, stage) == dependencies.of_stage(split, stage)
 
 
 def test_what_changes_memory_alone_changes_no_stage():
     plain, lean = digits_lt.get_config("smoke"), digits_lt.get_config("smoke")
     lean.encoder.remat = lean.pretrain.ring = True
-    for stage in config_lib.DEPENDS:
-        assert config_lib.dependencies(plain, stage) == config_lib.dependencies(lean, stage)
+    for stage in dependencies.BLOCKS:
+        assert dependencies.of_stage(plain, stage) == dependencies.of_stage(lean, stage)
 
 
 def test_half_written_checkpoint_is_removed_and_the_one_before_is_used(parts, config, unbroken, killed, capsys):

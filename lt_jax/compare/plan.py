@@ -10,6 +10,7 @@ from etils import epath
 from lt_jax import methods
 from lt_jax.core import errors, files
 from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 from lt_jax.stages import baseline
 from lt_jax.stages import heads as stage_heads
 
@@ -252,7 +253,7 @@ def _job(
 
 def _folder(stage: str, settings: Any, seed: int, fold: int | None) -> str:
     """A name that is equal for runs which train the same thing."""
-    depends = config_lib.dependencies(settings, "heads" if stage == "baseline" else stage)
+    depends = dependencies.of_stage(settings, "heads" if stage == "baseline" else stage)
     depends["before"] = settings.init_from
     digest = files.json_digest(depends)[:12]
     return f"runs/seed{seed}/{'all' if fold is None else f'fold{fold}'}/{stage}-{digest}"

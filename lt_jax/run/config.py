@@ -1,8 +1,7 @@
-"""From a config file to one checked, resolved config, and the digests that tell what a stage depends on."""
+"""From a config file to one checked config."""
 
 import difflib
 import importlib.util
-import json
 import os
 import pathlib
 import re
@@ -13,30 +12,10 @@ from typing import Any
 import ml_collections
 
 from lt_jax.core import errors
-from lt_jax.run import knobs
+from lt_jax.run import dependencies, knobs
 
 DEFAULT = "configs/digits_lt.py"
 
-# What a finished stage was computed from. Logging, device and host keys, and what changes memory alone are in no
-# digest. Files count by their content (lt_jax.run.inputs), not by their path.
-_TRUNK = ("seed", "data", "encoder", "dtype")
-_METHOD = ("pretrain", "probe", "baseline", "heads", "retrain", "dlsa", "evaluate", "method", "stages")
-DEPENDS = {
-    "pretrain": (*_TRUNK, "pretrain"),
-    "probe": (*_TRUNK, "pretrain", "probe"),
-    "baseline": (*_TRUNK, "baseline"),
-    "heads": (*_TRUNK, "baseline", "probe", "heads"),
-    "retrain": (*_TRUNK, "pretrain", "retrain"),
-    "features": (*_TRUNK, "pretrain", "probe"),
-    "dlsa": (*_TRUNK, "pretrain", "probe", "dlsa", "evaluate"),
-    "separability": (*_TRUNK, "pretrain", "probe", "dlsa"),
-    "evaluate": (*_TRUNK, *_METHOD),
-    "report": (*_TRUNK, *_METHOD, "report"),
-}
-_NOT_DIGESTED = {
-    ("data", "dir"), ("data", "list"), ("data", "classes"), ("data", "workers"),
-    ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"), ("evaluate", "every_epochs"),
-}  # fmt: skip
 _PATHS = (
     "data.dir",
     "data.list",
@@ -46,7 +25,6 @@ _PATHS = (
     "host.compile_cache",
     "dlsa.compare_with",
 )
-_ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {("dlsa", "compare_with"): ("separability", "report")}
 
 CHOICES = {
     "data.on_bad_image": ("error", "skip"),
@@ -273,9 +251,9 @@ def _check_profile(text: str) -> None:
 
 
 def _check_stages(config: Any) -> None:
-    unknown = [stage for stage in config.stages if stage not in DEPENDS]
+    unknown = [stage for stage in config.stages if stage not in dependencies.BLOCKS]
     if unknown:
-        raise errors.BadInput(f"config.stages: expected some of {', '.join(DEPENDS)}, found {unknown[0]!r}")
+        raise errors.BadInput(f"config.stages: expected some of {', '.join(dependencies.BLOCKS)}, found {unknown[0]!r}")
     stages = set(config.stages)
     if "heads" in stages and not ("baseline" in stages or "features" in stages and not {"retrain", "dlsa"} & stages):
         raise errors.BadInput("config.stages: heads needs baseline before it, or features without retrain and dlsa")
@@ -350,54 +328,3 @@ def get(config: ml_collections.ConfigDict, dotted: str) -> Any:
             return None
         value = value[part]
     return value
-
-
-def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, Any]:
-    """Plain nested dicts, as written to `config.json`."""
-    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
-    return json.loads(json.dumps(tree, default=list))
-
-
-def dependencies(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
-    """Dotted key -> value of everything that `stage` is computed from.
-
-    Settings of experts, of a contrastive objective beside the baseline's loss, of enlarging, of flips and of DLSA count
-    only where there are any.
-    """
-    tree = resolved(config)
-    flat = {}
-    for top in DEPENDS[stage]:
-        if top in tree:
-            flat.update(_flatten(tree[top], (top,)))
-    paths = {path for path in flat if path not in _NOT_DIGESTED and stage in _ONLY_FOR.get(path, (stage,))}
-    paths -= {path for path in paths if path[0] == "baseline" and _is_unused(path[1], tree["baseline"])}
-    if not tree.get("encoder", {}).get("input_size"):
-        paths -= {("encoder", "input_size"), ("encoder", "resample")}
-    if not tree.get("encoder", {}).get("flips"):
-        paths -= {("encoder", "flips")}
-    if "dlsa" in tree and not tree["dlsa"]["filter"].get("components"):
-        paths -= {("dlsa", "filter", "components")}
-    if stage in ("evaluate", "report") and "dlsa" not in tree["stages"]:
-        paths -= {path for path in paths if path[0] == "dlsa"}
-    return {".".join(path): value for path, value in flat.items() if path in paths}
-
-
-def _is_unused(key: str, baseline: dict[str, Any]) -> bool:
-    if key in ("experts", "diversity"):
-        return baseline.get("experts", 1) == 1
-    if key == "contrastive_projector" and (baseline.get("consistency") or baseline.get("tripartite")):
-        return False
-    if key in ("consistency", "tripartite"):
-        return not baseline[key]
-    if key == "trainable":
-        return baseline[key] == "all"
-    return key.startswith("contrastive") and not baseline.get("contrastive")
-
-
-def _flatten(tree: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:
-    if not isinstance(tree, dict):
-        return {path: tree}
-    flat = {}
-    for name, value in tree.items():
-        flat.update(_flatten(value, (*path, name)))
-    return flat

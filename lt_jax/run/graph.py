@@ -10,8 +10,7 @@ from etils import epath
 
 from lt_jax.core import distributed, errors, files, interrupt, log
 from lt_jax.dlsa import settings as dlsa_settings
-from lt_jax.run import config as config_lib
-from lt_jax.run import inputs, results
+from lt_jax.run import dependencies, inputs, results
 from lt_jax.stages.experiment import Experiment
 from lt_jax.train import checkpoint
 
@@ -70,7 +69,7 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
     _refuse_changed_pretraining(config, workdir, current)
     if stage != "all":
         _refuse_stale_input(config, workdir, stage, current)
-    files.write_json(workdir / "config.json", config_lib.resolved(config))
+    files.write_json(workdir / "config.json", dependencies.resolved(config))
     _write_run(config, workdir)
     if current is not None and distributed.is_main():  # which alone can read what it has just written
         inputs.write(workdir, current)
@@ -106,10 +105,10 @@ def _run_one(experiment: Experiment, name: str, function: Callable[..., Any], cu
 
 def _depends(config: Any, workdir: epath.Path, name: str, current: inputs.Inputs | None) -> dict[str, Any]:
     """Everything that the stage is computed from: settings, content of images and weights, what came before."""
-    depends = config_lib.dependencies(config, name)
+    depends = dependencies.of_stage(config, name)
     if current is not None:
         depends |= current.of_stage(name)
-    if config.init_from and "pretrain" in config_lib.DEPENDS[name]:
+    if config.init_from and "pretrain" in dependencies.BLOCKS[name]:
         depends["init_from"] = files.read_json(workdir / "stages" / "init_from.json")["content"]
     if name == "report":
         depends["result"] = files.digest(workdir / "result.json")

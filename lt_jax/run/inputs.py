@@ -15,6 +15,7 @@ from lt_jax.core import distributed, errors, files, log
 from lt_jax.data import identity
 from lt_jax.models.weights import known
 from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 from lt_jax.stages.experiment import Experiment
 from lt_jax.train import checkpoint
 
@@ -207,7 +208,7 @@ def _check_same_source(ours: dict[str, Any], source: epath.Path, workdir: epath.
 
 
 def _check_trunk(config: Any, entry: dict[str, Any], source: epath.Path, current: Inputs | None) -> None:
-    ours = config_lib.dependencies(config, "pretrain") | (current.of_stage("pretrain") if current else {})
+    ours = dependencies.of_stage(config, "pretrain") | (current.of_stage("pretrain") if current else {})
     for key in sorted(set(entry["depends"]) & set(ours)):  # a key that one of two versions lacks cannot have been set
         if key.startswith(_TRUNK) and entry["depends"][key] != ours[key]:
             if key == "content.train":

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from lt_jax.core import errors, files
-from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 
 
 def digests(config: Any, workdir: epath.Path) -> dict[str, str | None]:
@@ -16,7 +16,7 @@ def digests(config: Any, workdir: epath.Path) -> dict[str, str | None]:
     Args:
       config: the config of the run, or its `config.json`.
     """
-    settings = config_lib.dependencies(config, "evaluate")
+    settings = dependencies.of_stage(config, "evaluate")
     settings.pop("seed")  # the result has it by itself
     data = (files.read_json(workdir / "run.json") or {}).get("data", {})
     splits = data.get("splits", {})

@@ -11,6 +11,7 @@ import lt_jax
 from lt_jax.core import errors
 from lt_jax.dlsa import separate
 from lt_jax.run import config as config_lib
+from lt_jax.run import dependencies
 from lt_jax.stages import dlsa as stages
 from lt_jax.stages import features as features_lib
 
@@ -101,9 +102,9 @@ def test_separability_ranks_by_head_against_tail(divided):
 
 def test_compare_with_changes_only_separability_and_report():
     config, _, _ = config_lib.from_command_line(["lt_jax", "--config=configs/dlsa_digits.py:smoke"])
-    before = {stage: config_lib.dependencies(config, stage) for stage in ("dlsa", "separability", "evaluate", "report")}
+    before = {stage: dependencies.of_stage(config, stage) for stage in ("dlsa", "separability", "evaluate", "report")}
     config.dlsa.compare_with = ("runs/other",)
-    changed = {stage for stage in before if config_lib.dependencies(config, stage) != before[stage]}
+    changed = {stage for stage in before if dependencies.of_stage(config, stage) != before[stage]}
     assert changed == {"separability", "report"}
 
 
