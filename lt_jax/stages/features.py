@@ -51,17 +51,16 @@ def _frozen(experiment: experiments.Experiment) -> None:
     variables = experiment.initial(experiment.network, "features", config.encoder.weights)
     files.write_npz(_encoder_file(workdir), **_flat(experiments.encoder_of(variables)))
     digests = files.read_json(workdir / "run.json")["data"]
-    for name, split in {"train": dataset.train, **dataset.evaluated}.items():
-        view = "whole" if split.in_memory else "centre"
-        key = cache.key(config, dataset.image_shape, view, digests["splits"][name], digests["weights"])
-        cache.features(workdir, name, key, experiment.extract, variables, split.images)
-        files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
+    names = {name: name for name in ("train", *dataset.evaluated)}  # of the features -> the split that they are of
     if has_mirrored(config):
-        split = dataset.train
-        view = "whole, mirrored" if split.in_memory else "centre, mirrored"
-        key = cache.key(config, dataset.image_shape, view, digests["splits"]["train"], digests["weights"])
-        cache.features(workdir, MIRRORED, key, experiment.extract_mirrored, variables, split.images)
-        files.write_npy(workdir / "features" / f"{MIRRORED}.labels.npy", split.labels)
+        names[MIRRORED] = "train"
+    for name, split_name in names.items():
+        split = getattr(dataset, split_name)
+        view = ("whole" if split.in_memory else "centre") + (", mirrored" if name == MIRRORED else "")
+        extractor = experiment.extract_mirrored if name == MIRRORED else experiment.extract
+        key = cache.key(config, dataset.image_shape, view, digests["splits"][split_name], digests["weights"])
+        cache.features(workdir, name, key, extractor, variables, split.images)
+        files.write_npy(workdir / "features" / f"{name}.labels.npy", split.labels)
 
 
 def encoder(workdir: epath.Path) -> dict[str, Any]:
