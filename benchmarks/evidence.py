@@ -14,17 +14,12 @@ of the config is put before that of the table. --factors=10,100,200 sets the imb
 """
 
 import argparse
-import contextlib
 import functools
 import json
-import multiprocessing
 import operator
-import os
 import pathlib
 import sys
-import threading
 import time
-from concurrent import futures
 from typing import NamedTuple
 
 import keep
@@ -207,43 +202,24 @@ def finish(jobs, options):
 
     `jobs`: folder -> words of the command line.
     """
-    left = {at: words for at, words in jobs.items() if not (at / "done").exists()}
-    # One thread for each run: a second run uses the second core better than a network this small does.
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-    spawn = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(options.jobs, spawn, initializer=end_with_parent) as pool:
-        running = [pool.submit(one, at, words) for at, words in left.items()]
-        for number, done in enumerate(futures.as_completed(running), 1):
-            at, status = done.result()
-            if status:
-                pool.shutdown(wait=False, cancel_futures=True)
-                sys.exit(f"status {status}: see {at}/log.txt")
-            print(f"{number} of {len(left)}: {at.relative_to(options.workdir)}", flush=True)
+    from lt_jax.compare import workers
+    from lt_jax.run import command
+
+    left = {at: words for at, words in jobs.items() if not is_finished(at)}
+    tasks = [workers.Task(str(at), command.parse(["lt_jax", *words])[0]) for at, words in left.items()]
+    failed = workers.run_all(tasks, options.jobs)
+    for at, reason in failed.items():
+        sys.exit(f"{at}: {reason}")
     return len(left)
 
 
-def end_with_parent():
-    """Ends this worker when the benchmark ends.
-
-    A worker handles SIGTERM by saving, and would then wait forever for work from a process that no longer exists.
-    """
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def one(workdir, words):
-    from lt_jax import main
-
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "log.txt", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        status = main.main(["lt_jax", f"--workdir={workdir}", *words])
-    if status == 0:
-        (workdir / "done").touch()
-    return workdir, status
+def is_finished(workdir):
+    """Returns whether the run has completed the last of its stages."""
+    file = workdir / "config.json"
+    if not file.exists():
+        return False
+    last = workdir / "stages" / f"{json.loads(file.read_text())['stages'][-1]}.json"
+    return last.exists() and json.loads(last.read_text())["status"] == "complete"
 
 
 def report(name, results_by_row, commits, options):

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -225,6 +228,40 @@ def test_a_method_that_fails_does_not_stop_the_others(tmp_path, tiny, capsys, mo
     with pytest.raises(errors.BadInput, match="focal has failed: baseline: loss or gradient is not finite"):
         lt_jax.load(tmp_path, method="focal")
     assert lt_jax.load(tmp_path, method="bns_uniform").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
+
+
+@pytest.mark.slow
+def test_runs_beside_each_other(tmp_path, tiny, capsys, monkeypatch):
+    overrides = {**methods.RECIPES["focal"].overrides, "baseline.base_learning_rate": 1e30}
+    monkeypatch.setitem(methods.RECIPES, "focal", methods.Recipe("Diverging", "", overrides=overrides))
+    words = (*tiny, "--methods=cross_entropy,focal,bns_uniform", "--folds=0")
+    short = ("--config.baseline.epochs=1", "--config.pretrain.epochs=1", "--config.retrain.epochs=1")
+    assert run_compare(*words, *short, "--jobs=2", f"--workdir={tmp_path / 'beside'}") == 0
+    assert "run 4 of 4" in capsys.readouterr().err
+    assert run_compare(*words, *short, f"--workdir={tmp_path / 'turn'}") == 0
+    beside, turn = (json.loads((tmp_path / name / "compare.json").read_text()) for name in ("beside", "turn"))
+    assert "not finite" in beside["methods"]["focal"]["reason"]
+    for name in ("cross_entropy", "bns_uniform"):
+        overall = [x["methods"][name]["test"][0]["overall"] for x in (beside, turn)]
+        assert overall[0] == pytest.approx(overall[1], abs=0.02)  # last bits may differ
+    logs = list((tmp_path / "beside").rglob("log.txt"))
+    assert len(logs) == 4 and sum("lt_jax: baseline: loss or gradient" in path.read_text() for path in logs) == 1
+
+
+@pytest.mark.slow
+def test_a_stop_ends_the_runs_beside_each_other(tmp_path, tiny):
+    words = ("--methods=cross_entropy,focal", "--folds=0", "--jobs=2", "--config.baseline.epochs=2000")
+    command = [sys.executable, "-m", "lt_jax.compare", *tiny, *words, f"--workdir={tmp_path}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(tmp_path.rglob("metrics.jsonl"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.5)
+        process.terminate()
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 75 and "stopped by a signal" in stderr
+    logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
+    assert len(logs) == 2 and all("and saved; run the same command again to resume" in text for text in logs)
+    assert len(list(tmp_path.rglob("checkpoints/baseline/*/variables"))) >= 2
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """`python -m lt_jax.compare`: trains methods under one protocol; `USAGE` says how."""
 
 import csv
+import functools
 import io
 import re
 import sys
-import time
 import types
 from typing import Any
 
@@ -15,7 +15,8 @@ from lt_jax.run import config as config_lib
 # A constant, since python -OO removes docstrings.
 USAGE = """\
 usage: python -m lt_jax.compare --methods=A,B,C|GROUP|all [--config=configs/NAME.py[:tokens]] [--workdir=DIR]
-                                [--seeds=N] [--folds=N] [--vary=a.b=X,Y ...] [--dry-run] [--config.a.b=value ...]
+                                [--seeds=N] [--folds=N] [--jobs=N] [--vary=a.b=X,Y ...] [--dry-run]
+                                [--config.a.b=value ...]
 
 Trains each method with each seed, shares what methods have in common, and writes compare.json, compare.csv and
 compare.html in DIR, by default runs/NAME_compare. The same command again resumes.
@@ -23,12 +24,13 @@ compare.html in DIR, by default runs/NAME_compare. The same command again resume
   --seeds    runs of each method (1); two or more give intervals
   --folds    of cross-validation, which selects the method (2); 0 = none: a validation split selects, or nothing;
              heads on the features of a pretrained network always have 5
+  --jobs     runs at a time (1), each in a process with one thread of its own: for small networks on several CPU cores
   --vary     a key of the config and its values, as retrain.k=10,20: each method also with each of them, one at a time
   --dry-run  lists the runs and trains nothing
 The first method is the reference of the differences, of heads on features the plain linear one.
 The test set never selects.
 """
-_OWN = {"methods": "", "seeds": "1", "folds": "2", "dry-run": ""}
+_OWN = {"methods": "", "seeds": "1", "folds": "2", "jobs": "1", "dry-run": ""}
 _BETWEEN = re.compile(r",(?![^(]*\))")  # values, not the parts of a tuple
 
 
@@ -63,11 +65,11 @@ def _split(argv: list[str]) -> tuple[types.SimpleNamespace, list[str]]:
             vary.append(value)
         else:
             words.append(word)
-    for name, least in (("seeds", 1), ("folds", 0)):
+    for name, least in (("seeds", 1), ("folds", 0), ("jobs", 1)):
         if not values[name].isdecimal() or int(values[name]) < least or values[name] == "1" and name == "folds":
             expected = "0 or at least 2" if name == "folds" else "at least 1"
             raise errors.BadInput(f"--{name}: expected a whole number, {expected}, found {values[name]!r}")
-    numbers = {"seeds": int(values["seeds"]), "folds": int(values["folds"])}
+    numbers = {name: int(values[name]) for name in ("seeds", "folds", "jobs")}
     own = types.SimpleNamespace(methods=values["methods"], dry_run=bool(values["dry-run"]), vary=vary, **numbers)
     return own, words
 
@@ -90,7 +92,7 @@ def _changes(words: list[str], vary: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _compare(config: Any, options: Any, own: Any) -> None:
-    from lt_jax.compare import page, plan, results  # here, so that --help does not wait for JAX
+    from lt_jax.compare import page, plan, results, workers  # here, so that --help does not wait for JAX
     from lt_jax.stages import heads
 
     names = plan.varied(config, plan.names_of(own.methods, config), own.changes)
@@ -102,7 +104,8 @@ def _compare(config: Any, options: Any, own: Any) -> None:
             print(f"{job.folder}  {'; '.join(job.members) or job.config.stages[0]}")
         return
     workdir = files.prepare_folder(options.workdir)
-    failed = _run_all(jobs, workdir)
+    by_path = workers.run_all(_tasks(jobs, workdir), own.jobs)
+    failed = {job.folder: by_path[str(workdir / job.folder)] for job in jobs if str(workdir / job.folder) in by_path}
     compared = results.read(jobs, names, workdir, failed)
     files.write_json(workdir / "compare.json", compared)
     files.write_text(workdir / "compare.csv", _csv(compared))
@@ -118,29 +121,25 @@ def _has_validation(config: Any) -> bool:
     return data.load(config.data).validation is not None
 
 
-def _run_all(jobs: list[Any], workdir: Any) -> dict[str, str]:
-    """Runs the jobs one after the other; returns folder -> reason of those that failed. Others go on."""
-    from lt_jax import main as command_line
+def _tasks(jobs: list[Any], workdir: Any) -> list[Any]:
+    """The jobs as runs of the command line."""
+    from lt_jax.compare import workers
 
-    failed: dict[str, str] = {}
-    began = time.monotonic()
-    for number, job in enumerate(jobs):
-        left = (time.monotonic() - began) / number * (len(jobs) - number) / 60 if number else None
-        log.say(f"run {number + 1} of {len(jobs)}" + (f", about {left:.0f} minutes left" if left is not None else ""))
-        if job.before is not None and job.before.folder in failed:
-            failed[job.folder] = failed[job.before.folder]
-            continue
-        config = job.config.copy_and_resolve_references()
-        if job.before is not None and "pretrain" in job.before.config.stages:
-            config.init_from = str(workdir / job.before.folder)
-        elif job.before is not None:
-            files.copy_folder(workdir / job.before.folder / "features", workdir / job.folder / "features")
-        try:
-            command_line.run(config, types.SimpleNamespace(workdir=str(workdir / job.folder), stage="all"))
-        except errors.RunFailed as error:
-            log.say(f"{job.folder} failed: {error}")
-            failed[job.folder] = str(error)
-    return failed
+    tasks = []
+    for job in jobs:
+        config, before, prepare = job.config.copy_and_resolve_references(), job.before, _nothing
+        if before is not None and "pretrain" in before.config.stages:
+            config.init_from = str(workdir / before.folder)
+        elif before is not None:
+            folders = (workdir / before.folder / "features", workdir / job.folder / "features")
+            prepare = functools.partial(files.copy_folder, *folders)
+        needed = str(workdir / before.folder) if before is not None else ""
+        tasks.append(workers.Task(str(workdir / job.folder), config, needed, prepare))
+    return tasks
+
+
+def _nothing() -> None:
+    pass
 
 
 def _csv(compared: dict[str, Any]) -> str:

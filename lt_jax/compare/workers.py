@@ -1,0 +1,196 @@
+"""The runs of a comparison: one after the other in this process, or several at a time in processes of their own."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing import connection
+from typing import Any, NamedTuple
+
+import jax
+
+from lt_jax.core import errors, interrupt, log
+
+# A second run uses a core better than a second thread of a small network does.
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+
+
+class Task(NamedTuple):
+    """A run of the command line.
+
+    Attributes:
+      folder: its work directory.
+      config: what it runs.
+      before: the folder of the run that it starts from, "" for none.
+      prepare: called before it starts, when the run before has ended.
+    """
+
+    folder: str
+    config: Any
+    before: str = ""
+    prepare: Callable[[], None] = lambda: None
+
+
+def run_all(tasks: list[Task], count: int) -> dict[str, str]:
+    """Runs the tasks, `count` at a time; returns folder -> reason of those that failed. The others go on.
+
+    A task comes after the one that it starts from. With a count above 1 each run has a process and one thread of its
+    own, and prints to `log.txt` in its folder; the last bits of its numbers may differ.
+
+    Raises:
+      BadInput: a run refuses its config or data, or there are several at a time on an accelerator.
+      Stopped: SIGTERM or Ctrl-C; all runs have saved.
+    """
+    if count == 1:
+        return _in_turn(tasks)
+    if jax.default_backend() != "cpu":
+        raise errors.BadInput(f"--jobs: expected 1 on an accelerator, which one run fills, found {count}")
+    return _beside(tasks, count)
+
+
+def _in_turn(tasks: list[Task]) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    began = time.monotonic()
+    for number, task in enumerate(tasks):
+        _say_progress(number, len(tasks), began)
+        if task.before in failed:
+            failed[task.folder] = failed[task.before]
+            continue
+        task.prepare()
+        try:
+            _run(task.config, task.folder)
+        except errors.RunFailed as error:
+            log.say(f"{task.folder} failed: {error}")
+            failed[task.folder] = str(error)
+    return failed
+
+
+def _say_progress(number: int, total: int, began: float) -> None:
+    left = f", about {(time.monotonic() - began) / number * (total - number) / 60:.0f} minutes left" if number else ""
+    log.say(f"run {number + 1} of {total}{left}")
+
+
+def _run(config: Any, folder: str) -> None:
+    from lt_jax import main as command_line  # here, so that a process starts its watch before it waits for JAX
+
+    command_line.run(config, types.SimpleNamespace(workdir=folder, stage="all"))
+
+
+class _Running(NamedTuple):
+    task: Task
+    process: Any
+    reason: connection.Connection  # where the process sends why it failed
+
+
+def _beside(tasks: list[Task], count: int) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    finished: set[str] = {""}
+    waiting, running = list(tasks), list[_Running]()
+    began = time.monotonic()
+    with _environment("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}"):
+        try:
+            while waiting or running:
+                for task in list(waiting):
+                    if task.before in failed:
+                        failed[task.folder] = failed[task.before]
+                        waiting.remove(task)
+                    elif task.before in finished and len(running) < count:
+                        _say_progress(len(tasks) - len(waiting), len(tasks), began)
+                        running.append(_started(task))
+                        waiting.remove(task)
+                if running:
+                    ended = connection.wait([each.process.sentinel for each in running])
+                    for each in [each for each in running if each.process.sentinel in ended]:
+                        running.remove(each)
+                        _settle(each, finished, failed)
+        finally:
+            for each in running:
+                each.process.terminate()  # it saves
+            for each in running:
+                each.process.join()
+    return failed
+
+
+def _started(task: Task) -> _Running:
+    task.prepare()
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(task.config, task.folder, sender))
+    process.start()
+    sender.close()
+    return _Running(task, process, receiver)
+
+
+def _settle(each: _Running, finished: set[str], failed: dict[str, str]) -> None:
+    """Notes how a run has ended."""
+    each.process.join()
+    folder, status = each.task.folder, each.process.exitcode
+    if status == 0:
+        finished.add(folder)
+        return
+    reason = each.reason.recv() if each.reason.poll() else f"its process has ended with status {status}"
+    for kind in (errors.BadInput, errors.Stopped):
+        if status == errors.EXIT_STATUS[kind]:
+            raise kind(reason)
+    log.say(f"{folder} failed: {reason}")
+    failed[folder] = reason
+
+
+def _work(config: Any, folder: str, reason: connection.Connection) -> None:
+    """The body of a process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    interrupt.install()
+    with _output_to(folder):
+        try:
+            _run(config, folder)
+            status = 0
+        except tuple(errors.EXIT_STATUS) as error:
+            print(f"lt_jax: {error}", file=sys.stderr)
+            reason.send(str(error))
+            status = errors.EXIT_STATUS[type(error)]
+        except Exception as error:
+            traceback.print_exc()
+            reason.send(f"{type(error).__name__}: {errors.first_line(error)}")
+            status = 1
+    sys.exit(status)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that has started it is gone, as after SIGKILL."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _output_to(folder: str) -> Iterator[None]:
+    """Appends what is printed to `log.txt` in a local folder."""
+    if "://" in folder:
+        yield
+        return
+    os.makedirs(folder, exist_ok=True)
+    with (
+        open(os.path.join(folder, "log.txt"), "a") as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
