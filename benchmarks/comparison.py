@@ -1,6 +1,6 @@
 """Compares methods over seeds by `python -m lt_jax.compare` and measures how long that takes.
 
-    python benchmarks/comparison.py [NAME] [--workdir=runs/comparison] [--no-write]
+    python benchmarks/comparison.py [NAME] [--workdir=runs/comparison] [--jobs=2] [--no-write]
 
 NAME is a comparison of `COMPARISONS`; the default is `digits`. Runs stay in the work directory, and the same command
 continues them; the minutes are then those of the last call alone, and the result says so. Writes
@@ -34,7 +34,7 @@ MEASURES = ("overall", "many", "medium", "few", "balanced")
 
 def main():
     options = parse()
-    words = COMPARISONS[options.name]
+    words = [*COMPARISONS[options.name], f"--jobs={options.jobs}"]
     workdir = options.workdir / options.name
     is_continued = workdir.exists()
     began = time.monotonic()
@@ -51,6 +51,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="digits", choices=COMPARISONS)
     parser.add_argument("--workdir", type=pathlib.Path, default=keep.ROOT / "runs" / "comparison")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--no-write", action="store_true")
     return parser.parse_args()
 
