@@ -198,14 +198,39 @@ def front(result):
 
     published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
     cifar100 = {row["recipe"]: row["cifar100_lt"] for row in published if row["recipe"] and row["cifar100_lt"]}
+    reproduced = RESULTS / "reproduction_cifar100_lt.json"
+    ours = {}
+    if reproduced.exists():
+        ours = {row["method"]: f"{100 * row['overall']:.1f}" for row in json.loads(reproduced.read_text())["rows"]}
     rows = []
     for name in (name for name in methods.RECIPES if name in cifar100):
         recipe, measured = methods.RECIPES[name], result["methods"].get(name)
-        cells = [_spread(measured["test"][group], "std") for group in ("balanced", "few")] if measured else ["", ""]
-        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, cifar100[name]]))
-    columns = ("title", "paper", "digits, measured", "their rare classes", "CIFAR-100-LT, published")
-    about = f"Measured: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
+        cells = [_spread(measured["test"][group], "std") if measured else "" for group in ("balanced", "few")]
+        here = [ours.get(name, "")] if ours else []
+        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, *here, cifar100[name]]))
+    columns = ["title", "paper", "digits", "their rare classes", "CIFAR-100-LT, published"]
+    if ours:
+        columns.insert(4, "CIFAR-100-LT")
+    about = f"Digits: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
     return _table(columns, rows, corner="method") + f"\n{about}\n"
+
+
+def reproduction(result):
+    """Returns the accuracy of each method on one network, its published accuracy, and the difference."""
+    rows = []
+    for row in result["rows"]:
+        cells = [*_cells(row), "", ""]
+        if row["published"]:
+            low, high = min(row["published"]), max(row["published"])
+            nearest = min(max(100 * row["overall"], low), high)
+            cells[-2:] = [" to ".join(f"{x:g}" for x in row["published"]), f"{100 * row['overall'] - nearest:+.1f}"]
+        rows.append((row["title"], cells))
+    first = result["rows"][0]
+    about = (
+        f"{first['network']}, {first['epochs']:g} epochs, seed {first['seed']}, subset {first['subset_digest'][:12]}. "
+        f"Trained at commit {result['trained_at']}, heads at {result['commit']}. `{result['command']}`"
+    )
+    return _table((*GROUPS, "published", "difference"), rows) + f"\n{about}\n"
 
 
 def dlsa_frozen(result):
@@ -337,6 +362,7 @@ SOURCES = {
 }  # fmt: skip
 for _form, _files in (
     (evidence, "evidence_*.json"), (comparison, "comparison_*.json"), (dlsa_frozen, "dlsa_*_frozen.json"),
+    (reproduction, "reproduction_*.json"),
 ):  # fmt: skip
     for _file in sorted(RESULTS.glob(_files)):
         _name = _file.stem.replace("_", " ")
