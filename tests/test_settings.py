@@ -7,7 +7,7 @@ import pytest
 
 from configs import common
 from lt_jax.core import errors
-from lt_jax.run import command, config, knobs
+from lt_jax.run import command, config, dependencies, knobs
 
 
 def write(file, lines):
@@ -80,7 +80,7 @@ def test_settings_that_profile_all_ignores_are_refused(tmp_path, run_main, capsy
 
 
 def test_every_number_has_an_interval():
-    for key, value in config._flatten(config.resolved(common.every_key()), ()).items():
+    for key, value in dependencies.flattened(dependencies.resolved(common.every_key())).items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and key[0] != "dlsa":
             assert ".".join(key) in knobs.INTERVALS, key
