@@ -135,6 +135,12 @@ def test_a_setting_is_varied_one_value_at_a_time(tiny_config):
         plan.varied(tiny_config, ["crt"], {"retrain.k=3": {"retrain.k": 3}})
 
 
+def test_equal_runs_are_one_row(tiny_config):
+    changes = {"baseline.loss=focal": {"baseline.loss": "focal"}}
+    names = plan.varied(tiny_config, ["cross_entropy", "balanced_softmax"], changes)
+    assert names == ["cross_entropy", "cross_entropy, baseline.loss=focal", "balanced_softmax"]
+
+
 def test_a_change_comes_after_the_recipe(tiny_config):
     changes = {"retrain.method=uniform": {"retrain.method": "uniform"}}
     names = plan.varied(tiny_config, ["bns_ipdpp"], changes)

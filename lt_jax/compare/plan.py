@@ -110,7 +110,7 @@ def _fits(name: str, config: ml_collections.ConfigDict) -> bool:
 def varied(config: ml_collections.ConfigDict, names: list[str], changes: Changes) -> list[str]:
     """The methods, each followed by those that change a setting of it: `bns_ipdpp, retrain.k=20`.
 
-    A change that has no effect on a method gives none, such as the value that the config has.
+    A change that gives a run that is there already adds none, such as the value that the config has.
 
     Raises:
       BadInput: the config trains no network, or a key has an effect on none of the methods.
@@ -122,14 +122,16 @@ def varied(config: ml_collections.ConfigDict, names: list[str], changes: Changes
             "--vary: expected a config that trains a network; an option of a head is part of config.heads, as "
             "--config.heads=\"('balanced_linear(tau=0.5)',)\""
         )
-    every = []
+    every: list[str] = []
+    trained: dict[str, tuple[str, ...]] = {}  # name -> what tells its run from others
     for name in names:
-        plain = _job(config, name, config.seed, None, 0, _heads_with("", [name]), {})
-        every.append(name)
-        for change in changes:
-            job = _job(config, _name(name, change), config.seed, None, 0, _heads_with("", [name]), changes)
-            if job.folder != plain.folder:
-                every.append(_name(name, change))
+        for change in ("", *changes):
+            varied_name = _name(name, change) if change else name
+            job = _job(config, varied_name, config.seed, None, 0, _heads_with("", [name]), changes)
+            run = (job.folder, method_in(job, varied_name))
+            if not change or run not in trained.values():
+                trained[varied_name] = run
+                every.append(varied_name)
     effective = {key for name in every for key in changes.get(change_of(name), ())}
     for key in (key for change in changes.values() for key in change):
         if key not in effective:
