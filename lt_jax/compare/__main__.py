@@ -127,19 +127,15 @@ def _tasks(jobs: list[Any], workdir: Any) -> list[Any]:
 
     tasks = []
     for job in jobs:
-        config, before, prepare = job.config.copy_and_resolve_references(), job.before, _nothing
+        config, before = job.config.copy_and_resolve_references(), job.before
+        task = workers.Task(str(workdir / job.folder), config, str(workdir / before.folder) if before else "")
         if before is not None and "pretrain" in before.config.stages:
-            config.init_from = str(workdir / before.folder)
+            config.init_from = task.before
         elif before is not None:
             folders = (workdir / before.folder / "features", workdir / job.folder / "features")
-            prepare = functools.partial(files.copy_folder, *folders)
-        needed = str(workdir / before.folder) if before is not None else ""
-        tasks.append(workers.Task(str(workdir / job.folder), config, needed, prepare))
+            task = task._replace(prepare=functools.partial(files.copy_folder, *folders))
+        tasks.append(task)
     return tasks
-
-
-def _nothing() -> None:
-    pass
 
 
 def _csv(compared: dict[str, Any]) -> str:
