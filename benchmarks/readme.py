@@ -163,16 +163,19 @@ def evidence(result):
 def comparison(result):
     """Returns test accuracy of each method, its validation accuracy and its paired difference to the reference."""
     columns = ("overall", "many", "medium", "few", "balanced")
+    is_validated = any(method["validation"] for method in result["methods"].values())
     rows = []
     for name, method in result["methods"].items():
         title = f"**{method['title']}**" if name == result["selected"] else method["title"]
         cells = [_spread(method["test"][column], "std") for column in columns]
         validation = method["validation"]
-        cells.append(f"{100 * validation['mean']:.1f}" if validation else "n/a")
+        if is_validated:
+            cells.append(f"{100 * validation['mean']:.1f}" if validation else "n/a")
         difference = method["difference"]
         about = "reference" if difference is None else _spread(difference, "half_width", "+")
         rows.append((title, [*cells, about if difference is None else f"{about}, {difference['words']}"]))
-    table = _table((*columns, "balanced, validation", "balanced, difference"), rows)
+    extra = ("balanced, validation",) if is_validated else ()
+    table = _table((*columns, *extra, "balanced, difference"), rows)
     failed = "".join(f" {name} failed: {reason}." for name, reason in result["failed"].items())
     chosen = " Bold: selected on validation images." if result["selected"] else ""
     conditions = f"{result['seeds']} seeds, {result['minutes']:.0f} minutes on two CPU cores.{chosen}{failed}"

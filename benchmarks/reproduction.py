@@ -49,8 +49,8 @@ def main():
         rows = rows_of(workdir, published)
         show(name, rows)
         if not options.no_write:
-            commit = json.loads((workdir / "run.json").read_text())["commit"]
-            content = {"rows": rows, "trained_at": commit}
+            stage = json.loads((workdir / "stages" / "baseline.json").read_text())
+            content = {"rows": rows, "trained_at": stage["commit"]}
             keep.write(content, f"reproduction_{name}.json", "python -m lt_jax.main " + " ".join(words))
 
 

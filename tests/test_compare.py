@@ -111,6 +111,13 @@ def test_equal_stages_are_trained_once(tiny_config):
     assert plan.jobs(tiny_config, names, range(2), folds=2)[3].folder == jobs[3].folder  # so that it resumes
 
 
+def test_a_head_on_another_baseline_shares_its_training(tiny_config):
+    jobs = plan.jobs(tiny_config, ["crt", "ride", "bce3s", "unit_bce"], range(1), folds=0)
+    assert [job.members for job in jobs] == [("crt",), ("ride",), ("bce3s", "unit_bce")]
+    assert [job.config.heads for job in jobs] == [("crt",), (), ("unit_bce",)]
+    assert [plan.method_in(jobs[2], name) for name in ("bce3s", "unit_bce")] == ["bce3s", "unit_bce"]
+
+
 def test_a_setting_is_varied_one_value_at_a_time(tiny_config):
     changes = {f"retrain.k={k}": {"retrain.k": k} for k in (3, tiny_config.retrain.k)}
     changes["baseline.weight_decay=0.5"] = {"baseline.weight_decay": 0.5}

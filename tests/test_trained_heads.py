@@ -69,6 +69,42 @@ def test_the_cosine_head_by_hand():
     np.testing.assert_allclose(head(np.array([[4.0, 9.0]])), [[3.0, -10.0]])  # (3, 4) / 5
 
 
+def test_the_sigmoid_head_by_hand():
+    """Three full batches of SGD with momentum, all other classes as negatives."""
+    features, labels = clusters(np.array([6, 3, 2]))
+    classes = losses.Classes.of(np.array([6, 3, 2]))
+    rng = np.random.default_rng(1)
+    initial = heads.Linear(rng.normal(size=(4, 3)), rng.normal(size=3))
+    head = fitted(
+        "unit_bce", features, labels, classes, initial=initial, negatives=1.0, beta=0.9, learning_rate=0.3, epochs=3.0
+    )
+    weights = 0.1 / (1 - 0.9 ** np.array([6, 3, 2]))
+    weights = (weights / weights.mean())[labels] / len(labels)
+    kernel, bias = initial.kernel, initial.bias
+    kernel_velocity, bias_velocity = np.zeros_like(kernel), np.zeros_like(bias)
+    for step in range(3):
+        rate = 0.3 * (1 + np.cos(np.pi * step / 3)) / 2
+        norms = np.linalg.norm(kernel, axis=0, keepdims=True)
+        directions = kernel / norms
+        errors_of_logits = 1 / (1 + np.exp(-(features @ directions + bias))) - np.eye(3)[labels]
+        gradient = features.T @ (errors_of_logits * weights[:, None])
+        gradient = (gradient - directions * (directions * gradient).sum(axis=0)) / norms
+        kernel_velocity = 0.9 * kernel_velocity + gradient
+        bias_velocity = 0.9 * bias_velocity + (errors_of_logits * weights[:, None]).sum(axis=0)
+        kernel = kernel - rate * kernel_velocity
+        bias = bias - rate * bias_velocity
+    np.testing.assert_allclose(head.kernel, kernel / np.linalg.norm(kernel, axis=0), rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(head.bias, bias, rtol=2e-4, atol=1e-5)
+
+
+def test_the_sigmoid_head_gives_weight_to_the_rare_class():
+    features, labels = clusters(COUNTS)
+    initial = fitted("linear", features, labels)
+    head = fitted("unit_bce", features, labels, initial=initial, learning_rate=0.03)
+    plain = fitted("unit_bce", features, labels, initial=initial, learning_rate=0.03, beta=1e-6, negatives=1.0)
+    assert rare(head) > 0.5 > rare(plain)
+
+
 def test_partners_are_other_items_of_the_class():
     labels = jnp.array([0, 1, 0, 2, 0, 1])
     drawn = np.stack([trained_cosine._of_same_class(jax.random.key(seed), labels) for seed in range(60)])

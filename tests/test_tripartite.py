@@ -80,10 +80,14 @@ def test_the_whole_loss_is_that_of_the_authors_code():
 @pytest.mark.slow
 def test_the_recipe_from_training_to_the_classifier(tmp_path, run_main, tiny):
     words = ("--config=configs/digits_lt.py:smoke,method=bce3s", "--config.baseline.epochs=2")
-    small = ("--config.encoder.width=4", "--config.baseline.contrastive_projector=(16,8)", "--config.heads=('crt',)")
+    small = (
+        "--config.encoder.width=4",
+        "--config.baseline.contrastive_projector=(16,8)",
+        "--config.heads=('crt','unit_bce')",
+    )
     assert run_main(tiny[-1], *words, *small, f"--workdir={tmp_path}") == 0
     result = json.loads((tmp_path / "result.json").read_text())
-    assert list(result["methods"]) == ["bce3s", "crt"] and result["final"] == "bce3s"
+    assert list(result["methods"]) == ["bce3s", "crt", "unit_bce"] and result["final"] == "bce3s"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first = [line["likeness_loss"] for line in lines if line["epoch"] <= 1]
     second = [line["likeness_loss"] for line in lines if line["epoch"] > 1]

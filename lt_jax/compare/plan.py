@@ -127,7 +127,7 @@ def varied(config: ml_collections.ConfigDict, names: list[str], changes: Changes
     for name in names:
         for change in ("", *changes):
             varied_name = _name(name, change) if change else name
-            job = _job(config, varied_name, config.seed, None, 0, _heads_with("", [name]), changes)
+            job = _job(config, varied_name, config.seed, None, 0, _heads_beside(name, [name]), changes)
             run = (job.folder, method_in(job, varied_name))
             if not change or run not in trained.values():
                 trained[varied_name] = run
@@ -160,9 +160,16 @@ def title_of(name: str) -> str:
     return _name(title, change_of(name)) if change_of(name) else title
 
 
-def _heads_with(change: str, names: list[str]) -> tuple[str, ...]:
-    """The heads with this change: one baseline serves them all."""
-    return tuple(recipe_of(name) for name in names if change_of(name) == change and recipe_of(name) in methods.HEADS)
+def _heads_beside(name: str, names: list[str]) -> tuple[str, ...]:
+    """Those of the methods that are heads on the baseline of method `name`: one training serves them all."""
+    same = [other for other in names if change_of(other) == change_of(name) and _baseline(other) == _baseline(name)]
+    return tuple(recipe_of(other) for other in same if recipe_of(other) in methods.HEADS)
+
+
+def _baseline(name: str) -> dict[str, Any]:
+    """The settings by which a method trains its baseline."""
+    overrides = methods.RECIPES[recipe_of(name)].overrides
+    return {key: value for key, value in overrides.items() if key != "heads"}
 
 
 def jobs(
@@ -183,8 +190,7 @@ def jobs(
     for seed in seeds:
         for fold in (None, *range(folds)):
             for name in names:
-                heads = _heads_with(change_of(name), names)
-                job = _job(config, name, seed, fold, folds, heads, changes or {})
+                job = _job(config, name, seed, fold, folds, _heads_beside(name, names), changes or {})
                 for needed in (job.before, job):
                     if needed is not None:
                         known = planned.get(needed.folder)
@@ -247,8 +253,7 @@ def _job(
     else:
         settings.method = baseline.method_of(settings.baseline)
         settings.stages = tuple(stage for stage in settings.stages if stage != "report")
-        # Heads are recipes on the features of a plain baseline, so the other baselines need none.
-        settings.heads = heads if baseline.is_plain(settings.baseline) else ()
+        settings.heads = heads
     stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
     return Job(_folder(stage, settings, seed, fold), settings, before, (name,))
 

@@ -181,5 +181,58 @@ def balanced_linear(
     return of_scaled(fitted, centre, deviation, scaling)
 
 
+def unit_bce(
+    key: jax.Array,
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: losses.Classes,
+    *,
+    initial: Linear,
+    negatives: float = 0.4,
+    beta: float = 0.9999,
+    learning_rate: float = 1e-4,
+    epochs: float = 20.0,
+    batch_size: int = 64,
+) -> Linear:
+    """Sigmoid BCE head.
+
+    The network's own head, its class vectors kept at unit length, trained on by the binary cross-entropy of every class
+    with drawn negatives, weighted by effective numbers; SGD with momentum .9 on raw features.
+
+    Source: the second stage of Fan et al., "BCE3S: Binary Cross-Entropy Based Tripartite Synergistic Learning for
+    Long-tailed Recognition" (AAAI 2026), as its released code has it; here on clean features, which stay fixed.
+
+    Args:
+      key: rng key of the batches and negatives.
+      features: (n, d) float32.
+      labels: (n,).
+      classes: their counts give the weights.
+      initial: the head of the network.
+      negatives: share or number of the other classes, as in `lt_jax.losses.sigmoid_bce`.
+      beta: of the effective numbers.
+      learning_rate: peak rate; it decays to 0 by a cosine.
+      epochs: passes over the images.
+      batch_size: images a step.
+    """
+    batch = min(batch_size, len(labels))
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch,
+        base_learning_rate=learning_rate * 256 / batch,
+        warmup_epochs=0.0,
+        optimizer="sgd",
+        weight_decay=0.0,
+    )
+    loss = training.bind(training.weighted, loss=training.bind(losses.sigmoid_bce, negatives=negatives))
+    plan = Plan(settings, _unit_logits, loss, draws=True)
+    start = {"kernel": np.asarray(initial.kernel), "bias": np.asarray(initial.bias)}
+    fitted = training.fit(key, features, labels, training.by_effective_number(classes, beta), start, plan)
+    return Linear(np.asarray(unit(fitted["kernel"].T)).T, fitted["bias"])
+
+
+def _unit_logits(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    return training.linear_logits({**params, "kernel": unit(params["kernel"].T).T}, x)
+
+
 def _rescaled(params: dict[str, jax.Array], logits: jax.Array) -> jax.Array:
     return logits * params["scale"][None, :]

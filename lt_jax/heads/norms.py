@@ -52,12 +52,12 @@ def maxnorm(
     """
     del initial
     x, centre, deviation = scaled(features, scaling)
-    counts = np.asarray(classes.counts)
-    weighted = losses.Classes(counts, np.asarray(classes.log_prior), losses.effective_number_weights(counts, beta))
     settings = Settings.short(len(labels), steps, batch_size, learning_rate, weight_decay)
     project = training.bind(cut, radius=radius)
-    plan = Plan(settings, training.linear_logits, _weighted_cross_entropy, project=project)
-    fitted = training.fit(key, x, labels, weighted, training.linear_start(x, classes), plan)
+    loss = training.bind(training.weighted, loss=losses.cross_entropy)
+    plan = Plan(settings, training.linear_logits, loss, project=project)
+    weighted_classes = training.by_effective_number(classes, beta)
+    fitted = training.fit(key, x, labels, weighted_classes, training.linear_start(x, classes), plan)
     return of_scaled(fitted, centre, deviation, scaling)
 
 
@@ -138,12 +138,6 @@ def cut(params: dict[str, jax.Array], *, radius: float) -> dict[str, jax.Array]:
     """The linear layer whose class vectors, columns of `kernel`, are no longer than the radius."""
     norms = jnp.linalg.norm(params["kernel"], axis=0, keepdims=True)
     return {**params, "kernel": params["kernel"] * jnp.minimum(1.0, radius / jnp.maximum(norms, 1e-12))}
-
-
-def _weighted_cross_entropy(
-    logits: jax.Array, labels: jax.Array, classes: losses.Classes, *, key: jax.Array | None = None
-) -> jax.Array:
-    return classes.weights[labels] * losses.cross_entropy(logits, labels, classes, key=key)
 
 
 def _ordered_logits(params: dict[str, jax.Array], x: jax.Array, *, order: tuple[int, ...]) -> jax.Array:

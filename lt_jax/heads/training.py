@@ -79,6 +79,7 @@ class Plan:
       project: params -> params, after each step; None changes nothing.
       beside: (params, features (b, d), labels (b,), key) -> (b,), added to the loss; None adds nothing. Incomplete
         batches are filled up with the last item.
+      draws: the loss needs random numbers; not together with `beside`.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class Plan:
     class_balanced: bool = False
     project: Callable[..., Any] | None = None
     beside: Callable[..., jax.Array] | None = None
+    draws: bool = False
 
 
 def bind(function: Callable[..., Any], **options: Any) -> Bound:
@@ -129,6 +131,18 @@ def linear_logits(params: dict[str, jax.Array], features: jax.Array) -> jax.Arra
     return jnp.dot(features, params["kernel"], precision=losses.PRECISION) + params["bias"][None, :]
 
 
+def weighted(
+    logits: jax.Array, labels: jax.Array, classes: losses.Classes, *, loss: Any, key: jax.Array | None = None
+) -> jax.Array:
+    """A loss (b,) times the weight of the class of each item."""
+    return classes.weights[labels] * loss(logits, labels, classes, key=key)
+
+
+def by_effective_number(classes: losses.Classes, beta: float) -> losses.Classes:
+    """The classes with weights by effective numbers."""
+    return dataclasses.replace(classes, weights=losses.effective_number_weights(np.asarray(classes.counts), beta))
+
+
 @functools.partial(jax.jit, static_argnums=5)
 def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, params: Any, plan: Plan) -> Any:
     settings, n = plan.settings, len(labels)
@@ -140,7 +154,8 @@ def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, p
     def loss_of(params, positions, key):
         is_used = positions >= 0
         x, y = features[positions], labels[positions]
-        each = plan.loss(plan.logits(params, x), y, classes)
+        options = {"key": key} if plan.draws else {}
+        each = plan.loss(plan.logits(params, x), y, classes, **options)
         if plan.beside is not None:
             each = each + plan.beside(params, x, y, key)
         return jnp.where(is_used, each, 0.0).sum() / is_used.sum()
@@ -154,9 +169,9 @@ def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, p
 
     def one_epoch(carry, key):
         keys = None
-        if plan.beside is not None:
-            key, k_beside = jax.random.split(key)
-            keys = jax.random.split(k_beside, per_epoch)
+        if plan.beside is not None or plan.draws:
+            key, k_steps = jax.random.split(key)
+            keys = jax.random.split(k_steps, per_epoch)
         positions = epoch_order(key, per_epoch * size).reshape(per_epoch, size)
         return jax.lax.scan(one_step, carry, (positions, keys))
 

@@ -58,6 +58,7 @@ HEADS: dict[str, Callable[..., Any]] = {
     "samn": heads.samn,
     "adapter": heads.adapter,
     "bns_adapter": heads.bns_adapter,
+    "unit_bce": heads.unit_bce,
     "rooted_linear": heads.rooted_linear,
     "subset_linear": subsets.subset_linear,
 }

@@ -23,7 +23,10 @@ class Recipe:
 
 def _head(name: str, title: str, paper: str) -> Recipe:
     """A head on the features of a plain baseline; it is the only one that is fitted."""
-    recipe = _on_baseline(title, paper)
+    return _with_head(name, _on_baseline(title, paper))
+
+
+def _with_head(name: str, recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, overrides={**recipe.overrides, "heads": (name,)})
 
 
@@ -41,6 +44,18 @@ def _on_baseline(title: str, paper: str, **baseline: Any) -> Recipe:
     }
     settings = {**plain, **baseline}
     return Recipe(title, paper, overrides={f"baseline.{key}": value for key, value in settings.items()})
+
+
+def _bce3s(title: str) -> Recipe:
+    """The network of BCE3S, which its first stage trains."""
+    return _on_baseline(
+        title,
+        "Fan et al., AAAI 2026",
+        loss="sigmoid_bce(negatives=0.4)",
+        head="unit_kernel",
+        tripartite=0.1,
+        contrastive_projector=(512, 128),
+    )
 
 
 def _joint_bns() -> Recipe:
@@ -102,14 +117,8 @@ RECIPES = {
         diversity=0.45,
     ),
     "glmc": _on_baseline("GLMC", "Du et al., CVPR 2023", consistency=10.0, contrastive_projector=(128,)),
-    "bce3s": _on_baseline(
-        "BCE3S, first stage",
-        "Fan et al., AAAI 2026",
-        loss="sigmoid_bce(negatives=0.4)",
-        head="unit_kernel",
-        tripartite=0.1,
-        contrastive_projector=(512, 128),
-    ),
+    "bce3s": _bce3s("BCE3S, first stage"),
+    "unit_bce": _with_head("unit_bce", _bce3s("BCE3S, both stages")),
     "bcl": _on_baseline(
         "BCL",
         "Zhu et al., CVPR 2022",

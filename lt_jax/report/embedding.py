@@ -1,5 +1,6 @@
 """t-SNE plots of the test features of the frozen encoder, or of the first, the pretrained and the final one."""
 
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,19 @@ _STEPS = 400  # of t-SNE
 _LABELLED = 12  # class names are drawn only up to this number of classes
 
 
-def plane(features: np.ndarray) -> np.ndarray:
-    """Projects features (n, d) to (n, 2) by t-SNE; a fixed start makes the same features give the same picture."""
-    from sklearn.manifold import TSNE  # slow to import, and many pages do not need it
+def planes(features: list[np.ndarray]) -> list[np.ndarray]:
+    """Projects each matrix (n, d) to (n, 2) by t-SNE, side by side; the same features give the same picture."""
     from threadpoolctl import threadpool_limits
 
+    with threadpool_limits(1), futures.ThreadPoolExecutor() as pool:  # one thread each fixes the order of summation
+        return list(pool.map(_plane, features))
+
+
+def _plane(features: np.ndarray) -> np.ndarray:
+    from sklearn.manifold import TSNE  # slow to import, and many pages do not need it
+
     spread = min(30.0, max(2.0, (len(features) - 1) / 4))
-    with threadpool_limits(1):  # fixes the order of summation; threads waiting for busy cores would be slower
-        points = TSNE(perplexity=spread, init="pca", random_state=0, max_iter=_STEPS).fit_transform(features)
+    points = TSNE(perplexity=spread, init="pca", random_state=0, max_iter=_STEPS).fit_transform(features)
     low = points.min(axis=0)
     high = points.max(axis=0)
     return (2 * points - low - high) / max((high - low).max(), 1e-9)

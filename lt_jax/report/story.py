@@ -135,11 +135,11 @@ def _features(workdir: epath.Path, result: dict[str, Any], lines: list[Any]) -> 
 
 def _planes(shown: dict[str, Any], result: dict[str, Any]) -> list[Any]:
     panels = {}
-    for name, title in embedding.STAGES.items():
-        if name in shown:
-            share = embedding.separation(shown[name], shown["labels"])
-            drawn = embedding.figure(embedding.plane(shown[name]), shown["labels"], result)
-            panels[f"{title}: {100 * share:.0f} % nearest to their own class"] = drawn
+    names = [name for name in embedding.STAGES if name in shown]
+    for name, points in zip(names, embedding.planes([shown[name] for name in names]), strict=True):
+        share = embedding.separation(shown[name], shown["labels"])
+        title = f"{embedding.STAGES[name]}: {100 * share:.0f} % nearest to their own class"
+        panels[title] = embedding.figure(points, shown["labels"], result)
     text = (
         f"{len(shown['labels']):,} test images, placed so that similar features are close (t-SNE). The number is the "
         "share of images whose nearest neighbour, in all dimensions, has the same class. Colours are the groups."

@@ -94,7 +94,7 @@ def _run_one(experiment: Experiment, name: str, function: Callable[..., Any], cu
     elif before and before["status"] == "complete":
         log.say(f"{name}: complete")
         return
-    entry = {"status": "running", "digest": digest, "depends": depends}
+    entry = {"status": "running", "digest": digest, "depends": depends, "commit": _commit()}  # of its last start
     files.write_json(file, entry)
     distributed.wait(f"{name} begins")
     outcome = function(experiment) if name != "report" or distributed.is_main() else {}

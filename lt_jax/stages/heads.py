@@ -61,7 +61,7 @@ def names(config: Any) -> dict[str, str]:
         return {name: by_name[name] for name in methods.HEADS if name in by_name}
     if not baseline.is_plain(config.baseline):
         by_name.pop("logit_adjustment", None)
-    is_linear = config.baseline.head == "linear" and config.baseline.get("experts", 1) == 1
+    is_linear = config.baseline.head in ("linear", "unit_kernel") and config.baseline.get("experts", 1) == 1
     return {name: text for name, text in by_name.items() if is_linear or not _needs_own(name)}
 
 
@@ -229,10 +229,13 @@ def _settings(config: Any, items: int) -> heads.Settings:
 
 def of_network(variables: dict[str, Any]) -> heads.Linear | None:
     """The linear head of a network with these variables; None where it has another."""
-    dense = variables["params"]["head"].get("dense")
-    if dense is None:
-        return None
-    return heads.Linear(np.asarray(dense["kernel"]), np.asarray(dense["bias"]))
+    params = variables["params"]["head"]
+    if "dense" in params:
+        return heads.Linear(np.asarray(params["dense"]["kernel"]), np.asarray(params["dense"]["bias"]))
+    if {"kernel", "bias"} <= set(params):  # vectors of unit length; a cosine head has no bias
+        kernel = np.asarray(params["kernel"])
+        return heads.Linear(kernel / np.linalg.norm(kernel, axis=0, keepdims=True), np.asarray(params["bias"]))
+    return None
 
 
 def save(workdir: epath.Path, stage: str, name: str, head: Any) -> None:
