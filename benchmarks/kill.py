@@ -30,6 +30,7 @@ WORDS = (
     "--config.encoder.width=4",
     "--config.pretrain.projector=(16,8)",
     "--config.pretrain.epochs=10",
+    "--config.probe.per_class=20",
     "--config.probe.epochs=8",
     "--config.baseline.epochs=8",
     "--config.retrain.epochs=10",

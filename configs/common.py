@@ -116,7 +116,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     config.list = ""  # the table or features file, or the folder of the official lists; empty: inside dir
     config.classes = ""  # a file with the class names of a table, one a line; empty: as the table has them
     config.tfds = False  # read the ArrayRecord form that tensorflow-datasets has prepared below dir
-    config.generated = 0  # classes of a generated JPEG tree in the true layout, in place of dir; 0 = real data
+    config.generated = 0  # classes of a generated JPEG tree in the true layout, where dir is empty; 0 = real data
     config.image_size = 0  # side in pixels of what is cropped from image files, and of arrays under a frozen encoder;
     # 0 = that of the images that `encoder.weights` were trained on, else 224
     config.hold = False  # decode image files once, to squares of image_size, and keep them on the device: small sets
@@ -227,7 +227,7 @@ def baseline(training, augmentation, contrastive_augment=None):
 def probe(training, augment, per_class):
     """Linear probing of the pretrained encoder."""
     config = training
-    config.per_class = per_class  # images a class of the `official` protocol's balanced subset
+    config.per_class = per_class  # images a class of the `official` protocol's subset; 0 = without that protocol
     config.augment = augment
     return config
 

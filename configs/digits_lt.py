@@ -30,7 +30,7 @@ def get_config(arg=""):
     config.baseline = common.baseline(training, _augment(), contrastive_augment=_augment())
 
     training = common.training(epochs=100, batch_size=64, base_learning_rate=1e-2, warmup_epochs=5)
-    config.probe = common.probe(training, _augment(), per_class=20)
+    config.probe = common.probe(training, _augment(), per_class=0)
 
     training = common.training(epochs=100, batch_size=16, base_learning_rate=2e-2, warmup_epochs=5)
     config.retrain = common.retrain(training, _augment(), k=10, redraw_every=10, head_epochs=100.0)

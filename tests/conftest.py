@@ -80,6 +80,7 @@ TINY = (
     "--config=configs/digits_lt.py:smoke",
     "--config.encoder.width=4",
     "--config.pretrain.projector=(16,8)",
+    "--config.probe.per_class=20",
     f"--config.host.compile_cache={CACHE}",
 )
 

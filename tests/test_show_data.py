@@ -44,7 +44,7 @@ def test_duplicates_are_named(tmp_path):
                 name = f"{split}{c}{i}".encode()
                 (tmp_path / split / c / f"{i}.jpg").write_bytes(twin + name)  # decoders ignore bytes after the end
     (tmp_path / "train/b/1.jpg").write_bytes((tmp_path / "test/a/0.jpg").read_bytes())
-    config.data.update(dir=str(tmp_path), generated=0)
+    config.data.dir = str(tmp_path)
     summary = show_data.summary(data.load(config.data))
     assert "images that train and test share: 1" in summary
     assert f"{tmp_path}/train/b/1.jpg = {tmp_path}/test/a/0.jpg" in summary

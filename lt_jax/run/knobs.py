@@ -75,7 +75,7 @@ INTERVALS = {
     "baseline.contrastive_weight": "[0, inf)",
     "baseline.contrastive_projector": "[1, inf)",
     **{f"baseline.contrastive_augment.{key}": interval for key, interval in _AUGMENT.items()},
-    "probe.per_class": "[1, inf)",
+    "probe.per_class": "[0, inf)",
     "retrain.k": "[1, inf)",
     "retrain.scale_power": "[1, inf)",
     "retrain.redraw_every": "[1, inf)",

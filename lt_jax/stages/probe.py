@@ -1,4 +1,4 @@
-"""Linear probing of the pretrained encoder, by two protocols.
+"""Linear probing of the pretrained encoder, by two protocols; `probe.per_class=0` leaves out the second.
 
 `plain`: all training images, clean; the encoder and its BatchNorm statistics stay fixed.
 `official`: as the released code does it: a random class-balanced subset under SimCLR augmentation, the encoder frozen
@@ -20,7 +20,11 @@ from lt_jax.train import extract, steps
 def run(experiment: experiments.Experiment) -> dict[str, Any]:
     """Writes `probe.json` and `features/`."""
     encoder = experiment.encoder()
-    measures = {"plain": plain(experiment, encoder), "official": official(experiment, encoder)}
+    has_official = experiment.config.probe.per_class > 0
+    measures = {
+        "plain": plain(experiment, encoder),
+        "official": official(experiment, encoder) if has_official else None,
+    }
     files.write_json(experiment.workdir / "probe.json", by_split(measures))
     return {}
 

@@ -23,7 +23,7 @@ def folder(config: Any) -> images.Raw:
       BadInput: there is no folder, no image or only one class; two classes differ only in case; a class is only in the
         test split or has no readable image; two folders are the same split.
     """
-    classes = config.generated
+    classes = generated.classes_of(config)
     root = os.fspath(generated.tree("folder", classes) if classes else data_folder("folder", config.dir))
     splits = layout.split_folders(root, getattr(config, "splits", "auto"))
     skipped: list[walk.Skipped] = []

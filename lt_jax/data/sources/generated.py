@@ -17,6 +17,11 @@ _LARGEST = 24  # training images of the largest class
 _HELD_OUT = 3  # images of each class in val and in test
 
 
+def classes_of(config: Any) -> int:
+    """The classes of the tree that stands in for real images; 0 where `config.dir` names those."""
+    return 0 if config.dir else config.generated
+
+
 def tree(name: str, num_classes: int) -> pathlib.Path:
     """The folder of the tree, generated if it does not exist yet."""
     folder = pathlib.Path(tempfile.gettempdir()) / f"lt_jax-generated-{os.getuid()}" / f"{name}-{num_classes}"

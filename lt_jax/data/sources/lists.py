@@ -53,7 +53,7 @@ def _listed(name: str, pattern: Any, splits: Any, config: Any) -> Any:
     lists = [where / pattern.format(split) for split in splits]
     entries_by_file = [read_list(file, CLASSES[name]) for file in lists]
     for file in lists:
-        if not config.generated and file.name in PUBLISHED and blob_id(file) != PUBLISHED[file.name]:
+        if not generated.classes_of(config) and file.name in PUBLISHED and blob_id(file) != PUBLISHED[file.name]:
             log.say(f"{file} is not the published list (git blob {PUBLISHED[file.name]}): it lists other images")
     parts = [images.files(root, entries, file.name) for entries, file in zip(entries_by_file, lists, strict=True)]
     return images.Raw(name, class_names([entry for entries in entries_by_file for entry in entries]), *parts)
@@ -61,7 +61,8 @@ def _listed(name: str, pattern: Any, splits: Any, config: Any) -> Any:
 
 def _folders(name: str, config: Any) -> Any:
     """(image root, folder of the lists)."""
-    root = generated.tree(name, config.generated) if config.generated else folders.data_folder(name, config.dir)
+    classes = generated.classes_of(config)
+    root = generated.tree(name, classes) if classes else folders.data_folder(name, config.dir)
     where = pathlib.Path(config.list).expanduser() if config.list else root
     if not where.is_dir():
         raise errors.BadInput(f"{name}: config.data.list: expected the folder of the lists, found {where}")
