@@ -39,8 +39,8 @@ class Task(NamedTuple):
 def run_all(tasks: list[Task], count: int) -> dict[str, str]:
     """Runs the tasks, `count` at a time; returns folder -> reason of those that failed. The others go on.
 
-    A task comes after the one that it starts from. With a count above 1 each run has a process and one thread of its
-    own, and prints to `log.txt` in its folder; the last bits of its numbers may differ.
+    A task comes after the one that it starts from. With a count above 1 so many processes of one thread share the
+    runs, which print to `log.txt` in their folders; the last bits of their numbers may differ.
 
     Raises:
       BadInput: a run refuses its config or data, or there are several at a time on an accelerator.
@@ -81,16 +81,17 @@ def _run(config: Any, folder: str) -> None:
     command_line.run(config, types.SimpleNamespace(workdir=folder, stage="all"))
 
 
-class _Running(NamedTuple):
-    task: Task
+class _Worker(NamedTuple):
+    """A process that runs tasks, one after the other, so that it starts Python and traces shared programs once."""
+
     process: Any
-    reason: connection.Connection  # where the process sends why it failed
+    pipe: connection.Connection  # (config, folder) to it; (exit status, reason) from it
 
 
 def _beside(tasks: list[Task], count: int) -> dict[str, str]:
     failed: dict[str, str] = {}
     finished: set[str] = {""}
-    waiting, running = list(tasks), list[_Running]()
+    waiting, running, idle = list(tasks), dict[Any, tuple[_Worker, Task]](), list[_Worker]()
     began = time.monotonic()
     with _environment("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}"):
         try:
@@ -101,63 +102,76 @@ def _beside(tasks: list[Task], count: int) -> dict[str, str]:
                         waiting.remove(task)
                     elif task.before in finished and len(running) < count:
                         _say_progress(len(tasks) - len(waiting), len(tasks), began)
-                        running.append(_started(task))
+                        task.prepare()
+                        worker = idle.pop() if idle else _started()
+                        worker.pipe.send((task.config, task.folder))
+                        running[worker.pipe] = worker, task
                         waiting.remove(task)
-                if running:
-                    ended = connection.wait([each.process.sentinel for each in running])
-                    for each in [each for each in running if each.process.sentinel in ended]:
-                        running.remove(each)
-                        _settle(each, finished, failed)
+                for pipe in connection.wait(list(running)):
+                    worker, task = running.pop(pipe)
+                    idle += _settled(worker, task, finished, failed)
         finally:
-            for each in running:
-                each.process.terminate()  # it saves
-            for each in running:
-                each.process.join()
+            for worker, _ in running.values():
+                worker.process.terminate()  # it saves
+            for worker in (*idle, *(worker for worker, _ in running.values())):
+                worker.pipe.close()  # ends an idle one
+                worker.process.join()
     return failed
 
 
-def _started(task: Task) -> _Running:
-    task.prepare()
+def _started() -> _Worker:
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(task.config, task.folder, sender))
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,))
     process.start()
-    sender.close()
-    return _Running(task, process, receiver)
+    theirs.close()
+    return _Worker(process, ours)
 
 
-def _settle(each: _Running, finished: set[str], failed: dict[str, str]) -> None:
-    """Notes how a run has ended."""
-    each.process.join()
-    folder, status = each.task.folder, each.process.exitcode
-    if status == 0:
-        finished.add(folder)
-        return
-    reason = each.reason.recv() if each.reason.poll() else f"its process has ended with status {status}"
+def _settled(worker: _Worker, task: Task, finished: set[str], failed: dict[str, str]) -> list[_Worker]:
+    """Notes how a run has ended; returns the worker if it can run another task."""
+    try:
+        status, reason = worker.pipe.recv()
+    except EOFError:
+        worker.process.join()
+        status, reason = 1, f"its process has ended with status {worker.process.exitcode}"
     for kind in (errors.BadInput, errors.Stopped):
         if status == errors.EXIT_STATUS[kind]:
             raise kind(reason)
-    log.say(f"{folder} failed: {reason}")
-    failed[folder] = reason
+    if status == 0:
+        finished.add(task.folder)
+    else:
+        log.say(f"{task.folder} failed: {reason}")
+        failed[task.folder] = reason
+    return [worker] if worker.process.is_alive() else []
 
 
-def _work(config: Any, folder: str, reason: connection.Connection) -> None:
-    """The body of a process."""
+def _work(pipe: connection.Connection) -> None:
+    """The body of a process: runs what comes through the pipe, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     interrupt.install()
-    with _output_to(folder):
+    while True:
         try:
-            _run(config, folder)
-            status = 0
-        except tuple(errors.EXIT_STATUS) as error:
-            print(f"lt_jax: {error}", file=sys.stderr)
-            reason.send(str(error))
-            status = errors.EXIT_STATUS[type(error)]
-        except Exception as error:
-            traceback.print_exc()
-            reason.send(f"{type(error).__name__}: {errors.first_line(error)}")
-            status = 1
-    sys.exit(status)
+            config, folder = pipe.recv()
+        except (EOFError, errors.Stopped):
+            return
+        with _output_to(folder):
+            outcome = _outcome(config, folder)
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for it after a stop
+            pipe.send(outcome)
+
+
+def _outcome(config: Any, folder: str) -> tuple[int, str]:
+    """(exit status, why it failed) of a run."""
+    try:
+        _run(config, folder)
+    except tuple(errors.EXIT_STATUS) as error:
+        print(f"lt_jax: {error}", file=sys.stderr)
+        return errors.EXIT_STATUS[type(error)], str(error)
+    except Exception as error:
+        traceback.print_exc()
+        return 1, f"{type(error).__name__}: {errors.first_line(error)}"
+    return 0, ""
 
 
 def _end_with_parent() -> None:
