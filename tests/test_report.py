@@ -205,11 +205,11 @@ def test_plane_keeps_clusters_apart_and_is_the_same_again():
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1], 30)
     features = (generator.normal(size=(60, 5)) + 20 * labels[:, None]).astype(np.float32)
-    points, others = embedding.planes([features, features[::-1]])
+    points, reversed_points = embedding.planes([features, features[::-1]])
     assert points.shape == (60, 2) and np.abs(points).max() == pytest.approx(1.0)
     assert embedding.separation(points, labels) == 1.0 == embedding.separation(features, labels)
     np.testing.assert_array_equal(points, embedding.planes([features])[0])  # the same beside others and alone
-    np.testing.assert_array_equal(others, embedding.planes([features[::-1]])[0])
+    np.testing.assert_array_equal(reversed_points, embedding.planes([features[::-1]])[0])
     assert embedding.separation(features[[0, 30]], np.array([0, 1])) == 0.0
 
 
