@@ -2,9 +2,11 @@
 
 import csv
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ import lt_jax
 from configs import digits_lt, dlsa_features
 from lt_jax import methods, statistics
 from lt_jax.compare import __main__ as compare
-from lt_jax.compare import plan
+from lt_jax.compare import plan, workers
 from lt_jax.core import errors
 from lt_jax.sampling import folds
 
@@ -241,6 +243,17 @@ def test_a_method_that_fails_does_not_stop_the_others(tmp_path, tiny, capsys, mo
     with pytest.raises(errors.BadInput, match="focal has failed: baseline: loss or gradient is not finite"):
         lt_jax.load(tmp_path, method="focal")
     assert lt_jax.load(tmp_path, method="bns_uniform").predict(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 10)
+
+
+def test_runs_that_start_from_a_failed_one_have_failed(monkeypatch):
+    def started():
+        ours, theirs = multiprocessing.Pipe()
+        theirs.send((1, "diverged"))
+        return workers._Worker(types.SimpleNamespace(is_alive=lambda: True, join=lambda: None), ours)
+
+    monkeypatch.setattr(workers, "_started", started)
+    tasks = [workers.Task("first", None), workers.Task("second", None, before="first")]
+    assert workers.run_all(tasks, 2) == {"first": "diverged", "second": "diverged"}
 
 
 @pytest.mark.slow

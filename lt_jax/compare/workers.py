@@ -107,7 +107,7 @@ def _beside(tasks: list[Task], count: int) -> dict[str, str]:
                         worker.pipe.send((task.config, task.folder))
                         running[worker.pipe] = worker, task
                         waiting.remove(task)
-                for pipe in connection.wait(list(running)):
+                for pipe in connection.wait(list(running)) if running else ():  # it would wait for nothing forever
                     worker, task = running.pop(pipe)
                     idle += _settled(worker, task, finished, failed)
         finally:
