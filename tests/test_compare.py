@@ -249,7 +249,8 @@ def test_runs_that_start_from_a_failed_one_have_failed(monkeypatch):
     def started():
         ours, theirs = multiprocessing.Pipe()
         theirs.send((1, "diverged"))
-        return workers._Worker(types.SimpleNamespace(is_alive=lambda: True, join=lambda: None), ours)
+        process = types.SimpleNamespace(is_alive=lambda: True, join=lambda: None, other_end=theirs)
+        return workers._Worker(process, ours)
 
     monkeypatch.setattr(workers, "_started", started)
     tasks = [workers.Task("first", None), workers.Task("second", None, before="first")]
