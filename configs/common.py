@@ -125,6 +125,7 @@ def data(name, largest, imbalance_factor, many=100, few=20):
     config.on_bad_image = "error"  # or "skip": unreadable training images are left out, counted and listed
     config.test_share = 0.2  # of each class, held out where the source has no test split
     config.validation = 0.0  # share of each class held out of training where the source has no validation split
+    config.validation_unused = 0  # images of each class for such a split, of those that the subset leaves; 0 = none
     config.folds = 0  # stratified folds of the chosen training images, one of which is the validation split; 0 = none
     config.fold = 0  # the fold that is held out, from 0 on
     config.profile = "exponential"  # or "step", "pareto", "counts", or "all" for every image

@@ -94,6 +94,21 @@ def test_validation_is_taken_from_training_and_not_from_test():
     assert pictures[0] | pictures[1] == {x.tobytes() for x in whole.train.images}
 
 
+def test_validation_of_unused_images_is_balanced_and_leaves_the_training_images():
+    config = common.data("digits", largest=90, imbalance_factor=25)
+    plain = data.load(config)
+    config.validation_unused = 20
+    dataset = data.load(config)
+    assert dataset.index_digest == plain.index_digest
+    assert np.bincount(dataset.validation.labels).tolist() == [20] * 10
+    pictures = [{x.tobytes() for x in part.images} for part in (dataset.train, dataset.validation, dataset.test)]
+    assert len(pictures[1]) == 200
+    assert not pictures[1] & (pictures[0] | pictures[2])
+    config.validation_unused = 60
+    with pytest.raises(errors.BadInput, match="validation_unused: expected at most 38, found 60: .* class '0'"):
+        data.load(config)
+
+
 def test_duplicates_between_splits():
     pixels = np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3)
     train = images.Arrays(pixels, np.zeros(5, int))

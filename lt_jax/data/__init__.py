@@ -201,13 +201,15 @@ def _with_test_split(raw: images_lib.Raw, config: Any) -> tuple[Any, ...]:
 
 
 def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[Any, ...]:
-    """(training positions, validation split): a fold, the official split, or a share of the chosen training images."""
+    """(training positions, validation split): a fold, the official split, unused images, or a share of those chosen."""
     if config.folds:
         fold = folds.stratified(raw.train.labels[indices], config.folds, config.seed)
         held_out = fold == config.fold
         return indices[~held_out], _split(raw.train.select(indices[held_out]), config)
     if raw.validation is not None:
         return indices, _split(raw.validation, config)
+    if config.validation_unused:
+        return indices, _split(raw.train.select(_unused(raw, indices, config)), config)
     if config.validation <= 0:
         return indices, None
     train_positions, validation_positions, without = splits.stratified(
@@ -216,3 +218,17 @@ def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[
     if without:
         log.say(f"{without} classes have one image each, which stays in training: validation is without them")
     return indices[train_positions], _split(raw.train.select(indices[validation_positions]), config)
+
+
+def _unused(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> np.ndarray:
+    """Positions of equally many images of each class, of those that the long-tailed subset leaves."""
+    unused = np.setdiff1d(np.arange(len(raw.train.labels)), indices)
+    available = np.bincount(raw.train.labels[unused], minlength=len(raw.class_names))
+    fewest = int(available.argmin())
+    if available[fewest] < config.validation_unused:
+        raise errors.BadInput(
+            f"config.data.validation_unused: expected at most {available[fewest]}, found {config.validation_unused}: "
+            f"the subset leaves no more of class {raw.class_names[fewest]!r}; lower config.data.largest"
+        )
+    counts = np.full(len(raw.class_names), config.validation_unused)
+    return unused[longtail.canonical_indices(raw.train.labels[unused], counts, seed=config.seed)]

@@ -48,6 +48,7 @@ INTERVALS = {
     "data.workers": "[-1, inf)",
     "data.test_share": "(0, 1)",
     "data.validation": "[0, 1)",
+    "data.validation_unused": "[0, inf)",
     "data.folds": "[0, inf)",
     "data.fold": "[0, inf)",
     "data.imbalance_factor": "[1, inf)",

@@ -1,0 +1,173 @@
+"""Changes one ingredient of the recipe `bns_joint` at a time, on CIFAR-10-LT, and fits heads on every network.
+
+    python benchmarks/ablation.py [--workdir=runs/ablation] [--seeds=3] [--settings=NAME,NAME] [--jobs=1] [--no-write]
+
+A short form that two CPU cores finish: 1,000 to 10 training images a class, a ResNet of 16 channels that halves the
+image at once, 30 epochs. The ingredients are compared on validation images, 1,000 of each class that the long-tailed
+subset leaves; the test set chooses nothing. A gain is paired with the whole recipe over seeds and validation images,
+with its 95 % interval. LT_JAX_DATA names the folder of the CIFAR archives. The same command continues the runs. Every
+work directory has a folder `features`, which `benchmarks/subsets.py` reads. Writes benchmarks/results/ablation.json.
+"""
+
+import argparse
+import json
+import pathlib
+
+import keep
+import numpy as np
+
+CONFIG = "configs/cifar10_lt.py:100,encoder=resnet_small,epochs=30,method=bns_joint"
+MEASURES = ("balanced", "many", "medium", "few")
+HEADS = ("balanced_linear", "crt", "maxnorm", "nearest_class_mean", "tau_norm")
+# The recipe's moving average is longer than this training. A small network needs mild views, and many steps at a high
+# rate.
+BASE = {
+    "data.largest": 1000,
+    "data.validation_unused": 1000,
+    "heads": HEADS,
+    "stages": ("baseline", "heads", "evaluate"),
+    "baseline.batch_size": 128,
+    "baseline.base_learning_rate": 4e-3,
+    "baseline.ema": 0.99,
+    "baseline.contrastive_augment.strength": 0.5,
+    "baseline.contrastive_augment.crop_scale": 0.25,
+    "baseline.contrastive_augment.blur": False,
+}
+WHOLE = "whole recipe"
+WITHOUT = {
+    "baseline.augment.mix": "",
+    "baseline.augment.policy": "",
+    "baseline.augment.cutout": 0.0,
+    "baseline.contrastive": "",
+    "baseline.loss": "cross_entropy",
+    "baseline.ema": 0.0,
+}
+SETTINGS = {
+    WHOLE: {},
+    "cross-entropy alone": WITHOUT,
+    "CutMix for mixup": {"baseline.augment.mix": "cutmix"},
+    "no mix": {"baseline.augment.mix": ""},
+    "cross-entropy for the adjusted loss": {"baseline.loss": "cross_entropy"},
+    "crops and flips alone": {"baseline.augment.policy": "", "baseline.augment.cutout": 0.0},
+    "no BNS": {"baseline.contrastive": ""},
+    "BNS, weight .3": {"baseline.contrastive_weight": 0.3},
+    "no moving average": {"baseline.ema": 0.0},
+}
+
+
+def main():
+    options = parse()
+    folders = {
+        (name, seed): options.workdir / name.replace(" ", "-").replace(",", "") / f"seed{seed}"
+        for seed in range(options.seeds)
+        for name in options.settings
+    }
+    train(folders, options)
+    runs = {key: read(folder) for key, folder in folders.items() if (folder / "result.json").exists()}
+    rows = {name: row(name, runs) for name in options.settings if (name, 0) in runs}
+    show(rows)
+    if not options.no_write:
+        commits = sorted({run["commit"] for run in runs.values()})
+        content = {"config": CONFIG, "base": BASE, "reference": WHOLE, "trained_at": commits, "rows": rows}
+        keep.write(content, "ablation.json", f"python benchmarks/ablation.py --seeds={options.seeds}")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, default=keep.ROOT / "runs" / "ablation")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", type=lambda text: text.split(";"), default=list(SETTINGS), help="NAME;NAME")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--no-write", action="store_true")
+    options = parser.parse_args()
+    if unknown := set(options.settings) - set(SETTINGS):
+        parser.error(f"--settings: expected some of {'; '.join(SETTINGS)}, found {sorted(unknown)[0]!r}")
+    return options
+
+
+def config_of(name, seed):
+    """Returns the config of a run."""
+    from lt_jax.run import command
+
+    config, _ = command.parse([f"--config={CONFIG}"])
+    config.update_from_flattened_dict({**BASE, **SETTINGS[name], "seed": seed})
+    return config
+
+
+def train(folders, options):
+    """Trains the networks that are not trained yet, seed by seed, and saves their features."""
+    from lt_jax.compare import workers
+    from lt_jax.stages import experiment as experiments
+
+    tasks = [workers.Task(str(folder), config_of(*key)) for key, folder in folders.items()]
+    failed = workers.run_all(tasks, options.jobs)
+    for folder, reason in failed.items():
+        print(f"{folder} failed: {reason}")
+    for key, folder in folders.items():
+        if str(folder) not in failed and not (folder / "features").exists():
+            save_features(experiments.Experiment(config_of(*key), folder))
+
+
+def save_features(experiment):
+    variables = experiment.trained("baseline")
+    folder = experiment.workdir / "features"
+    folder.mkdir()
+    for name in ("train", "test"):
+        split = getattr(experiment.dataset, name)
+        np.save(folder / f"{name}.features.npy", experiment.extract_baseline(variables, split.images)[0])
+        np.save(folder / f"{name}.labels.npy", split.labels)
+
+
+def read(folder):
+    """Returns what a run left."""
+    return {
+        "result": json.loads((folder / "result.json").read_text()),
+        "commit": json.loads((folder / "stages" / "baseline.json").read_text())["commit"],
+    }
+
+
+def row(name, runs):
+    """Returns the measures of a setting over the seeds, those of its heads, and its gain over the whole recipe."""
+    seeds = [seed for seed in range(len(runs)) if (name, seed) in runs and (WHOLE, seed) in runs]
+    own = [network(runs[name, seed]["result"]) for seed in seeds]
+    whole = [network(runs[WHOLE, seed]["result"]) for seed in seeds]
+    heads = {
+        head: keep.summary([runs[name, seed]["result"]["methods"][head]["validation"]["balanced"] for seed in seeds])
+        for head in HEADS
+    }
+    return {
+        "seeds": len(seeds),
+        "seconds": float(np.median([x["seconds"] for x in own])),
+        "validation": summaries(own, "validation"),
+        "test": summaries(own, "test"),
+        "gain": None if name == WHOLE else gain(own, whole),
+        "heads": heads,
+    }
+
+
+def network(result):
+    """Returns what a result says of the network's own classifier."""
+    return result["methods"][result["final"]]
+
+
+def summaries(methods, split):
+    return {measure: keep.summary([x[split][measure] for x in methods]) for measure in MEASURES}
+
+
+def gain(own, whole):
+    """Returns the mean difference of balanced validation accuracy with its 95 % interval."""
+    values, reference = ([x["validation"]["balanced"] for x in each] for each in (own, whole))
+    return keep.interval(values, reference)
+
+
+def show(rows):
+    print(f"{'balanced accuracy, validation':38}{'own':>14}{'gain':>14}" + "".join(f"{x[:12]:>14}" for x in HEADS))
+    for name, each in rows.items():
+        own = keep.cell(each["validation"]["balanced"], "std")
+        difference = keep.cell(each["gain"], "half_width_95") if each["gain"] else ""
+        heads = [keep.cell(each["heads"][x], "std") for x in HEADS]
+        print(f"{name:38}{own:>14}{difference:>14}" + "".join(f"{head:>14}" for head in heads))
+
+
+if __name__ == "__main__":
+    main()
