@@ -89,7 +89,7 @@ def config_of(name, seed):
     """Returns the config of a run."""
     from lt_jax.run import command
 
-    config, _ = command.parse([f"--config={CONFIG}"])
+    config, _ = command.parse(["lt_jax", f"--config={CONFIG}"])
     config.update_from_flattened_dict({**BASE, **SETTINGS[name], "seed": seed})
     return config
 
