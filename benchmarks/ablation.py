@@ -1,12 +1,14 @@
 """Changes one ingredient of the recipe `bns_joint` at a time, on CIFAR-10-LT, and fits heads on every network.
 
-    python benchmarks/ablation.py [--workdir=runs/ablation] [--seeds=3] [--settings=NAME,NAME] [--jobs=1] [--no-write]
+    python benchmarks/ablation.py [--workdir=runs/ablation] [--seeds=1] [--settings="NAME;NAME"] [--no-write]
 
 A short form that two CPU cores finish: 1,000 to 10 training images a class, a ResNet of 16 channels that halves the
 image at once, 30 epochs. The ingredients are compared on validation images, 1,000 of each class that the long-tailed
-subset leaves; the test set chooses nothing. A gain is paired with the whole recipe over seeds and validation images,
-with its 95 % interval. LT_JAX_DATA names the folder of the CIFAR archives. The same command continues the runs. Every
-work directory has a folder `features`, which `benchmarks/subsets.py` reads. Writes benchmarks/results/ablation.json.
+subset leaves; the test set chooses nothing. A gain is that over the whole recipe, with its 95 % interval: paired over
+the seeds; of one seed by the number of validation images. --settings trains these alone, as further seeds of the best
+ones; the table has all runs of the work directory. LT_JAX_DATA names the folder of the CIFAR archives. The same command
+continues the runs. Every work directory has a folder `features`, which `benchmarks/subsets.py` reads. Writes
+benchmarks/results/ablation.json.
 """
 
 import argparse
@@ -34,6 +36,7 @@ BASE = {
     "baseline.contrastive_augment.blur": False,
 }
 WHOLE = "whole recipe"
+MOST_SEEDS = 10
 WITHOUT = {
     "baseline.augment.mix": "",
     "baseline.augment.policy": "",
@@ -57,27 +60,21 @@ SETTINGS = {
 
 def main():
     options = parse()
-    folders = {
-        (name, seed): options.workdir / name.replace(" ", "-").replace(",", "") / f"seed{seed}"
-        for seed in range(options.seeds)
-        for name in options.settings
-    }
-    train(folders, options)
-    runs = {key: read(folder) for key, folder in folders.items() if (folder / "result.json").exists()}
-    rows = {name: row(name, runs) for name in options.settings if (name, 0) in runs}
+    train([(name, seed) for seed in range(options.seeds) for name in options.settings], options.workdir)
+    runs = {key: read(folder) for key, folder in finished(options.workdir)}
+    rows = {name: row(name, runs) for name in SETTINGS if (name, 0) in runs}
     show(rows)
     if not options.no_write:
         commits = sorted({run["commit"] for run in runs.values()})
         content = {"config": CONFIG, "base": BASE, "reference": WHOLE, "trained_at": commits, "rows": rows}
-        keep.write(content, "ablation.json", f"python benchmarks/ablation.py --seeds={options.seeds}")
+        keep.write(content, "ablation.json", "python benchmarks/ablation.py --workdir=DIR")
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, default=keep.ROOT / "runs" / "ablation")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--settings", type=lambda text: text.split(";"), default=list(SETTINGS), help="NAME;NAME")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--no-write", action="store_true")
     options = parser.parse_args()
     if unknown := set(options.settings) - set(SETTINGS):
@@ -94,18 +91,28 @@ def config_of(name, seed):
     return config
 
 
-def train(folders, options):
-    """Trains the networks that are not trained yet, seed by seed, and saves their features."""
+def folder_of(workdir, name, seed):
+    return workdir / name.replace(" ", "-").replace(",", "") / f"seed{seed}"
+
+
+def train(keys, workdir):
+    """Trains the networks that are not trained yet, and saves their features."""
     from lt_jax.compare import workers
     from lt_jax.stages import experiment as experiments
 
-    tasks = [workers.Task(str(folder), config_of(*key)) for key, folder in folders.items()]
-    failed = workers.run_all(tasks, options.jobs)
+    folders = {key: folder_of(workdir, *key) for key in keys}
+    failed = workers.run_all([workers.Task(str(folder), config_of(*key)) for key, folder in folders.items()], 1)
     for folder, reason in failed.items():
         print(f"{folder} failed: {reason}")
     for key, folder in folders.items():
         if str(folder) not in failed and not (folder / "features").exists():
             save_features(experiments.Experiment(config_of(*key), folder))
+
+
+def finished(workdir):
+    """Returns ((setting, seed), folder) of every run of the work directory that has a result."""
+    keys = [(name, seed) for name in SETTINGS for seed in range(MOST_SEEDS)]
+    return [(key, folder) for key in keys if ((folder := folder_of(workdir, *key)) / "result.json").exists()]
 
 
 def save_features(experiment):
@@ -128,7 +135,7 @@ def read(folder):
 
 def row(name, runs):
     """Returns the measures of a setting over the seeds, those of its heads, and its gain over the whole recipe."""
-    seeds = [seed for seed in range(len(runs)) if (name, seed) in runs and (WHOLE, seed) in runs]
+    seeds = [seed for seed in range(MOST_SEEDS) if (name, seed) in runs and (WHOLE, seed) in runs]
     own = [network(runs[name, seed]["result"]) for seed in seeds]
     whole = [network(runs[WHOLE, seed]["result"]) for seed in seeds]
     heads = {
@@ -155,9 +162,16 @@ def summaries(methods, split):
 
 
 def gain(own, whole):
-    """Returns the mean difference of balanced validation accuracy with its 95 % interval."""
+    """Returns the mean difference of balanced validation accuracy with its 95 % interval.
+
+    The errors of two networks on the same validation images count as independent where there is one pair of them.
+    """
     values, reference = ([x["validation"]["balanced"] for x in each] for each in (own, whole))
-    return keep.interval(values, reference)
+    difference = keep.interval(values, reference)
+    if difference["half_width_95"] is None:
+        error = np.hypot(*(x[0]["validation"]["balanced_error"] for x in (own, whole)))
+        difference["half_width_95"] = float(1.96 * error)
+    return difference
 
 
 def show(rows):

@@ -279,9 +279,31 @@ def subsets(result):
             for selector, x in selectors.items():
                 gain = "" if selector == "uniform" else _spread(x["gain"], "half_width_95", "+")
                 cells = [_spread(x["overall"], "std"), _spread(x["few"], "std"), gain]
-                rows.append((f"{name.upper()}-LT, k = {k}, `{selector}`", cells))
+                label = name if "networks" in result else f"{name.upper()}-LT"
+                rows.append((f"{label}, k = {k}, `{selector}`", cells))
     table = _table(("overall", "few", "overall, gain over uniform"), rows)
-    return table + f"\n{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
+    about = f"{result['networks']} networks, " if "networks" in result else ""
+    return table + f"\n{about}{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
+
+
+def ablation(result):
+    """Returns the balanced validation accuracy of each setting, its gain over the whole recipe, and that of heads."""
+    from lt_jax import methods
+
+    heads = list(result["rows"][result["reference"]]["heads"])
+    rows = []
+    for name, x in result["rows"].items():
+        own = x["validation"]
+        gain = _spread(x["gain"], "half_width_95", "+") if x["gain"] else ""
+        cells = [
+            str(x["seeds"]),
+            _spread(own["balanced"], "std"),
+            gain,
+            *(_spread(own[g], "std") for g in ("many", "few")),
+        ]
+        rows.append((name, [*cells, *(_spread(x["heads"][head], "std") for head in heads)]))
+    columns = ("seeds", "balanced", "balanced, gain", "many", "few", *(methods.title("HEADS", head) for head in heads))
+    return _table(columns, rows) + f"\nTrained at commit {', '.join(result['trained_at'])}. `{result['command']}`\n"
 
 
 def bns_features(result):
@@ -339,7 +361,8 @@ def _cells(row):
 
 
 def _spread(cell, key, sign=""):
-    return f"{100 * cell['mean']:{sign}.1f} ± {100 * cell[key]:.1f}"
+    spread = "" if cell[key] is None else f" ± {100 * cell[key]:.1f}"
+    return f"{100 * cell['mean']:{sign}.1f}{spread}"
 
 
 def _table(columns, rows, corner=""):
@@ -353,7 +376,7 @@ TABLES = {
     "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
     "field": field, "front": front, "encoders": encoders, "folder": folder,
     "features": features, "subsets": subsets,
-    "bns features": bns_features,
+    "bns features": bns_features, "ablation": ablation,
 }  # fmt: skip
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
@@ -361,11 +384,11 @@ SOURCES = {
     "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
     "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
     "folder": "folder.json", "features": "features.json",
-    "subsets": "subsets.json", "bns features": "bns_features.json",
+    "subsets": "subsets.json", "bns features": "bns_features.json", "ablation": "ablation.json",
 }  # fmt: skip
 for _form, _files in (
     (evidence, "evidence_*.json"), (comparison, "comparison_*.json"), (dlsa_frozen, "dlsa_*_frozen.json"),
-    (reproduction, "reproduction_*.json"),
+    (reproduction, "reproduction_*.json"), (subsets, "subsets_*.json"),
 ):  # fmt: skip
     for _file in sorted(RESULTS.glob(_files)):
         _name = _file.stem.replace("_", " ")

@@ -1,11 +1,14 @@
 """Compares selectors of a balanced subset on the features of a frozen encoder, at equal steps.
 
-    python benchmarks/subsets.py --features=DIR [--features=DIR...] [--k=10,20,50] [--seeds=3] [--no-write]
+    python benchmarks/subsets.py --features=[LABEL=]DIR,DIR... [--features=...] [--k=10,20,50] [--seeds=3] [--name=NAME]
+                                 [--no-write]
 
-DIR is the work directory of a run with the token weights=, as `benchmarks/encoders.py` leaves. Each selector takes at
-most k images of a class, once; a linear head is trained on them with as many steps as on all images. Rows: selectors;
-the gain is that over the uniform subset, paired over the seeds, with its 95 % interval. Measured on the test images,
-which choose nothing. Writes benchmarks/results/subsets.json.
+DIR is a work directory with a folder `features`, as `benchmarks/encoders.py` and `benchmarks/ablation.py` leave;
+several behind one --features are networks of several seeds. LABEL names the rows; the default is the data set. Each
+selector takes at most k images of a class, once; a linear head is trained on them with as many steps as on all images.
+Rows: selectors; the gain is that over the uniform subset, with its 95 % interval, paired over the networks, or of one
+network over --seeds draws. Measured on the test images, which choose nothing. Writes benchmarks/results/subsets.json,
+with --name subsets_NAME.json.
 """
 
 import argparse
@@ -24,21 +27,26 @@ SELECTORS = ("uniform", "rank_one", "herding", "kmeans")
 def main():
     options = parse()
     report = {}
-    for folder in options.features:
-        name, measured = measure(folder, options)
-        report[name] = measured
-        show(name, measured)
+    for text in options.features:
+        label, _, folders = text.rpartition("=")
+        networks = [measure(pathlib.Path(folder), options) for folder in folders.split(",")]
+        label = label or networks[0][0]
+        report[label] = pooled([accuracies for _, accuracies in networks])
+        show(label, report[label])
     if not options.no_write:
-        content = {"seeds": options.seeds, "data": report}
-        command = f"python benchmarks/subsets.py {'--features=DIR ' * len(options.features)}--seeds={options.seeds}"
-        keep.write(content, "subsets.json", command)
+        content = {"seeds": options.seeds, "networks": len(networks), "data": report}
+        words = ["--features=DIR"] * len(options.features) + [f"--seeds={options.seeds}"]
+        words += [f"--name={options.name}"] if options.name else []
+        file = f"subsets_{options.name}.json" if options.name else "subsets.json"
+        keep.write(content, file, "python benchmarks/subsets.py " + " ".join(words))
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", action="append", type=pathlib.Path, required=True)
+    parser.add_argument("--features", action="append", required=True)
     parser.add_argument("--k", type=lambda text: tuple(map(int, text.split(","))), default=(10, 20, 50))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--name", default="")
     parser.add_argument("--no-write", action="store_true")
     return parser.parse_args()
 
@@ -58,7 +66,7 @@ def read(folder):
 
 
 def measure(folder, options):
-    """Returns the name of the data set, and {k: {selector: accuracy and gain over uniform}}."""
+    """Returns the name of the data set, and {k: {selector: measures of each draw}}."""
     data_name, split, classes, groups = read(folder)
     features, labels = split["train_features"], split["train_labels"]
     initial = methods.HEADS["linear"](jax.random.key(0), features, labels, classes, scaling="unit")
@@ -72,8 +80,28 @@ def measure(folder, options):
                 head = fit(jax.random.key(seed), features, labels, classes, initial=initial, selector=selector, k=k)
                 logits = np.asarray(head(split["test_features"]))
                 each[selector].append(metrics.measures(split["test_labels"], logits, groups))
-        measured[k] = {selector: summarised(x, each["uniform"]) for selector, x in each.items()}
+        measured[k] = each
     return data_name, measured
+
+
+def pooled(networks):
+    """Returns {k: {selector: accuracy and gain over uniform}}: over the draws of one network, or over networks.
+
+    Draws of one network are no independent seeds of several, so their mean stands for the network.
+    """
+    summary = {}
+    for k in networks[0]:
+        each = {
+            selector: networks[0][k][selector] if len(networks) == 1 else [mean(x[k][selector]) for x in networks]
+            for selector in SELECTORS
+        }
+        summary[k] = {selector: summarised(x, each["uniform"]) for selector, x in each.items()}
+    return summary
+
+
+def mean(measures):
+    """Returns the mean accuracies of several draws."""
+    return {group: float(np.mean([x[group] for x in measures])) for group in ("overall", "few")}
 
 
 def summarised(measures, reference):
