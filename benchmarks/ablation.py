@@ -48,6 +48,7 @@ WITHOUT = {
 SETTINGS = {
     WHOLE: {},
     "cross-entropy alone": WITHOUT,
+    "adjusted loss alone": {key: value for key, value in WITHOUT.items() if key != "baseline.loss"},
     "CutMix for mixup": {"baseline.augment.mix": "cutmix"},
     "no mix": {"baseline.augment.mix": ""},
     "cross-entropy for the adjusted loss": {"baseline.loss": "cross_entropy"},

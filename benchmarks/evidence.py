@@ -64,10 +64,10 @@ METHODS = {
     "uniform": retrained("retrain.method=uniform"),
     "rank_one": retrained("retrain.method=rank_one"),
     "eigen": retrained("retrain.method=eigen"),
-    "paper": retrained("retrain.method=paper"),
+    "algorithm1": retrained("retrain.method=algorithm1"),
 }
 LOSSES = {
-    **{name: (f"pretrain.loss={name}",) for name in ("paper", "official", "simclr", "supcon")},
+    **{name: (f"pretrain.loss={name}",) for name in ("bns", "bns_official", "simclr", "supcon")},
     "random encoder": ("pretrain.steps=1", "pretrain.base_learning_rate=0.0"),
 }
 
@@ -104,7 +104,7 @@ TABLES = {
     "baselines": {
         "cross-entropy": trained("test"),
         "balanced softmax": trained("test", "baseline.loss=balanced_softmax"),
-        "class-aware sampling": trained("test", "baseline.sampling=class_aware"),
+        "class-balanced sampling": trained("test", "baseline.sampling=class_balanced"),
     },
     "m": {f"m = {m}": retrained(f"pretrain.m={m}") for m in (1, 0, 2, 4)},
     "n": {f"n = {n}": retrained(f"pretrain.n={n}") for n in (16, 4, 64)},

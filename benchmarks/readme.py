@@ -184,14 +184,19 @@ def comparison(result):
 
 def field(published):
     """Returns the published rows of the field with what one must know to compare them, and below them ours."""
-    columns = ("network", "parameters", "epochs", "views", "subset", "epoch", "flips", "CIFAR-10-LT", "CIFAR-100-LT")
-    rows = [(_titled(x), [*_protocol(x), x["cifar10_lt"] or "–", x["cifar100_lt"] or "–"]) for x in published["rows"]]
+    columns = (
+        "network", "parameters", "epochs", "views", "subset", "epoch", "flips", "CIFAR-10-LT", "CIFAR-100-LT", "source",
+    )  # fmt: skip
+    rows = [
+        (_titled(x), [*_protocol(x), x["cifar10_lt"] or "–", x["cifar100_lt"] or "–", x["source"] or ""])
+        for x in published["rows"]
+    ]
     if (RESULTS / SOURCES["encoders"]).exists():
         result = json.loads((RESULTS / SOURCES["encoders"]).read_text())
         heads = {name: about["heads"]["balanced_linear"] for name, about in result["data"].items()}
         about = (f"{result['weights']}, frozen, pretrained on ImageNet", "3.4 M", "–", "1", "canonical", "last", "none")
         measured = [_spread(heads[name]["overall"], "std") for name in ("cifar10", "cifar100")]
-        rows.append((f"**{heads['cifar10']['title']}, measured here**", [*about, *measured]))
+        rows.append((f"**{heads['cifar10']['title']}, measured here**", [*about, *measured, ""]))
     return _table(columns, rows, corner="method")
 
 
@@ -211,10 +216,12 @@ def front(result):
         cells = [_spread(measured["test"][group], "std") if measured else "" for group in ("balanced", "few")]
         here = [ours.get(name, "")] if ours else []
         rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, *here, cifar100[name]]))
-    columns = ["title", "paper", "digits", "their rare classes", "CIFAR-100-LT, published"]
+    columns = ["title", "paper", "digits, balanced", "digits, few", "CIFAR-100-LT, published"]
     if ours:
-        columns.insert(4, "CIFAR-100-LT")
+        columns.insert(4, "CIFAR-100-LT, measured")
     about = f"Digits: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
+    if ours:
+        about += " CIFAR-100-LT: imbalance factor 100, one seed; its command is in docs/results.md."
     return _table(columns, rows, corner="method") + f"\n{about}\n"
 
 
@@ -225,8 +232,9 @@ def reproduction(result):
         cells = [*_cells(row), "", ""]
         if row["published"]:
             low, high = min(row["published"]), max(row["published"])
-            nearest = min(max(100 * row["overall"], low), high)
-            cells[-2:] = [" to ".join(f"{x:g}" for x in row["published"]), f"{100 * row['overall'] - nearest:+.1f}"]
+            overall = round(100 * row["overall"], 1)
+            difference = overall - min(max(overall, low), high)
+            cells[-2:] = [" to ".join(f"{x:.1f}" for x in row["published"]), f"{difference:+.1f}"]
         rows.append((row["title"], cells))
     first = result["rows"][0]
     about = (

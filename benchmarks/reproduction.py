@@ -11,6 +11,7 @@ tokens to the config, as `smoke`, for a rehearsal with --no-write. Writes benchm
 import argparse
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ RUNS = {
         "cross_entropy",
         {
             "cross_entropy": (38.3, 39.1), "tau_norm": (41.0,), "crt": (40.3,), "lws": (40.2,),
-            "logit_adjustment": (43.9,),
+            "logit_adjustment": (41.8,),
         },
     ),
     "cifar100_lt_balanced_softmax": ("configs/cifar100_lt.py:100,standard", "balanced_softmax", {}),
@@ -51,7 +52,7 @@ def main():
         if not options.no_write:
             stage = json.loads((workdir / "stages" / "baseline.json").read_text())
             content = {"rows": rows, "trained_at": stage["commit"]}
-            keep.write(content, f"reproduction_{name}.json", "python -m lt_jax.main " + " ".join(words))
+            keep.write(content, f"reproduction_{name}.json", shlex.join(["python", "-m", "lt_jax.main", *words]))
 
 
 def parse():

@@ -20,6 +20,8 @@ OUTSIDE = {
     "launch/README.md": "scaling.md",
 }
 ORIGIN = {page: path for path, page in OUTSIDE.items()}
+# Files that a page of the site says everything about.
+DESCRIBED = {"configs/common.py": "configuration.md"}
 LINK = re.compile(r"(!?)\[([^\]\n]*(?:\n[^\]\n]+)?)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -56,7 +58,9 @@ def _link(match, origin, source, repository):
     """A link in the file `origin` of the repository, rewritten for the page `source` of the site."""
     image, text, target, anchor = match[1], match[2], match[3], match[4] or ""
     path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
-    page = OUTSIDE.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    page = (
+        OUTSIDE.get(path) or DESCRIBED.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    )
     if page:
         page = posixpath.relpath(page, posixpath.dirname(source) or ".")
         return f"{image}[{text}]({page}{anchor})"
