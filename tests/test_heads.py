@@ -1,5 +1,6 @@
 """Heads on frozen features, against the formulas and scikit-learn."""
 
+import dataclasses
 import types
 
 import jax
@@ -7,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from scipy import optimize
 from sklearn.neighbors import NearestCentroid
 
 from configs import digits_lt
 from lt_jax import heads as heads_lib
-from lt_jax import losses, methods
+from lt_jax import losses, methods, metrics
 from lt_jax.core import errors
+from lt_jax.heads import cosine
 from lt_jax.stages import heads
 
 COUNTS = np.array([300, 60, 10])
@@ -65,8 +68,46 @@ def test_nearest_class_mean_by_hand():
     classes = losses.Classes.of(np.array([1, 0, 1, 1]))
     head = heads_lib.nearest_class_mean(None, features, np.array([0, 2, 3]), classes)
     scores = head(np.array([[1.0, 0.2], [0.1, 1.0]]))
-    assert scores.argmax(axis=1).tolist() == [0, 2] and (scores[:, 1] == -2).all()
+    assert scores.argmax(axis=1).tolist() == [0, 2]
+    assert (scores[:, 1] == -2 * 16).all()  # an absent class; the scale is the default, since no class has two items
+
     np.testing.assert_allclose(head(jnp.array([[1.0, 0.2], [0.1, 1.0]])), scores, atol=1e-6)
+
+
+def test_the_scale_of_cosines_is_the_likeliest_for_items_that_are_left_out():
+    rng = np.random.default_rng(0)
+    counts = np.array([60, 12, 3, 1, 0])
+    labels = rng.permutation(np.repeat(np.arange(5), counts))
+    x = (1.5 * np.eye(5)[labels] + rng.normal(size=(len(labels), 5))).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+
+    def loss(scale):
+        """Mean over the classes of the cross-entropy of each item, with the class means computed without it."""
+        by_class = [[] for _ in counts]
+        for i, label in enumerate(labels):
+            if counts[label] > 1:
+                is_other = np.arange(len(labels)) != i
+                sums = np.array([x[is_other & (labels == c)].sum(axis=0) for c in range(4)])
+                cosines = x[i] @ (sums / np.linalg.norm(sums, axis=1, keepdims=True)).T
+                by_class[label].append(np.log(np.exp(scale * cosines).sum()) - scale * cosines[label])
+        return np.mean([np.mean(losses_of_class) for losses_of_class in by_class if losses_of_class])
+
+    scale = cosine.cosine_scale(x, labels, cosine.class_sums(x, labels, losses.Classes.of(counts)))
+    assert 1.1 < scale < 90
+    assert loss(scale) == pytest.approx(optimize.minimize_scalar(loss, bounds=(1, 100), method="bounded").fun, abs=1e-5)
+    assert loss(scale) < min(loss(0.9 * scale), loss(1.1 * scale), loss(1.0))
+
+
+def test_confidence_of_the_nearest_class_mean_is_near_its_accuracy():
+    features, labels = clusters(COUNTS)
+    test, test_labels = clusters([300, 300, 300], seed=1)
+    classes = losses.Classes.of(COUNTS)
+    for fit in (heads_lib.nearest_class_mean, heads_lib.whitened_class_mean):
+        head = fit(None, features, labels, classes)
+        plain = dataclasses.replace(head, scale=np.float32(1.0))
+        ece = [metrics.expected_calibration_error(test_labels, x(test), 15) for x in (head, plain)]
+        assert ece[0] < min(0.08, ece[1] / 3)
+        np.testing.assert_array_equal(head(test).argmax(axis=1), plain(test).argmax(axis=1))
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.5])
@@ -121,7 +162,7 @@ def test_whitening_makes_the_covariance_the_identity():
     np.testing.assert_allclose(np.cov(whitened.T, bias=True), np.eye(3), atol=1e-3)
     full = heads_lib.whitened_class_mean(None, features, labels, classes, shrinkage=1.0)
     plain = heads_lib.nearest_class_mean(None, features, labels, classes)
-    np.testing.assert_allclose(full(features), plain(features), atol=1e-4)
+    np.testing.assert_allclose(full(features), plain(features), atol=1e-3)
 
 
 def test_the_balanced_linear_head_moves_with_tau(experiment, initial):

@@ -103,4 +103,4 @@ def test_a_result_has_shifted_priors_and_calibration_by_group(finished):
         test = result["methods"][name]["test"]
         assert shifts["uniform"] == pytest.approx(test["balanced"])
         assert set(test["group_ece"]) == set(result["dataset"]["groups"])
-    assert set(result["methods"]["nearest_class_mean"]["test"]["group_ece"].values()) == {None}
+        assert None not in test["group_ece"].values()

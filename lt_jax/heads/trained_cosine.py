@@ -19,21 +19,6 @@ from lt_jax.losses import negatives
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ScaledCosine:
-    """`Cosine` times `scale`."""
-
-    means: Any
-    centre: Any
-    present: Any
-    deviation: Any
-    scale: Any
-
-    def __call__(self, features: Any) -> Any:
-        return self.scale * Cosine(self.means, self.centre, self.present, self.deviation)(features)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Adapted:
     """Cosines, times `scale`, of x + relu(x @ down + bias) @ up and the means (C, d).
 
@@ -73,7 +58,7 @@ def cosine_mean(
     steps: int = 1000,
     batch_size: int = 256,
     scaling: str = "unit",
-) -> ScaledCosine:
+) -> Cosine:
     """Cosine head from class means.
 
     Cosines of features and one vector for each class, which starts as the class mean, trained by the balanced softmax.
@@ -102,7 +87,7 @@ def cosine_mean(
     plan = Plan(settings, logits, training.bind(losses.logit_adjustment, tau=tau))
     start = {"means": directions(unit(x), labels, classes)}
     means = unit(training.fit(key, x, labels, classes, start, plan)["means"])
-    return ScaledCosine(means, centre, is_present(labels, classes), deviation[None, :], np.float32(scale))
+    return Cosine(means, centre, is_present(labels, classes), deviation[None, :], np.float32(scale))
 
 
 def adapter(

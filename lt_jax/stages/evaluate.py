@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import heads as head_kinds
 from lt_jax import methods, metrics
 from lt_jax.core import errors, files, log
 from lt_jax.stages import baseline, heads, report_data
@@ -83,8 +82,6 @@ def _heads(experiment: experiments.Experiment) -> tuple[Any, ...]:
     for name in heads.names(config):
         measured[name], logits[name] = _head(experiment, "features", name, features, seconds.get(name))
         measured[name]["validation"] = validated["measures"][name]
-        if measured[name]["test"]["ece"] is None and measured[name]["validation"] is not None:
-            _remove_confidence(measured[name]["validation"])
     selected = metrics.select({name: x["validation"] for name, x in measured.items()}, next(iter(measured)))
     return measured, logits, None, selected
 
@@ -95,15 +92,7 @@ def _head(
     """(what result.json says, test logits) of a head on the features of a stage, from its features by split."""
     head = heads.load(experiment.workdir, stage, name)
     outputs = {split: (x, np.asarray(head(x))) for split, x in features.items()}
-    measured = _measured(experiment, methods.title("HEADS", name), outputs, seconds)
-    if isinstance(head, (head_kinds.Cosine, head_kinds.Whitened)):  # cosines are no confidences
-        for measures in filter(None, (measured["test"], measured["validation"])):
-            _remove_confidence(measures)
-    return measured, outputs["test"][1]
-
-
-def _remove_confidence(measures: dict[str, Any]) -> None:
-    measures.update(ece=None, group_ece=dict.fromkeys(measures["group_ece"]))
+    return _measured(experiment, methods.title("HEADS", name), outputs, seconds), outputs["test"][1]
 
 
 def _features(extractor: Any, variables: Any, images: Any) -> Any:
