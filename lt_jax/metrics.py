@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk
 
+from lt_jax import statistics
+
 SHIFTS = (50, 25, 10, 5, 2, 1)  # imbalance factors of shifted test sets
 
 
@@ -53,7 +55,7 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, num_classes: in
       num_classes: classes without items do not count.
     """
     per_class = _per_class(labels, predicted, num_classes)
-    return {"balanced": _mean(per_class), "balanced_error": _balanced_error(labels, per_class)}
+    return {"balanced": _mean(per_class), "balanced_error": _balanced_error(labels, predicted, num_classes)}
 
 
 def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = 15) -> float:
@@ -122,12 +124,10 @@ def _harmonic_mean(values: np.ndarray) -> float:
     return float(len(values) / (1.0 / values).sum()) if (values > 0).all() else 0.0
 
 
-def _balanced_error(labels: np.ndarray, per_class: np.ndarray) -> float:
+def _balanced_error(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
     """Standard error of the balanced accuracy: classes are independent, and the images of each."""
-    images = np.bincount(labels, minlength=len(per_class))
-    present = images > 0
-    variance = per_class[present] * (1 - per_class[present]) / images[present]
-    return float(np.sqrt(variance.sum()) / present.sum())
+    is_present = np.bincount(labels, minlength=num_classes) > 0
+    return statistics.sampling_error(labels == predicted, labels, is_present / is_present.sum())
 
 
 def _per_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import optax
 
 def total_steps(config: Any, steps_per_epoch: int) -> int:
     """Number of steps of a stage: `config.steps` if set, else from `config.epochs`."""
-    return config.steps or max(1, math.ceil(config.epochs * steps_per_epoch))
+    return config.steps or max(1, math.ceil(round(config.epochs * steps_per_epoch, 6)))  # 3 / 7 * 7 is above 3
 
 
 def epochs(config: Any, items: int) -> float:

@@ -52,17 +52,26 @@ def paired(
 def sampling_error(differences: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
     """Standard error of a weighted mean over classes, as the images of each class are a sample.
 
+    A class of one image has the mean variance of the other classes with weight, or where they all have one image, that
+    of all images.
+
     Args:
       differences: (n,) of each image, as whether one method is right minus whether the other is.
       labels: (n,).
-      weights: (C,) of the classes, with sum 1; classes with fewer than two images are left out.
+      weights: (C,) of the classes, with sum 1; classes without images must have weight 0.
     """
-    variance = 0.0
-    for c in np.flatnonzero(weights):
-        of_class = differences[labels == c]
-        if len(of_class) > 1:
-            variance += float(weights[c]) ** 2 * float(of_class.var(ddof=1)) / len(of_class)
-    return math.sqrt(variance)
+    differences = np.asarray(differences, float)
+    images = np.bincount(labels, minlength=len(weights))
+    means = np.bincount(labels, differences, len(weights)) / np.maximum(images, 1)
+    squares = np.bincount(labels, (differences - means[labels]) ** 2, len(weights))
+    variances = squares / np.maximum(images - 1, 1)
+    is_known = (images > 1) & (weights != 0)
+    if is_known.any():
+        pooled_variance = variances[is_known].mean()
+    else:
+        pooled_variance = differences.var(ddof=1) if len(differences) > 1 else 0.0
+    variances = np.where(images > 1, variances, pooled_variance)
+    return math.sqrt(float((weights**2 * variances / np.maximum(images, 1)).sum()))
 
 
 def holm(p_values: dict[str, float], alpha: float = 0.05) -> dict[str, bool]:
@@ -71,8 +80,8 @@ def holm(p_values: dict[str, float], alpha: float = 0.05) -> dict[str, bool]:
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
     """
     significant = dict.fromkeys(p_values, False)
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        if p_values[name] > alpha / (len(p_values) - rank):
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (math.isnan(p_values[name]), p_values[name]))):
+        if not p_values[name] <= alpha / (len(p_values) - rank):  # also where it is not a number
             break
         significant[name] = True
     return significant

@@ -1,5 +1,7 @@
 """Losses of classifiers: the released code of their authors on the same numbers, hand-worked cases, gradients."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,12 +143,33 @@ def test_an_empty_class_has_a_finite_weight():
 
 
 def test_weights_are_deferred_by_a_share_of_the_epochs():
-    settings = type("Settings", (), {"reweight": "effective_number", "reweight_from": 0.8, "epochs": 10.0})
+    sizes = {"epochs": 10.0, "steps": 0, "batch_size": 4}
+    settings = type("Settings", (), {"reweight": "effective_number", "reweight_from": 0.8, **sizes})
     assert (baseline.classes_at(CLASSES, settings, 7).weights == 1).all()
     late = baseline.classes_at(CLASSES, settings, 8).weights
     np.testing.assert_array_equal(late, losses.effective_number_weights(CLASSES.counts))
+    settings.steps = 5 * math.ceil(int(np.sum(CLASSES.counts)) / 4)  # five epochs
+    assert (baseline.classes_at(CLASSES, settings, 3).weights == 1).all()
+    np.testing.assert_array_equal(baseline.classes_at(CLASSES, settings, 4).weights, late)
     settings.reweight = ""
     assert baseline.classes_at(CLASSES, settings, 9) is CLASSES
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_has_a_gradient_where_an_image_is_certain(gamma):
+    logits = jnp.array([[200.0, 0.0, 0.0], [0.0, 17.0, 0.0]])
+    labels = jnp.array([0, 1])
+    loss, gradient = jax.value_and_grad(lambda x: losses.focal(x, labels, CLASSES, gamma=gamma).sum())(logits)
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    if gamma == 0:
+        plain = jax.grad(lambda x: losses.cross_entropy(x, labels, CLASSES).sum())(logits)
+        np.testing.assert_allclose(gradient, plain, atol=1e-6)
+
+
+def test_effective_numbers_at_their_limit():
+    weights = losses.effective_number_weights(np.array([8, 2]), beta=1.0)
+    np.testing.assert_allclose(weights, [0.4, 1.6])
+    np.testing.assert_allclose(weights, losses.effective_number_weights(np.array([8, 2]), beta=1 - 1e-7), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -78,11 +78,26 @@ def test_sampling_error_by_hand():
     assert error == pytest.approx(np.sqrt(0.25 * (1 / 3) / 4 + 0.25 * 0.5 / 2))
 
 
+def test_classes_of_one_image_are_as_uncertain_as_the_others():
+    """The standard deviation of a mean over 100 classes, half of them with one image, in 2,000 draws."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), [1] * 50 + [4] * 50)
+    weights = np.full(100, 0.01)
+    draws = (rng.random((2000, len(labels))) < 0.7).astype(float)
+    means = np.array([np.bincount(labels, draw) / np.bincount(labels) for draw in draws]).mean(axis=1)
+    errors_of_draws = [statistics.sampling_error(draw, labels, weights) for draw in draws]
+    assert np.mean(errors_of_draws) == pytest.approx(means.std(), rel=0.05)
+    alone = [statistics.sampling_error(draw[:50], np.arange(50), np.full(50, 0.02)) for draw in draws]
+    assert np.mean(alone) == pytest.approx(draws[:, :50].mean(axis=1).std(), rel=0.05)
+    assert statistics.sampling_error(np.array([1.0]), np.array([0]), np.array([1.0])) == 0.0
+
+
 def test_holm_by_hand():
     """Thresholds .05/3, .05/2, .05: the second smallest fails, and so does everything after it."""
     assert statistics.holm({"a": 0.001, "b": 0.03, "c": 0.04}) == {"a": True, "b": False, "c": False}
     assert statistics.holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a": True, "b": True, "c": True}
     assert statistics.holm({}) == {}
+    assert statistics.holm({"a": float("nan"), "b": 0.01, "c": 0.5}) == {"a": False, "b": True, "c": False}
 
 
 def test_differences_in_words():
@@ -335,3 +350,26 @@ def test_a_config_without_training_has_heads_alone(on_features, tmp_path, capsys
     ):
         assert run_compare(*on_features, f"--methods={name}", f"--workdir={tmp_path / 'x'}") == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_head_that_does_not_fit_the_varied_network_is_left_out(tiny_config, capsys):
+    changes = {"baseline.head=cosine": {"baseline.head": "cosine"}}
+    names = plan.varied(tiny_config, ["cross_entropy", "logit_adjustment", "crt"], changes)
+    assert names == [
+        "cross_entropy", "cross_entropy, baseline.head=cosine", "logit_adjustment", "crt", "crt, baseline.head=cosine",
+    ]  # fmt: skip
+    assert "logit_adjustment, baseline.head=cosine: left out" in capsys.readouterr().err
+
+
+def test_any_error_of_one_run_leaves_the_others(monkeypatch, capsys):
+    def run(config, folder):
+        if folder == "first":
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        if folder == "refused":
+            raise errors.BadInput("unknown")
+
+    monkeypatch.setattr(workers, "_run", run)
+    tasks = [workers.Task(name, None) for name in ("first", "second")]
+    assert workers.run_all(tasks, 1) == {"first": "RuntimeError: RESOURCE_EXHAUSTED: out of memory"}
+    with pytest.raises(errors.BadInput, match="unknown"):
+        workers.run_all([workers.Task("refused", None)], 1)

@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 from scipy import special
 
 from lt_jax import losses, methods
+from lt_jax.core import errors
 from lt_jax.losses import probabilistic, targeted
 
 E = np.e
@@ -280,3 +281,12 @@ def test_tsc_moves_targets_to_the_classes():
     _, memory = jax.jit(tsc.loss)({}, views, jnp.array([0, 1]), CLASSES, jax.random.key(0), memory)
     assert memory["assigned"].tolist() == [1, 0]
     np.testing.assert_allclose(memory["centroids"], views[:, 0], atol=1e-6)
+
+
+def test_options_that_an_objective_cannot_have():
+    views = jnp.ones((2, 3, 4)) / 2
+    arguments = ({}, views, jnp.array([0, 1]), losses.Classes.of(np.array([1, 1])), jax.random.key(0), None)
+    with pytest.raises(errors.BadInput, match="negatives: expected sampled or expected, found 'expektd'"):
+        methods.entry("CONTRASTIVE", "bns(negatives='expektd')", "pretrain.loss").loss(*arguments)
+    with pytest.raises(errors.BadInput, match=r"temperature: expected at least .02 for bns_official, found 0.01"):
+        methods.entry("CONTRASTIVE", "bns_official(temperature=0.01)", "pretrain.loss").loss(*arguments)

@@ -125,3 +125,14 @@ def test_the_stage_features_uses_the_frozen_encoder(images, run_main, tiny, tmp_
     assert run_main(*words) == 0
     assert "features: complete" in capsys.readouterr().err
     assert float(jnp.abs(network.apply(variables, jnp.ones((1, 8, 8, 3)), method="features")).max()) > 0
+
+
+def test_features_that_were_replaced_are_not_those_of_the_old_key(tmp_path, monkeypatch):
+    run = functools.partial(cache.features, epath.Path(tmp_path), "train", images=IMAGES)
+    run(key="a", extractor=Extractor(), variables=1.0)
+    write_json = cache.files.write_json
+    monkeypatch.setattr(cache.files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(key="b", extractor=Extractor(), variables=2.0)
+    monkeypatch.setattr(cache.files, "write_json", write_json)
+    np.testing.assert_array_equal(run(key="a", extractor=Extractor(), variables=1.0), FEATURES)

@@ -316,3 +316,31 @@ def test_a_run_that_failed_in_the_feature_pass_resumes(frozen, words, run_main, 
     for name in ("train", "test"):
         ours, unbroken = (np.load(folder / f"features/{name}.features.npy") for folder in (tmp_path / "run", frozen))
         np.testing.assert_allclose(ours.astype(np.float32), unbroken.astype(np.float32), rtol=2e-3, atol=2e-3)
+
+
+def test_heads_are_validated_from_the_chosen_linear_head(monkeypatch, tmp_path):
+    """The second alternative of `linear` is right, so that a head which returns its start is right too."""
+
+    def linear(key, features, labels, classes, *, initial=None, scaling="standard"):
+        return nearest(key, features, labels, classes, right=scaling == "unit")
+
+    def start(key, features, labels, classes, *, initial):
+        return initial
+
+    monkeypatch.setitem(methods.HEADS, "linear", linear)
+    monkeypatch.setitem(methods.HEADS, "tau_norm", start)
+    labels = np.repeat([0, 1], 40)
+    features = (labels[:, None] * 9.0 + np.random.default_rng(0).normal(size=(80, 3))).astype(np.float32)
+    experiment = fake_experiment(
+        labels, heads=("linear(scaling=['standard','unit'])", "tau_norm"), stages=("features", "heads"),
+        encoder=types.SimpleNamespace(flips=False),
+    )  # fmt: skip
+    experiment.workdir = epath.Path(tmp_path)
+    monkeypatch.setattr(heads.features_lib, "read", lambda *_: (features, labels))
+    monkeypatch.setattr(heads.features_lib, "check_same_data", lambda *_: None)
+    monkeypatch.setattr(heads.features_lib, "has_mirrored", lambda *_: False)
+    monkeypatch.setattr(heads, "save", lambda *_: None)
+    heads.run(experiment)
+    about = read(tmp_path / "heads/features/validation.json")
+    assert about["heads"]["linear"] == "linear(scaling='unit')"
+    assert about["measures"]["tau_norm"]["balanced"] == about["measures"]["linear"]["balanced"] == 1.0

@@ -54,3 +54,25 @@ def test_metrics_after_the_restored_step_are_removed(tmp_path):
     again.flush()
     lines = [json.loads(line) for line in pathlib.Path(tmp_path, "metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"]) for line in lines] == [("pretrain", 1), ("pretrain", 2), ("probe", 3)]
+
+
+def test_a_folder_that_was_half_copied_is_copied_again(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "features.npy").write_bytes(b"12345678")
+    monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    copy = type(epath.Path(source)).copy
+
+    def killed(path, destination, **options):
+        copy(path, destination, **options)
+        epath.Path(destination).write_bytes(b"1234")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(epath.Path(source)), "copy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.copy_folder(source, target)
+    assert not (target / "features.npy").exists()
+    monkeypatch.setattr(type(epath.Path(source)), "copy", copy)
+    files.copy_folder(source, target)
+    assert (target / "features.npy").read_bytes() == b"12345678"
+    assert [path.name for path in target.iterdir()] == ["features.npy"]

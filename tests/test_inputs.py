@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lt_jax.core import errors
+from lt_jax.run import graph, inputs
+
 FLAGS = (
     "--config=configs/folder.py:smoke",
     "--config.data.generated=0",
@@ -253,3 +256,21 @@ def test_a_subset_of_other_settings_is_never_used(start, tmp_path):
         again = np.load(file)
         for key, value in first.items():
             np.testing.assert_array_equal(again[key], value)
+
+
+def test_stages_that_measure_validation_images_depend_on_them():
+    digests = {"train": "a", "test": "b", "validation": "c", "weights": None}
+    for stage in ("probe", "dlsa", "features", "heads", "evaluate"):
+        assert inputs.Inputs(digests).of_stage(stage)["content.validation"] == "c"
+
+
+@pytest.mark.slow
+def test_a_stage_whose_removal_was_killed_is_not_complete(start, tmp_path, monkeypatch):
+    assert start(*PLAIN)[0] == 0
+    monkeypatch.setattr(graph, "_remove", lambda *_: (_ for _ in ()).throw(errors.RunFailed("killed")))
+    assert start(*PLAIN, "--config.baseline.base_learning_rate=0.002")[0] == 1
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "run/checkpoints/baseline")
+    status, printed = start(*PLAIN)
+    assert status == 0 and "baseline: complete" not in printed
+    assert (tmp_path / "run/checkpoints/baseline").exists()

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from lt_jax.core import errors, interrupt
+from lt_jax.data import decode
 
 
 def test_first_ctrl_c_requests_a_stop_and_the_second_interrupts():
@@ -33,3 +34,14 @@ def test_a_signal_after_the_last_step_stops_before_the_next_stage(monkeypatch):
         interrupt.stop_if_requested()
     with pytest.raises(errors.Stopped, match="stopped by a signal"):
         interrupt.stop_if_requested()
+
+
+def test_code_that_handles_the_errors_of_a_reader_lets_a_stop_through():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        interrupt.install()
+        with pytest.raises(errors.Stopped), decode._errors("a.png", b"content"):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        interrupt.install()
+        signal.signal(signal.SIGTERM, before)

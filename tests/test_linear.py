@@ -6,7 +6,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from configs import common
-from lt_jax import heads, losses
+from lt_jax import heads, losses, optim
+from lt_jax.heads import training
 from lt_jax.train import extract as features
 
 CONFIG = common.training(epochs=1.0, batch_size=32, base_learning_rate=0.8, warmup_epochs=0.0)
@@ -81,3 +82,24 @@ def test_log_probabilities_do_not_underflow():
     log_p = features.true_log_probabilities(logits, np.array([0, 1, 0]))
     np.testing.assert_allclose(log_p, [0.0, np.log(0.5), -200.0], rtol=1e-6, atol=1e-12)
     assert log_p.dtype == np.float32 and log_p.max() <= 0
+
+
+@pytest.mark.parametrize(("epochs", "steps", "expected"), [(2.5, 0, 10), (0.25, 0, 1), (9.0, 6, 6), (3.0, 0, 12)])
+def test_as_many_steps_as_the_settings_say(epochs, steps, expected):
+    """The gradient is one, so that SGD at a constant rate counts its steps."""
+    settings = heads.Settings(
+        epochs=epochs, steps=steps, batch_size=2, base_learning_rate=128.0, warmup_epochs=0.0, schedule="constant",
+        optimizer="sgd", momentum=0.0, weight_decay=0.0,
+    )  # fmt: skip
+    plan = training.Plan(settings, lambda params, x: params["w"][None, :] + 0 * x, lambda logits, *_: logits[:, 0])
+    classes = losses.Classes.of(np.array([8]))
+    x, labels = np.zeros((8, 1), np.float32), np.zeros(8, np.int32)
+    fitted = training.fit(jax.random.key(0), x, labels, classes, {"w": np.zeros(1, np.float32)}, plan)
+    assert -fitted["w"][0] == expected
+
+
+def test_the_probe_takes_a_duration_in_steps():
+    config = common.probe(common.training(100.0, 4, 1e-2, 5.0), common.augment(), per_class=0)
+    config.steps = 6
+    assert optim.epochs(config, 8) == 3.0
+    assert heads.Settings.of(config, optim.epochs(config, 8)).epochs == 3.0

@@ -1,5 +1,7 @@
 """Training steps: frozen parts, accumulated gradients, the loss, and steps that are not finite."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -64,15 +66,19 @@ def test_frozen_encoder_rests_and_the_head_learns(config, held):
 
 
 @pytest.mark.slow
-def test_accumulated_gradients_are_those_of_the_whole_batch(config, held):
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_accumulated_gradients_are_those_of_the_whole_batch(config, held, is_weighted):
     """Of a network without BatchNorm, whose statistics would be those of a part."""
     tx = optax.sgd(1.0)
     network = models.projectors.Network(models.vit.ViT(1, 1, 4, "small"), models.projectors.Linear(10))
     current = state.create(models.initialise(network, jax.random.key(0), (8, 8, 3)), tx)
+    if is_weighted:
+        weights = losses.effective_number_weights(np.asarray(held["classes"].counts))
+        held = {**held, "classes": dataclasses.replace(held["classes"], weights=weights)}
     outputs = []
     for count in (1, 4):
         advance = jax.jit(step.classify(network, tx, config.baseline.augment, accumulate=count))
-        outputs.append(advance(current, held, np.arange(12)))
+        outputs.append(advance(current, held, np.arange(0, 300, 25)))
     (whole, one), (parts, four) = outputs
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, parts.params)
     assert not equal(whole.params, current.params)

@@ -13,6 +13,7 @@ from lt_jax.heads import norms, scaling, trained_cosine, training
 
 COUNTS = np.array([300, 60, 10])
 CLASSES = losses.Classes.of(COUNTS)
+SHORT = training.Settings(epochs=1.0, batch_size=256)
 TRAINED = (
     "linear",
     "crt",
@@ -321,3 +322,24 @@ def test_a_run_with_the_new_entries(tmp_path, run_main, tiny):
         probabilities = lt_jax.load(tmp_path, method=name).predict(np.zeros((2, 8, 8, 3), np.uint8))
         assert probabilities.shape == (2, 10) and np.isfinite(probabilities).all()
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "unit"])
+def test_the_sigmoid_head_starts_from_what_any_linear_head_knows(scaling):
+    features, labels = clusters(np.array([80, 60, 40]))
+    features = 3.0 * features + 5.0
+    classes = losses.Classes.of(np.array([80, 60, 40]))
+    initial = fitted("balanced_linear", features, labels, classes, scaling=scaling)
+    head = fitted("unit_bce", features, labels, classes, initial=initial)
+    accuracy = [(np.asarray(x(features)).argmax(axis=1) == labels).mean() for x in (initial, head)]
+    assert type(head) is type(initial) and accuracy[1] > accuracy[0] - 0.1
+    np.testing.assert_allclose(np.linalg.norm(head.kernel, axis=0), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "nearest_class_mean", "whitened_class_mean"])
+def test_an_accelerator_multiplies_in_full_precision(name):
+    features, labels = clusters(COUNTS)
+    options = {} if "class_mean" in name else {"settings": SHORT} if name in ("linear", "crt") else {"steps": 2}
+    head = fitted(name, features, labels, **options)
+    program = str(jax.make_jaxpr(lambda x: head(x))(jnp.asarray(features)))
+    assert program.count("dot_general[") == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 0

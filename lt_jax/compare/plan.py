@@ -8,7 +8,7 @@ import ml_collections
 from etils import epath
 
 from lt_jax import methods
-from lt_jax.core import errors, files
+from lt_jax.core import errors, files, log
 from lt_jax.run import config as config_lib
 from lt_jax.run import dependencies
 from lt_jax.stages import baseline
@@ -128,6 +128,9 @@ def varied(config: ml_collections.ConfigDict, names: list[str], changes: Changes
         for change in ("", *changes):
             varied_name = _name(name, change) if change else name
             job = _job(config, varied_name, config.seed, None, 0, _heads_beside(name, [name]), changes)
+            if name in job.config.heads and name not in stage_heads.names(job.config):
+                log.say(f"{varied_name}: left out, since the head does not fit this network")
+                continue
             run = (job.folder, method_in(job, varied_name))
             if not change or run not in trained.values():
                 trained[varied_name] = run

@@ -64,10 +64,21 @@ def _in_turn(tasks: list[Task]) -> dict[str, str]:
         task.prepare()
         try:
             _run(task.config, task.folder)
-        except errors.RunFailed as error:
-            log.say(f"{task.folder} failed: {error}")
-            failed[task.folder] = str(error)
+        except errors.BadInput:
+            raise
+        except Exception as error:
+            if not isinstance(error, errors.RunFailed):
+                traceback.print_exc()
+            failed[task.folder] = _why(error)
+            log.say(f"{task.folder} failed: {failed[task.folder]}")
     return failed
+
+
+def _why(error: Exception) -> str:
+    """Why a run failed, in one line."""
+    if isinstance(error, errors.RunFailed):
+        return str(error)
+    return f"{type(error).__name__}: {errors.first_line(error)}"
 
 
 def _say_progress(number: int, total: int, began: float) -> None:
@@ -170,7 +181,7 @@ def _outcome(config: Any, folder: str) -> tuple[int, str]:
         return errors.EXIT_STATUS[type(error)], str(error)
     except Exception as error:
         traceback.print_exc()
-        return 1, f"{type(error).__name__}: {errors.first_line(error)}"
+        return 1, _why(error)
     return 0, ""
 
 

@@ -9,8 +9,11 @@ class RunFailed(RuntimeError):
     """The run failed; the last good checkpoint is kept. Exit status 1, one line."""
 
 
-class Stopped(RuntimeError):
-    """Stopped by a signal after saving; the same command resumes. Exit status 75, one line."""
+class Stopped(BaseException):
+    """Stopped by a signal after saving; the same command resumes. Exit status 75, one line.
+
+    A BaseException, as KeyboardInterrupt is: code that handles the errors of a reader must not take it for one.
+    """
 
 
 def first_line(error: BaseException) -> str:

@@ -142,9 +142,11 @@ def copy_folder(source: epath.PathLike, target: epath.PathLike) -> None:
     with clear_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for file in source.iterdir():
-            if file.is_dir() or (target / file.name).exists():
+            if file.is_dir() or file.suffix == ".partial" or (target / file.name).exists():
                 continue
             try:
                 os.link(file, target / file.name)
             except OSError:  # another disk, or a bucket
-                file.copy(target / file.name)
+                partial = target / f"{file.name}.partial"  # a kill leaves no half of a file under its name
+                file.copy(partial, overwrite=True)
+                partial.replace(target / file.name)

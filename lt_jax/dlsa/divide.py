@@ -62,8 +62,9 @@ _apply = jax.jit(lambda model, x: model(x))
 
 
 def fit(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None
-) -> Model:
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None,
+    num_classes: int | None = None,
+) -> Model:  # fmt: skip
     """Fits all depths and returns the model.
 
     The recursion ends, with a log line, when fewer than `min_items` items or a single class are left.
@@ -72,22 +73,25 @@ def fit(
       features: (N, D) floats, also memory-mapped; labels: (N,) whole numbers from 0 on.
       config: the `dlsa` block of configs/dlsa_*.py; missing options have defaults (docs/dlsa.md).
       initial: a trained linear head on these features, kernel (D, C) and bias (C,), that initialises classifiers.
+      num_classes: C; None for one more than the largest label. A class may have no items.
 
     Raises:
       BadInput: features are not finite, labels are missing, there are more clusters than items, a setting is invalid,
         or the head has the wrong shape.
       RunFailed: a fit diverged.
     """
-    return fit_and_divide(key, features, labels, config, initial)[0]
+    return fit_and_divide(key, features, labels, config, initial, num_classes)[0]
 
 
 def fit_and_divide(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None
-) -> tuple[Model, np.ndarray]:
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, initial: dict[str, Any] | None = None,
+    num_classes: int | None = None,
+) -> tuple[Model, np.ndarray]:  # fmt: skip
     """Like `fit`, and the depth (N,) of each training item; 1 + the number of depths for the remaining items."""
     settings.check(config)
     batches.check(features, labels)
     filters.check_clusters(config.filter, share.fitted_on(len(labels), config))
+    num_classes = num_classes or int(labels.max()) + 1
     left = np.arange(len(labels))
     depths: list[Depth] = []
     depth_of = np.zeros(len(labels), int)
@@ -96,13 +100,15 @@ def fit_and_divide(
         if reason:
             log.say(f"dlsa: the recursion ends after depth {number}: {reason}")
             break
-        depth, taken = _fit_depth(jax.random.fold_in(key, number), features, labels, left, config, initial)
+        k_depth = jax.random.fold_in(key, number)
+        depth, taken = _fit_depth(k_depth, features, labels, left, config, initial, num_classes)
         depths.append(depth)
         log.say(f"dlsa: depth {number + 1} takes {taken.sum()} of {len(left)} items, {_classes(labels[left[taken]])}")
         depth_of[left[taken]] = number + 1
         left = left[~taken]
     depth_of[left] = len(depths) + 1
-    last = _fit_last(jax.random.fold_in(key, config.depth), features, labels, left, config, initial)
+    k_last = jax.random.fold_in(key, config.depth)
+    last = _fit_last(k_last, features, labels, left, config, initial, num_classes)
     return Model(tuple(depths), last), depth_of
 
 
@@ -139,13 +145,14 @@ def _fit_depth(
     left: np.ndarray,
     config: Any,
     initial: dict[str, Any] | None,
+    num_classes: int,
 ) -> tuple[Any, ...]:
     """The fitted depth, and the mask (n,) of the remaining items that it takes."""
     k_filter, k_classifier, k_folds = jax.random.split(key, 3)
-    fitted, epochs = filters.fit_and_choose(k_filter, features, labels, config.filter, left)
+    fitted, epochs = filters.fit_and_choose(k_filter, features, labels, config.filter, left, num_classes)
     taken, clusters, threshold = share.decide(k_folds, fitted, epochs, features, labels, left, config)
     help = np.asarray(fitted.frequencies())[clusters[taken]]
-    counts = np.bincount(labels[left[taken]], minlength=labels.max() + 1)
+    counts = np.bincount(labels[left[taken]], minlength=num_classes)
     classifier = classifiers.fit(k_classifier, features, labels, left[taken], counts, config.classifier, help, initial)
     return Depth(fitted, jnp.asarray(threshold), classifier), taken
 
@@ -157,11 +164,12 @@ def _fit_last(
     left: np.ndarray,
     config: Any,
     initial: dict[str, Any] | None,
+    num_classes: int,
 ) -> classifiers.Classifier:
     """The plain classifier, fitted on the remaining items or on all, with the class counts of either."""
     positions = np.arange(len(labels)) if config.get("last", "left") == "everything" else left
     counted = labels if config.rest_counts == "all" else labels[positions]
-    counts = np.bincount(counted, minlength=labels.max() + 1)
+    counts = np.bincount(counted, minlength=num_classes)
     return classifiers.fit(key, features, labels, positions, counts, config.classifier, None, initial)
 
 

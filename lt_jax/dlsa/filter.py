@@ -62,8 +62,9 @@ def check_clusters(config: Any, items: int) -> None:
 
 
 def fit_flow_filter(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None
-) -> FlowFilter:
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None,
+    num_classes: int | None = None,
+) -> FlowFilter:  # fmt: skip
     """Fits the flow by SGD on pairs of different classes; an epoch has one pair per item.
 
     Args:
@@ -71,6 +72,7 @@ def fit_flow_filter(
       labels: (N,) whole numbers.
       config: the `filter` block of configs/dlsa_*.py.
       positions: the items to fit on; None means all.
+      num_classes: None for one more than the largest label.
 
     Returns:
       The filter of the epoch with the most pure clusters among the fitted items (purity and size as in the config), or
@@ -81,19 +83,21 @@ def fit_flow_filter(
       BadInput: features are not finite, there are more clusters than items, or fewer than two classes.
       RunFailed: the fit diverged; see `check_converges`.
     """
-    return fit_and_choose(key, features, labels, config, positions)[0]
+    return fit_and_choose(key, features, labels, config, positions, num_classes)[0]
 
 
 def fit_and_choose(
-    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None
-) -> tuple[FlowFilter, int]:
+    key: jax.Array, features: np.ndarray, labels: np.ndarray, config: Any, positions: np.ndarray | None = None,
+    num_classes: int | None = None,
+) -> tuple[FlowFilter, int]:  # fmt: skip
     """Like `fit_flow_filter`, and the number of epochs of the returned filter."""
     positions = np.arange(len(labels)) if positions is None else positions
+    num_classes = num_classes or int(labels.max()) + 1
     best: Any = None
     best_epochs = 0
     best_score = -1
     for epochs, (now, clusters) in enumerate(_epochs(key, features, labels, config, positions), start=1):
-        counts = _count(clusters, labels[positions], config.clusters)
+        counts = _count(clusters, labels[positions], config.clusters, num_classes)
         score = pure_clusters(counts, config.min_purity, config.min_size, config.max_size)
         if score > best_score or (best_score <= 0 and epochs == config.epochs):
             flow = jax.tree.map(jnp.copy, now.flow)  # the next epoch overwrites it
@@ -103,7 +107,7 @@ def fit_and_choose(
     log.say(f"flow filter: epoch {best_epochs} of {config.epochs}, {best_score} pure clusters of {config.clusters}")
     assert best is not None  # config.epochs is at least 1
     _, clusters = batches.over_all(score_all, best, features, np.arange(len(labels)))
-    cluster_counts = jnp.asarray(_count(clusters, labels, config.clusters), jnp.float32)
+    cluster_counts = jnp.asarray(_count(clusters, labels, config.clusters, num_classes), jnp.float32)
     return dataclasses.replace(best, counts=cluster_counts), best_epochs
 
 
@@ -208,8 +212,8 @@ def _rows(features: np.ndarray, labels: np.ndarray, positions: np.ndarray) -> Ca
     return rows
 
 
-def _count(clusters: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+def _count(clusters: np.ndarray, labels: np.ndarray, number: int, num_classes: int) -> np.ndarray:
     """Number of items by cluster and class, (K, C)."""
-    counts = np.zeros((number, labels.max() + 1), np.int64)
+    counts = np.zeros((number, num_classes), np.int64)
     np.add.at(counts, (clusters, labels), 1)
     return counts

@@ -9,7 +9,7 @@ import numpy as np
 from lt_jax import losses
 from lt_jax.heads import scaling as scalings
 from lt_jax.heads.linear import Linear
-from lt_jax.heads.scaling import measure, unit
+from lt_jax.heads.scaling import measure, product, unit
 
 _ABSENT = -2.0  # in place of the cosine of a class without training items: below every cosine
 _SCALES = (1.0, 100.0)
@@ -34,7 +34,7 @@ class Cosine:
     def __call__(self, features: Any) -> Any:
         numpy = jax.numpy if isinstance(features, jax.Array) else np
         x = unit((features - self.centre[None, :]) / self.deviation)
-        return self.scale * numpy.where(self.present[None, :], x @ self.means.T, _ABSENT)
+        return self.scale * numpy.where(self.present[None, :], product(x, self.means.T), _ABSENT)
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +50,7 @@ class Whitened:
     scale: Any = np.float32(1.0)
 
     def __call__(self, features: Any) -> Any:
-        whitened = (features - self.mean[None, :]) @ self.whitening
+        whitened = product(features - self.mean[None, :], self.whitening)
         return Cosine(self.means, self.centre, self.present, scale=self.scale)(whitened)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lt_jax import losses
 from lt_jax.heads import training
-from lt_jax.heads.scaling import scaled, unit
+from lt_jax.heads.scaling import product, scaled, unit
 from lt_jax.heads.training import Plan, Settings
 
 
@@ -22,7 +22,7 @@ class Linear:
     bias: Any
 
     def __call__(self, features: Any) -> Any:
-        return features @ self.kernel + self.bias[None, :]
+        return product(features, self.kernel) + self.bias[None, :]
 
     def params(self) -> dict[str, Any]:
         """Parameters in the layout of `lt_jax.models.projectors.Linear`."""
@@ -39,7 +39,7 @@ class UnitLinear:
     centre: Any
 
     def __call__(self, features: Any) -> Any:
-        return unit(features - self.centre[None, :]) @ self.kernel + self.bias[None, :]
+        return product(unit(features - self.centre[None, :]), self.kernel) + self.bias[None, :]
 
 
 def of_scaled(
@@ -187,17 +187,17 @@ def unit_bce(
     labels: np.ndarray,
     classes: losses.Classes,
     *,
-    initial: Linear,
+    initial: Linear | UnitLinear,
     negatives: float = 0.4,
     beta: float = 0.9999,
     learning_rate: float = 1e-4,
     epochs: float = 20.0,
     batch_size: int = 64,
-) -> Linear:
+) -> Linear | UnitLinear:
     """Sigmoid BCE head.
 
     The network's own head, its class vectors kept at unit length, trained on by the binary cross-entropy of every class
-    with drawn negatives, weighted by effective numbers; SGD with momentum .9 on raw features.
+    with drawn negatives, weighted by effective numbers; SGD with momentum .9 on the features that the head sees.
 
     Source: the second stage of Fan et al., "BCE3S: Binary Cross-Entropy Based Tripartite Synergistic Learning for
     Long-tailed Recognition" (AAAI 2026), as its released code has it; here on clean features, which stay fixed.
@@ -207,7 +207,8 @@ def unit_bce(
       features: (n, d) float32.
       labels: (n,).
       classes: their counts give the weights.
-      initial: the head of the network.
+      initial: the head of the network, best one of class vectors of unit length ("unit_kernel"). The vector and the
+        bias of a class are divided by the length of the vector.
       negatives: share or number of the other classes, as in `lt_jax.losses.sigmoid_bce`.
       beta: of the effective numbers.
       learning_rate: peak rate; it decays to 0 by a cosine.
@@ -225,9 +226,14 @@ def unit_bce(
     )
     loss = training.bind(training.weighted, loss=training.bind(losses.sigmoid_bce, negatives=negatives))
     plan = Plan(settings, _unit_logits, loss, draws=True)
-    start = {"kernel": np.asarray(initial.kernel), "bias": np.asarray(initial.bias)}
-    fitted = training.fit(key, features, labels, training.by_effective_number(classes, beta), start, plan)
-    return Linear(np.asarray(unit(fitted["kernel"].T)).T, fitted["bias"])
+    kernel = np.asarray(initial.kernel)
+    start = {"kernel": kernel, "bias": np.asarray(initial.bias) / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)}
+    x = unit(features - initial.centre[None, :]) if isinstance(initial, UnitLinear) else features
+    fitted = training.fit(key, x, labels, training.by_effective_number(classes, beta), start, plan)
+    kernel = np.asarray(unit(fitted["kernel"].T)).T
+    if isinstance(initial, UnitLinear):
+        return UnitLinear(kernel, fitted["bias"], initial.centre)
+    return Linear(kernel, fitted["bias"])
 
 
 def _unit_logits(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:

@@ -24,8 +24,8 @@ class Rooted:
     whitening: Any
 
     def __call__(self, features: Any) -> Any:
-        x = scaling.unit((_root(features) - self.centre[None, :]) @ self.whitening)
-        return x @ self.kernel + self.bias[None, :]
+        x = scaling.unit(scaling.product(_root(features) - self.centre[None, :], self.whitening))
+        return scaling.product(x, self.kernel) + self.bias[None, :]
 
 
 def rooted_linear(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lt_jax import losses
 from lt_jax.core import errors
 
 SCALINGS = ("raw", "standard", "unit")
@@ -49,6 +50,11 @@ def whitening(centred: np.ndarray, shrinkage: float) -> np.ndarray:
     shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / d * np.eye(d)
     values, vectors = np.linalg.eigh(shrunk)
     return ((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T).astype(np.float32)
+
+
+def product(x: Any, matrix: Any) -> Any:
+    """x @ matrix, of JAX arrays in full float32 precision also where an accelerator would round."""
+    return jnp.matmul(x, matrix, precision=losses.PRECISION) if isinstance(x, jax.Array) else x @ matrix
 
 
 def unit(x: Any) -> Any:

@@ -12,7 +12,7 @@ from lt_jax import losses
 from lt_jax.heads import training
 from lt_jax.heads.cosine import Cosine, directions, is_present
 from lt_jax.heads.linear import Linear
-from lt_jax.heads.scaling import scaled, unit
+from lt_jax.heads.scaling import product, scaled, unit
 from lt_jax.heads.training import Plan, Settings
 from lt_jax.losses import negatives
 
@@ -40,8 +40,8 @@ class Adapted:
         numpy = jnp if isinstance(features, jax.Array) else np
         x = (features - self.centre[None, :]) / self.deviation
         x = numpy.where(self.is_unit, unit(x), x)
-        adapted = x + numpy.maximum(x @ self.down + self.bias[None, :], 0.0) @ self.up
-        return self.scale * numpy.where(self.present[None, :], unit(adapted) @ self.means.T, -2.0)
+        adapted = x + product(numpy.maximum(product(x, self.down) + self.bias[None, :], 0.0), self.up)
+        return self.scale * numpy.where(self.present[None, :], product(unit(adapted), self.means.T), -2.0)
 
 
 def cosine_mean(

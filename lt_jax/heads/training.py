@@ -148,6 +148,7 @@ def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, p
     settings, n = plan.settings, len(labels)
     size = optim.batch_size(settings, n)
     per_epoch = math.ceil(n / size)
+    total = optim.total_steps(settings, per_epoch)
     optimizer = optim.create(settings, per_epoch, n)
     epoch_order = _class_balanced(labels, classes) if plan.class_balanced else _shuffled(n, per_epoch * size)
 
@@ -161,11 +162,14 @@ def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, p
         return jnp.where(is_used, each, 0.0).sum() / is_used.sum()
 
     def one_step(carry, batch):
-        params, opt_state = carry
+        params, opt_state, number = carry
         gradients = jax.grad(loss_of)(params, *batch)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = jax.tree.map(jnp.add, params, updates)
-        return (plan.project(params) if plan.project else params, opt_state), None
+        trained = jax.tree.map(jnp.add, params, updates)
+        trained = plan.project(trained) if plan.project else trained
+        if total % per_epoch:  # the last epoch has steps that are not taken
+            trained = jax.tree.map(lambda new, old: jnp.where(number < total, new, old), trained, params)
+        return (trained, opt_state, number + 1), None
 
     def one_epoch(carry, key):
         keys = None
@@ -175,8 +179,8 @@ def _fit(key: jax.Array, features: jax.Array, labels: jax.Array, classes: Any, p
         positions = epoch_order(key, per_epoch * size).reshape(per_epoch, size)
         return jax.lax.scan(one_step, carry, (positions, keys))
 
-    epochs = jax.random.split(key, math.ceil(settings.epochs))
-    return jax.lax.scan(one_epoch, (params, optimizer.init(params)), epochs)[0][0]
+    epochs = jax.random.split(key, math.ceil(total / per_epoch))
+    return jax.lax.scan(one_epoch, (params, optimizer.init(params), 0), epochs)[0][0]
 
 
 def _shuffled(n: int, size: int) -> Callable[..., jax.Array]:

@@ -100,7 +100,7 @@ def inclusion_probabilities(probabilities, k, *, log_probabilities=None, scale=N
     """
     log_p, n, relative_scale, plan = _prepare(probabilities, log_probabilities, k, scale, pad_to)
     if plan is None:
-        return jnp.full((int(n),), float(k > 0), jnp.float32)
+        return jnp.where(jnp.all(log_p <= 0), jnp.full((int(n),), float(k > 0), jnp.float32), jnp.nan)
     return _inclusion(log_p, n, relative_scale, plan)[: int(n)]
 
 
@@ -114,7 +114,7 @@ def log_probability(probabilities, subset, *, log_probabilities=None, scale=None
     subset = checks.subset_of(subset, known.shape[0])
     log_p, n, relative_scale, plan = _prepare(probabilities, log_probabilities, subset.shape[0], scale)
     if plan is None:
-        return jnp.zeros((), jnp.float32)
+        return jnp.where(jnp.all(log_p <= 0), jnp.float32(0.0), jnp.nan)
     return _log_probability(log_p, n, relative_scale, subset, plan)
 
 

@@ -162,7 +162,10 @@ def focal(
     """
     del classes, key
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=1)
-    return -(_soft(labels, logits) * (-jnp.expm1(log_p)) ** gamma * log_p).sum(axis=1)
+    error = -jnp.expm1(log_p)
+    is_wrong = error > 0  # the gradient of 0^gamma is not finite
+    focus = jnp.where(is_wrong, jnp.where(is_wrong, error, 1.0) ** gamma, 0.0**gamma)
+    return -(_soft(labels, logits) * focus * log_p).sum(axis=1)
 
 
 def ldam(
@@ -335,9 +338,12 @@ def _drawn_negatives(key: jax.Array, target: jax.Array, classes: Classes, count:
 def effective_number_weights(counts: np.ndarray, beta: float = 0.9999) -> np.ndarray:
     """Class weights (1 - beta) / (1 - beta^n), scaled to a mean of 1, (C,) float32; an empty class has half an image.
 
+    At beta = 1 they are their limit, 1 / n.
+
     Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples" (CVPR 2019), Eq. 5.
     """
-    weights = (1.0 - beta) / -np.expm1(np.log(beta) * np.maximum(counts, 0.5))
+    images = np.maximum(counts, 0.5)
+    weights = 1.0 / images if beta == 1.0 else (1.0 - beta) / -np.expm1(np.log(beta) * images)
     return (weights / weights.mean()).astype(np.float32)
 
 

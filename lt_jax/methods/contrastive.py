@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from lt_jax import losses
+from lt_jax.core import errors
 from lt_jax.losses import negatives as balanced_negatives
 from lt_jax.losses import similarity, targeted
 from lt_jax.train import sharding
@@ -99,6 +100,8 @@ def bns(
       (B,) losses, and the memory as it was.
     """
     del params, classes, m
+    if negatives not in ("sampled", "expected"):
+        raise errors.BadInput(f"negatives: expected sampled or expected, found {negatives!r}")
     queries = views[:, :-1]
     keys = views[:, -1]
     own = jnp.arange(len(labels))
@@ -117,11 +120,14 @@ def bns_official(
 ) -> tuple[jax.Array, Any]:
     """BNS, released code.
 
-    All pairs of the batch attract or repel, without sampled negatives.
+    All pairs of the batch attract or repel, without sampled negatives. It takes exp(1 / temperature), which overflows
+    below a temperature of .012.
 
     Source: released code of arXiv 2510.08836 (NeurIPS 2025).
     """
     del params, classes, key
+    if temperature < 0.02:
+        raise errors.BadInput(f"temperature: expected at least .02 for bns_official, found {temperature}")
     return losses.bns_official(_both(views), jnp.tile(labels, 2), temperature), memory
 
 

@@ -28,6 +28,8 @@ _LEAVES = {
     "report": ("report.html",),  # figures/ has the contact sheet too, and a new figure replaces the old one
 }
 
+_REMOVED = "removed"  # status of a stage whose files are being removed
+
 # What a stage reads of earlier ones.
 _READS = {
     "probe": ("pretrain",),
@@ -87,8 +89,10 @@ def _run_one(experiment: Experiment, name: str, function: Callable[..., Any], cu
     digest = files.json_digest(depends)
     distributed.wait(f"{name}: all have read its state")
     interrupt.stop_if_requested()
-    if before and before["digest"] != digest:
-        log.say(f"{name}: {_change(before, depends, current)} changed, so it is run anew")
+    if before and (before["digest"] != digest or before["status"] == _REMOVED):
+        if before["digest"] != digest:
+            log.say(f"{name}: {_change(before, depends, current)} changed, so it is run anew")
+        files.write_json(file, {**before, "status": _REMOVED})  # so that a kill leaves no remains that look complete
         if distributed.is_main():
             _remove(workdir, name)
     elif before and before["status"] == "complete":

@@ -25,9 +25,9 @@ _SPLITS_OF = {
     "baseline": ("train",),
     "heads": ("train", "validation"),
     "retrain": ("train",),
-    "probe": ("train", "test"),
+    "probe": ("train", "test", "validation"),
     "features": ("train", "test", "validation"),
-    "dlsa": ("train", "test"),
+    "dlsa": ("train", "test", "validation"),
     "separability": ("train", "test"),
     "evaluate": ("train", "test", "validation"),
 }

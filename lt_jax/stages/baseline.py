@@ -126,7 +126,8 @@ def _parts_of(settings: Any) -> tuple[Any, ...]:
 
 def classes_at(classes: losses.Classes, settings: Any, epoch: int) -> losses.Classes:
     """The classes with the weights of an epoch: deferred re-weighting starts after a share of the epochs."""
-    if not settings.reweight or epoch < settings.reweight_from * settings.epochs:
+    epochs = optim.epochs(settings, int(np.sum(classes.counts)))
+    if not settings.reweight or epoch < settings.reweight_from * epochs:
         return classes
     return dataclasses.replace(classes, weights=losses.effective_number_weights(np.asarray(classes.counts)))
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lt_jax import heads, losses, methods, metrics
+from lt_jax import heads, losses, methods, metrics, optim
 from lt_jax.core import errors, files, log
 from lt_jax.dlsa import batches, classifiers, divide, separate
 from lt_jax.dlsa import filter as filters
@@ -28,7 +28,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     features_lib.check_same_data(dataset, labels, workdir)
     head = backbone_head(config, train, labels, dataset.num_classes)
     key = state.stream(config.seed, "dlsa")
-    model, train_depth = divide.fit_and_divide(key, train, labels, config.dlsa, head)
+    model, train_depth = divide.fit_and_divide(key, train, labels, config.dlsa, head, dataset.num_classes)
     seconds = time.monotonic() - began
     save(workdir, model)
     features = {split: features_lib.read(workdir, split)[0] for split in dataset.evaluated}
@@ -74,7 +74,8 @@ def run_separability(experiment: experiments.Experiment) -> dict[str, Any]:
     for folder in (workdir, *(epath.Path(x).expanduser() for x in config.dlsa.compare_with)):
         (train, labels), (test, test_labels) = features_lib.read(folder, "train"), features_lib.read(folder, "test")
         features_lib.check_same_data(dataset, labels, folder)
-        fitted = filters.fit_flow_filter(state.stream(config.seed, "separability"), train, labels, config.dlsa.filter)
+        key = state.stream(config.seed, "separability")
+        fitted = filters.fit_flow_filter(key, train, labels, config.dlsa.filter, num_classes=dataset.num_classes)
         name = folder.name if folder.name not in measured else str(folder)
         measured[name] = separate.measures(fitted, test, test_labels, dataset.counts, dataset.groups, config.dlsa.share)
     ranked = dict(sorted(measured.items(), key=lambda item: -(item[1]["head_tail_auc"] or 0.0)))
@@ -100,7 +101,7 @@ def backbone_head(config: Any, train: Any, labels: np.ndarray, num_classes: int)
         )
     key = state.stream(config.seed, "probe/plain")
     classes = losses.Classes.of(np.bincount(labels, minlength=num_classes))
-    settings = heads.Settings.of(config.probe, config.probe.epochs)
+    settings = heads.Settings.of(config.probe, optim.epochs(config.probe, len(labels)))
     head = heads.linear(key, np.asarray(train), labels, classes, settings=settings)
     return {"kernel": head.kernel, "bias": head.bias}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lt_jax import heads, losses, methods, metrics
+from lt_jax import heads, losses, methods, metrics, optim
 from lt_jax.core import distributed, errors, files, interrupt, log
 from lt_jax.sampling import folds as folds_lib
 from lt_jax.stages import baseline
@@ -80,6 +80,10 @@ def _on_features(experiment: experiments.Experiment) -> dict[str, Any]:
         views.append(features_lib.read(experiment.workdir, features_lib.MIRRORED)[0])
     features = np.stack(views).astype(np.float32)
     texts = {name: methods.alternatives(text, "config.heads") for name, text in names(experiment.config).items()}
+    if len(texts.get(LINEAR, ())) > 1:  # its choice comes first: other heads start from it
+        measures = _validated(experiment, texts[LINEAR], features)["measures"]
+        best = metrics.select({text: measures.get(text) for text in texts[LINEAR]}, texts[LINEAR][0])
+        texts[LINEAR] = [best, *(text for text in texts[LINEAR] if text != best)]
     every_text = [text for each in texts.values() for text in each]
     validated = _validated(experiment, every_text, features)
     chosen = {
@@ -220,7 +224,7 @@ def fit(
 def _settings(config: Any, items: int) -> heads.Settings:
     """Rates and durations of heads without options of their own: config.probe, else those of `balanced_linear`."""
     if "probe" in config:
-        return heads.Settings.of(config.probe, config.probe.epochs)
+        return heads.Settings.of(config.probe, optim.epochs(config.probe, items))
     options = methods.options_of("HEADS", "balanced_linear")
     return heads.Settings.short(
         items, **{name: options[name] for name in ("steps", "batch_size", "learning_rate", "weight_decay")}

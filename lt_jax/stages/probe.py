@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lt_jax import heads, metrics
+from lt_jax import heads, metrics, optim
 from lt_jax.core import files
 from lt_jax.sampling import orders
 from lt_jax.stages import experiment as experiments
@@ -45,7 +45,7 @@ def plain(experiment: experiments.Experiment, encoder: dict[str, Any], write: bo
         train_features,
         dataset.train.labels,
         experiment.classes,
-        settings=heads.Settings.of(config.probe, config.probe.epochs),
+        settings=heads.Settings.of(config.probe, optim.epochs(config.probe, len(train_features))),
     )
     assert isinstance(head, heads.Linear)  # standardised features need no other kind
     variables = {**blank, "params": {**blank["params"], "head": head.params()}}

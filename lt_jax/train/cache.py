@@ -42,6 +42,7 @@ def features(
         _extract(parts, start, name, extractor, variables, images)
         if distributed.is_main():
             _remove_parts(folder, name, but=parts.name)
+            about.unlink(missing_ok=True)  # it describes the features that are replaced now
             _join(whole, [_part(parts, number) for number in range(count)])
         files.write_json(about, {"key": key, "images": len(images)})
         if distributed.is_main():

@@ -128,8 +128,10 @@ def classify(
             mean = logits if logits.ndim == 2 else logits.mean(axis=1)
             accuracy = (mean.argmax(-1) == labels).mean()
             each = loss(logits, targets, data["classes"], key=jax.random.fold_in(k_loss, row[0]))
-            return _weighted_mean(each, targets, data["classes"].weights), (stats, {"accuracy": accuracy})
+            mean_loss = (_weight(targets, data["classes"].weights) * each).sum() / weight_of_part
+            return mean_loss, (stats, {"accuracy": accuracy})
 
+        weight_of_part = _weight(targets, data["classes"].weights).sum() / accumulate  # the mean over the parts
         parts = (images, labels, targets, jnp.arange(len(labels)))
         if accumulate == 1:
             return update(current, tx, lambda params: loss_of(params, current.batch_stats, parts))
@@ -207,8 +209,13 @@ def joint(
 
 def _weighted_mean(each: Any, targets: Any, weights: Any) -> Any:
     """Mean of (B,) losses by the weights (C,) of their classes, as torch's `CrossEntropyLoss(weight=...)` takes it."""
-    weight = weights[targets] if targets.ndim == 1 else targets @ weights
+    weight = _weight(targets, weights)
     return (weight * each).sum() / weight.sum()
+
+
+def _weight(targets: Any, weights: Any) -> Any:
+    """Weights (B,) of images with labels (B,) or (B, C), by the weights (C,) of the classes."""
+    return weights[targets] if targets.ndim == 1 else targets @ weights
 
 
 def _mixed(mix: Any, key: Any, images: Any, labels: np.ndarray, classes: Any) -> Any:

@@ -104,3 +104,15 @@ def test_features_of_another_width_are_refused(config, gaussians):
         dlsa.predict(model, gaussians[2][:, :3])
     with pytest.raises(errors.BadInput, match="item 2"):
         dlsa.predict(model, np.where(np.arange(len(gaussians[2]))[:, None] == 2, np.inf, gaussians[2]))
+
+
+@pytest.mark.parametrize("unseen", ["never", "possible"])
+def test_the_last_class_may_have_no_training_items(config, gaussians, unseen):
+    features, labels, test, _ = gaussians
+    num_classes = int(labels.max()) + 2
+    config.classifier.unseen = unseen
+    model = dlsa.fit(jax.random.key(0), features, labels, config, num_classes=num_classes)
+    predicted, _, _ = dlsa.predict(model, test)
+    logits = np.asarray(model(jnp.asarray(test))[0])
+    assert logits.shape == (len(test), num_classes)
+    assert unseen == "possible" or (predicted < num_classes - 1).all()

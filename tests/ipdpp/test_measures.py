@@ -114,5 +114,9 @@ def test_measures_under_jit():
     marginals = jax.jit(lambda p: inclusion_probabilities(p, 2))
     np.testing.assert_allclose(marginals(p), inclusion_probabilities(p, 2), rtol=1e-5)
     assert np.isnan(marginals(p.at[0].set(2.0) if hasattr(p, "at") else np.where(p < 0.2, 2, p))).all()
+    for k in (0, 6):
+        assert np.isnan(jax.jit(lambda p, k=k: inclusion_probabilities(p, k))(np.where(p < 0.2, np.nan, p))).all()
+        assert np.isnan(jax.jit(lambda p, k=k: log_probability(p, np.arange(k)))(np.where(p < 0.2, np.nan, p)))
+        np.testing.assert_array_equal(jax.jit(lambda p, k=k: inclusion_probabilities(p, k))(p), float(k > 0))
     logs = jax.jit(lambda p, subset: log_probability(p, subset))
     assert logs(p, np.array([1, 2])) == pytest.approx(float(log_probability(p, np.array([1, 2]))), abs=1e-5)
