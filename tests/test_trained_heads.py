@@ -81,7 +81,8 @@ def test_the_sigmoid_head_by_hand():
     )
     weights = 0.1 / (1 - 0.9 ** np.array([6, 3, 2]))
     weights = (weights / weights.mean())[labels] / len(labels)
-    kernel, bias = initial.kernel, initial.bias
+    kernel = initial.kernel
+    bias = initial.bias / np.linalg.norm(kernel, axis=0)
     kernel_velocity, bias_velocity = np.zeros_like(kernel), np.zeros_like(bias)
     for step in range(3):
         rate = 0.3 * (1 + np.cos(np.pi * step / 3)) / 2

@@ -49,7 +49,7 @@ def test_the_earliest_within_one_standard_error_wins():
     assert [score["balanced"] for score in scores] == pytest.approx([1 - 1 / 120, 1.0, 1 - 9 / 120])
     assert chosen == {"wrong": 0}  # the best has no error, so nothing else is within it
     chosen, scores = tuning.choose(noisy, jax.random.key(0), FEATURES, LABELS, CLASSES, [{"wrong": 20}, {"wrong": 19}])
-    assert scores[1]["balanced_error"] == pytest.approx((19 / 40 * 21 / 40 / 40) ** 0.5 / 3)
+    assert scores[1]["balanced_error"] == pytest.approx((19 / 40 * 21 / 40 / 39) ** 0.5 / 3)
     assert chosen == {"wrong": 20}
 
 
