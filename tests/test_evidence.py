@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lt_jax.run import command
+from lt_jax.run import config as config_lib
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
 
@@ -83,3 +84,31 @@ def test_a_row_is_the_default_run_if_and_only_if_the_config_has_its_value(eviden
     run = evidence.tables_of(options_of(evidence, config, **(changed or {})))[name][row]
     assert (run == evidence.DEFAULT) == (changed is not None)
     assert bool(run.flags) == (changed is None)
+
+
+def test_every_ablation_changes_the_config(evidence):
+    import ablation
+
+    configs = {name: ablation.config_of(name, 1) for name in ablation.SETTINGS}
+    for config in configs.values():
+        config_lib.validate(config)
+    texts = {name: config.to_json() for name, config in configs.items()}
+    assert len(set(texts.values())) == len(texts)
+
+
+def test_the_gain_of_an_ablation(evidence):
+    import ablation
+
+    def run(balanced):
+        measures = {"balanced": balanced, "balanced_error": 0.03, "many": 0.9, "medium": 0.5, "few": 0.1}
+        method = {"validation": measures, "test": measures, "seconds": 60.0}
+        return {"result": {"final": "own", "methods": {"own": method, **dict.fromkeys(ablation.HEADS, method)}}}
+
+    runs = {(ablation.WHOLE, 0): run(0.4), ("no mix", 0): run(0.44)}
+    row = ablation.row("no mix", runs)
+    assert row["gain"] == {"mean": pytest.approx(0.04), "half_width_95": pytest.approx(1.96 * 0.03 * 2**0.5)}
+    runs |= {(ablation.WHOLE, 1): run(0.4), ("no mix", 1): run(0.42)}
+    row = ablation.row("no mix", runs)
+    assert row["seeds"] == 2 and row["gain"]["mean"] == pytest.approx(0.03)
+    assert row["gain"]["half_width_95"] == pytest.approx(12.7062 * 0.01, rel=1e-4)  # t of one degree of freedom
+    assert ablation.row(ablation.WHOLE, runs)["gain"] is None
