@@ -1,10 +1,10 @@
-"""Changes one ingredient of the recipe `bns_joint` at a time, on CIFAR-10-LT, and fits heads on every network.
+"""Changes one ingredient of joint training with BNS at a time, on CIFAR-10-LT, and fits heads on every network.
 
     python benchmarks/ablation.py [--workdir=runs/ablation] [--seeds=1] [--settings="NAME;NAME"] [--no-write]
 
 A short form that two CPU cores finish: 1,000 to 10 training images a class, a ResNet of 16 channels that halves the
 image at once, 30 epochs. The ingredients are compared on validation images, 1,000 of each class that the long-tailed
-subset leaves; the test set chooses nothing. A gain is that over the whole recipe, with its 95 % interval: paired over
+subset leaves; the test set chooses nothing. A gain is that over all ingredients, with its 95 % interval: paired over
 the seeds; of one seed by the number of validation images. --settings trains these alone, as further seeds of the best
 ones; the table has all runs of the work directory. LT_JAX_DATA names the folder of the CIFAR archives. The same command
 continues the runs. Every work directory has a folder `features`, which `benchmarks/subsets.py` reads. Writes
@@ -21,8 +21,7 @@ import numpy as np
 CONFIG = "configs/cifar10_lt.py:100,encoder=resnet_small,epochs=30,method=bns_joint"
 MEASURES = ("balanced", "many", "medium", "few")
 HEADS = ("balanced_linear", "crt", "maxnorm", "nearest_class_mean", "tau_norm")
-# The recipe's moving average is longer than this training. A small network needs mild views, and many steps at a high
-# rate.
+# The recipe `bns_joint` with further ingredients. A small network needs mild views, and many steps at a high rate.
 BASE = {
     "data.largest": 1000,
     "data.validation_unused": 1000,
@@ -31,11 +30,14 @@ BASE = {
     "baseline.batch_size": 128,
     "baseline.base_learning_rate": 4e-3,
     "baseline.ema": 0.99,
+    "baseline.augment.mix": "mixup",
+    "baseline.augment.policy": "trivial",
+    "baseline.augment.cutout": 0.5,
     "baseline.contrastive_augment.strength": 0.5,
     "baseline.contrastive_augment.crop_scale": 0.25,
     "baseline.contrastive_augment.blur": False,
 }
-WHOLE = "whole recipe"
+WHOLE = "all ingredients"
 MOST_SEEDS = 10
 WITHOUT = {
     "baseline.augment.mix": "",
@@ -135,7 +137,7 @@ def read(folder):
 
 
 def row(name, runs):
-    """Returns the measures of a setting over the seeds, those of its heads, and its gain over the whole recipe."""
+    """Returns the measures of a setting over the seeds, those of its heads, and its gain over all ingredients."""
     seeds = [seed for seed in range(MOST_SEEDS) if (name, seed) in runs and (WHOLE, seed) in runs]
     own = [network(runs[name, seed]["result"]) for seed in seeds]
     whole = [network(runs[WHOLE, seed]["result"]) for seed in seeds]

@@ -295,7 +295,7 @@ def subsets(result):
 
 
 def ablation(result):
-    """Returns the balanced validation accuracy of each setting, its gain over the whole recipe, and that of heads."""
+    """Returns the balanced validation accuracy of each setting, its gain over all ingredients, and that of heads."""
     from lt_jax import methods
 
     heads = list(result["rows"][result["reference"]]["heads"])
