@@ -108,7 +108,7 @@ def train(keys, workdir):
     for folder, reason in failed.items():
         print(f"{folder} failed: {reason}")
     for key, folder in folders.items():
-        if str(folder) not in failed and not (folder / "features").exists():
+        if str(folder) not in failed and not (folder / "features" / "test.labels.npy").exists():
             save_features(experiments.Experiment(config_of(*key), folder))
 
 
@@ -121,7 +121,7 @@ def finished(workdir):
 def save_features(experiment):
     variables = experiment.trained("baseline")
     folder = experiment.workdir / "features"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name in ("train", "test"):
         split = getattr(experiment.dataset, name)
         np.save(folder / f"{name}.features.npy", experiment.extract_baseline(variables, split.images)[0])
