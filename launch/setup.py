@@ -73,16 +73,22 @@ def split_extras(words):
 def set_up(extras):
     """Creates the environment if it is missing or its requirements have changed; returns its Python."""
     python = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-    stamp = VENV / f"lt_jax-{'-'.join(extras) or 'core'}.stamp"
-    if stamp.exists() and stamp.read_text() == fingerprint():
+    if is_installed(extras):
         return python
     create(VENV, python)
     say("installing JAX and what else is needed: a minute or two, once")
     target = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
     run([python, "-m", "pip", "install", "--progress-bar=on", "--quiet",
          "--disable-pip-version-check", "--editable", target, *constraints(python)])  # fmt: skip
+    stamp = VENV / f"lt_jax-{'-'.join(extras) or 'core'}.stamp"
     stamp.write_text(fingerprint())
     return python
+
+
+def is_installed(extras):
+    """Whether an earlier call has installed these extras, and perhaps others, for the requirements of today."""
+    stamps = [stamp for stamp in VENV.glob("lt_jax-*.stamp") if stamp.read_text() == fingerprint()]
+    return any(set(extras) <= set(stamp.stem.removeprefix("lt_jax-").split("-")) for stamp in stamps)
 
 
 def create(folder, python):

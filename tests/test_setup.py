@@ -180,3 +180,8 @@ def test_a_second_call_installs_nothing(tmp_path, monkeypatch):
         assert setup.set_up(["h5", "tables"]) == str(tmp_path / "bin/python")
     (command,) = commands
     assert f"{setup.ROOT}[h5,tables]" in command
+    setup.set_up(["h5"])  # installed with others
+    setup.set_up([])
+    assert len(commands) == 1
+    setup.set_up(["dev", "h5"])
+    assert len(commands) == 2
