@@ -206,22 +206,17 @@ def front(result):
 
     published = json.loads((RESULTS / SOURCES["field"]).read_text())["rows"]
     cifar100 = {row["recipe"]: row["cifar100_lt"] for row in published if row["recipe"] and row["cifar100_lt"]}
-    reproduced = RESULTS / "reproduction_cifar100_lt.json"
-    ours = {}
-    if reproduced.exists():
-        ours = {row["method"]: f"{100 * row['overall']:.1f}" for row in json.loads(reproduced.read_text())["rows"]}
+    reproduced = json.loads((RESULTS / "reproduction_cifar100_lt.json").read_text())["rows"]
+    ours = {row["method"]: f"{100 * row['overall']:.1f}" for row in reproduced}
     rows = []
     for name in (name for name in methods.RECIPES if name in cifar100):
         recipe, measured = methods.RECIPES[name], result["methods"].get(name)
         cells = [_spread(measured["test"][group], "std") if measured else "" for group in ("balanced", "few")]
-        here = [ours.get(name, "")] if ours else []
-        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, *here, cifar100[name]]))
-    columns = ["title", "paper", "digits, balanced", "digits, few", "CIFAR-100-LT, published"]
-    if ours:
-        columns.insert(4, "CIFAR-100-LT, measured")
+        rows.append((f"`{name}`", [recipe.title, recipe.paper, *cells, ours.get(name, ""), cifar100[name]]))
+    names = ("digits, balanced", "digits, few", "CIFAR-100-LT, measured", "CIFAR-100-LT, published")
+    columns = ("title", "paper", *names)
     about = f"Digits: {result['seeds']} seeds, commit {result['commit']}, `{result['command']}`."
-    if ours:
-        about += " CIFAR-100-LT: imbalance factor 100, one seed; its command is in docs/results.md."
+    about += " CIFAR-100-LT: imbalance factor 100, one seed; its command is in docs/results.md."
     return _table(columns, rows, corner="method") + f"\n{about}\n"
 
 
@@ -303,13 +298,9 @@ def ablation(result):
     for name, x in result["rows"].items():
         own = x["validation"]
         gain = _spread(x["gain"], "half_width_95", "+") if x["gain"] else ""
-        cells = [
-            str(x["seeds"]),
-            _spread(own["balanced"], "std"),
-            gain,
-            *(_spread(own[g], "std") for g in ("many", "few")),
-        ]
-        rows.append((name, [*cells, *(_spread(x["heads"][head], "std") for head in heads)]))
+        groups = [_spread(own[group], "std") for group in ("many", "few")]
+        of_heads = [_spread(x["heads"][head], "std") for head in heads]
+        rows.append((name, [str(x["seeds"]), _spread(own["balanced"], "std"), gain, *groups, *of_heads]))
     columns = ("seeds", "balanced", "balanced, gain", "many", "few", *(methods.title("HEADS", head) for head in heads))
     return _table(columns, rows) + f"\nTrained at commit {', '.join(result['trained_at'])}. `{result['command']}`\n"
 

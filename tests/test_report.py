@@ -51,7 +51,8 @@ def test_the_table_has_every_yardstick_in_its_place(result, finished):
     assert [name for name, _ in rows] == titles and titles[-1] == "BNS + IP-DPP" and "cRT" in titles
     cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
     assert cells["cRT"][0] == f"{100 * result['methods']['crt']['test']['overall']:.1f}"
-    assert cells["Nearest class mean"][-1] == "n/a"  # cosines have no calibration
+    ece = result["methods"]["nearest_class_mean"]["test"]["ece"]
+    assert float(cells["Nearest class mean"][-1]) == pytest.approx(ece, abs=6e-4)
 
 
 def test_accuracy_by_class_size(result):
