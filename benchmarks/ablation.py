@@ -70,7 +70,15 @@ def main():
     if not options.no_write:
         commits = sorted({run["commit"] for run in runs.values()})
         content = {"config": CONFIG, "base": BASE, "reference": WHOLE, "trained_at": commits, "rows": rows}
-        keep.write(content, "ablation.json", "python benchmarks/ablation.py --workdir=DIR")
+        keep.write(content, "ablation.json", command_of(rows))
+
+
+def command_of(rows):
+    """Returns the commands that train these rows: every setting with one seed, some with more."""
+    most = max(each["seeds"] for each in rows.values())
+    further = ";".join(name for name, each in rows.items() if each["seeds"] == most)
+    command = "python benchmarks/ablation.py --workdir=DIR"
+    return command if most == 1 else f'{command}, then with --seeds={most} --settings="{further}"'
 
 
 def parse():
@@ -119,13 +127,12 @@ def finished(workdir):
 
 
 def save_features(experiment):
+    from lt_jax.train import extract
+
     variables = experiment.trained("baseline")
-    folder = experiment.workdir / "features"
-    folder.mkdir(exist_ok=True)
     for name in ("train", "test"):
         split = getattr(experiment.dataset, name)
-        np.save(folder / f"{name}.features.npy", experiment.extract_baseline(variables, split.images)[0])
-        np.save(folder / f"{name}.labels.npy", split.labels)
+        extract.write(experiment.workdir, name, *experiment.extract_baseline(variables, split.images), split)
 
 
 def read(folder):

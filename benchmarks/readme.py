@@ -282,11 +282,11 @@ def subsets(result):
             for selector, x in selectors.items():
                 gain = "" if selector == "uniform" else _spread(x["gain"], "half_width_95", "+")
                 cells = [_spread(x["overall"], "std"), _spread(x["few"], "std"), gain]
-                label = name if "networks" in result else f"{name.upper()}-LT"
-                rows.append((f"{label}, k = {k}, `{selector}`", cells))
+                rows.append((f"{name}, k = {k}, `{selector}`", cells))
     table = _table(("overall", "few", "overall, gain over uniform"), rows)
-    about = f"{result['networks']} networks, " if "networks" in result else ""
-    return table + f"\n{about}{result['seeds']} seeds, commit {result['commit']}. `{result['command']}`\n"
+    count = f"{result['networks']} networks of each kind, {result['seeds']} draws"
+    about = count if result["networks"] > 1 else f"{result['seeds']} seeds"
+    return table + f"\n{about}, commit {result['commit']}. `{result['command']}`\n"
 
 
 def ablation(result):

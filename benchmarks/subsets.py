@@ -30,7 +30,7 @@ def main():
     for text in options.features:
         label, _, folders = text.rpartition("=")
         networks = [measure(pathlib.Path(folder), options) for folder in folders.split(",")]
-        label = label or networks[0][0]
+        label = label or f"{networks[0][0].upper()}-LT"
         report[label] = pooled([accuracies for _, accuracies in networks])
         show(label, report[label])
     if not options.no_write:

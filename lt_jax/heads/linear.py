@@ -207,8 +207,8 @@ def unit_bce(
       features: (n, d) float32.
       labels: (n,).
       classes: their counts give the weights.
-      initial: the head of the network, best one of class vectors of unit length ("unit_kernel"). The vector and the
-        bias of a class are divided by the length of the vector.
+      initial: the head of the network, meant to have class vectors of unit length ("unit_kernel"). Of another head the
+        vector and the bias of each class are divided by the length of the vector.
       negatives: share or number of the other classes, as in `lt_jax.losses.sigmoid_bce`.
       beta: of the effective numbers.
       learning_rate: peak rate; it decays to 0 by a cosine.
