@@ -123,7 +123,7 @@ def test_killed_and_resumed_on_another_number(two, killed, tmp_path, tiny, count
 
 
 @pytest.mark.slow
-def test_four_processes_train_like_one_and_resume_on_four_and_two(tmp_path, run_main, tiny):
+def test_four_processes_train_like_one_and_resume_on_two(tmp_path, run_main, tiny):
     words, whole, killed = (*tiny, "--stage=pretrain"), tmp_path / "whole", tmp_path / "killed"
     assert run_main(*words, *LONGER, f"--workdir={tmp_path / 'one'}") == 0
     assert [status for status, _ in finish(start(4, words, whole))] == [0] * 4
@@ -134,11 +134,9 @@ def test_four_processes_train_like_one_and_resume_on_four_and_two(tmp_path, run_
     for process in processes:
         process.kill()
     finish(processes)
-    for count in (4, 2):
-        workdir = pathlib.Path(shutil.copytree(killed, tmp_path / str(count)))
-        ended = finish(start(count, words, workdir))
-        assert [status for status, _ in ended] == [0] * count and "pretrain: resuming from step" in ended[0][1], ended
-        np.testing.assert_allclose(losses(workdir), losses(whole), rtol=0 if count == 4 else 1e-4)
+    ended = finish(start(2, words, killed))
+    assert [status for status, _ in ended] == [0, 0] and "pretrain: resuming from step" in ended[0][1], ended
+    np.testing.assert_allclose(losses(killed), losses(whole), rtol=1e-4)
 
 
 def truncate(folder, pattern):

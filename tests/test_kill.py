@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
+# At least 18 steps a stage: every step saves, which takes most of the time.
+SHORT = tuple(
+    f"--config.{stage}.epochs={epochs}"
+    for stage, epochs in (("pretrain", 4), ("probe", 3), ("baseline", 3), ("retrain", 4))
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +30,13 @@ def kill():
 
 @pytest.fixture
 def words(kill, tiny):
-    return (*kill.WORDS, tiny[-1])
+    return (*kill.WORDS, *SHORT, tiny[-1])
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, run_main, tiny, kill):
     workdir = tmp_path_factory.mktemp("unbroken")
-    assert run_main(*kill.WORDS, tiny[-1], f"--workdir={workdir}") == 0
+    assert run_main(*kill.WORDS, *SHORT, tiny[-1], f"--workdir={workdir}") == 0
     return workdir
 
 
