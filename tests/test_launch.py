@@ -140,5 +140,5 @@ def test_scaling_table_matches_the_readme():
 
 def test_ci_runs_lint_and_documentation_before_tests():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line.startswith("python3")]
-    words = ("lint", "docs", "test", "test -m slow")
+    words = ("lint", "docs", "test", "test -m slow --dist=loadfile")
     assert commands == [f"python3 launch/setup.py {word}" for word in words]
