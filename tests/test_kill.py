@@ -34,23 +34,27 @@ def words(kill, tiny):
 
 
 @pytest.fixture(scope="module")
-def on_one_device():
-    """Runs of this file have one device each; eight of them take twice as long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-        yield
+def start(kill, words):
+    """Returns start(workdir) -> process of a run with one device; eight devices take 1.5 times as long."""
+
+    def start_on_one_device(workdir):
+        with pytest.MonkeyPatch.context() as patch:  # not longer: JAX in this process may still have to start
+            patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+            return kill.start(workdir, words)
+
+    return start_on_one_device
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, on_one_device, kill, words):
+def unbroken(tmp_path_factory, kill, start):
     workdir = tmp_path_factory.mktemp("unbroken")
-    status, stderr = kill.finish(kill.start(workdir, words))
+    status, stderr = kill.finish(start(workdir))
     assert status == 0, stderr
     return workdir
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage(unbroken, tmp_path, words, kill):
+def test_killed_in_every_stage(unbroken, tmp_path, kill, start):
     generator = np.random.default_rng()
     resumed = []
     for stage in kill.TRAINED:
@@ -58,12 +62,12 @@ def test_killed_in_every_stage(unbroken, tmp_path, words, kill):
         moment = "inside a save" if stage == "retrain" else "saved"
         after = int(generator.integers(3, 8))  # not the first save, of step 2: there is no earlier one to resume from
         point = {"stage": stage, "moment": moment, "signal": name, "after_step": after}
-        process = kill.start(tmp_path, words)
+        process = start(tmp_path)
         assert kill.kill_at(process, tmp_path, point)
         status, stderr = kill.finish(process)
         assert status == (75 if name == "SIGTERM" else -signal.SIGKILL), (point, stderr)
         resumed += [line for line in stderr.splitlines() if "resuming from step" in line]
-    status, stderr = kill.finish(kill.start(tmp_path, words))
+    status, stderr = kill.finish(start(tmp_path))
     assert status == 0, stderr
     resumed += [line for line in stderr.splitlines() if "resuming from step" in line]
     assert [line.split("] ")[1].split(":")[0] for line in resumed] == list(kill.TRAINED), resumed
