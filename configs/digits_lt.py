@@ -1,9 +1,9 @@
 """The demo: 383 long-tailed 8x8 scans of handwritten digits (scikit-learn), 500 balanced ones to test on.
 
     python -m lt_jax.main                      # this config is the default
-    python -m lt_jax.main --config=configs/digits_lt.py:smoke
+    python -m lt_jax.main --config=configs/digits_lt.py:quick
 
-Hardware: two CPU cores, one to two minutes. Nothing is downloaded. Expected numbers: docs/results.md.
+Hardware: two CPU cores, one minute; half of it with `quick`. Nothing is downloaded. Expected numbers: docs/results.md.
 Classes hold 120, 83, 58, 41, 28, 20, 14, 9, 6, 4 training images. Digits are not mirrored and have no colour, so the
 augmentation crops, and changes brightness and contrast; otherwise the recipe is that of CIFAR, on a small ResNet.
 Weight decays, the learning rate of retraining and the epochs were chosen on the 914 scans that are in neither split:
@@ -16,7 +16,7 @@ from configs import common
 
 
 def get_config(arg=""):
-    tokens = common.parse(arg, imbalance_factor=25.0)
+    tokens = common.parse(arg, imbalance_factor=25.0, quick=False)
     config = common.base()
     config.data = common.data("digits", largest=120, imbalance_factor=tokens.imbalance_factor, many=60, few=20)
 
@@ -38,7 +38,23 @@ def get_config(arg=""):
 
     config.log.every_steps = 20
     config.report.title = "Handwritten digits, long-tailed"
+    if tokens.quick:
+        _make_quick(config)
     return common.shorten(config) if tokens.smoke else config
+
+
+def _make_quick(config):
+    """A fifth of the epochs of both encoders at twice the rate, half of those of retraining, crops alone, no probe.
+
+    On 80 scans that are in neither split, eight of each class, cross-entropy and the final classifier lose nothing by
+    it (four seeds): 95.0 and 95.0, and 94.4 and 94.1 with the whole demo. A linear probe does, so it is left out.
+    """
+    for stage, epochs in (("pretrain", 20.0), ("baseline", 40.0)):
+        config[stage].update(epochs=epochs, base_learning_rate=1.6e-2)
+    config.retrain.epochs = 50.0
+    for stage in ("pretrain", "baseline", "retrain"):
+        config[stage].augment.strength = 0.0
+    config.stages = tuple(stage for stage in config.stages if stage != "probe")
 
 
 def _augment():

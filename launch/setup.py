@@ -17,13 +17,15 @@ Sets up a virtual environment of its own in `.venv` and runs a command in it. Ne
     python3 launch/setup.py lint     ruff check, ruff format --check and mypy; changes no file
     python3 launch/setup.py docs     builds the documentation in `site`; a warning is an error
 
---extra installs an extra of pyproject.toml too, as cuda12 or cuda13 for an NVIDIA GPU and tpu for a Cloud TPU. Give it
+The demo runs in its quick form, half a minute on two CPU cores, unless the flags name a config or a stage. --extra
+installs an extra of pyproject.toml too, as cuda12 or cuda13 for an NVIDIA GPU and tpu for a Cloud TPU. Give it
 several times, or several names with commas. A second call installs nothing and starts at once. LT_JAX_VENV names
 another place for the environment.
 """
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
 DEVICES = pathlib.Path("/dev")
+QUICK = "--config=configs/digits_lt.py:quick"
 LINT = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
 DOCS = [["mkdocs", "build", "--strict"]]
 
@@ -38,14 +40,22 @@ def main(words):
     if words[0] in ("demo", "test"):
         mention_accelerator(extras)
     commands = {
-        "demo": [["lt_jax.main", *flags]],
+        "demo": [["lt_jax.main", *demo_flags(flags)]],
         "test": [["pytest", "-n", str(os.cpu_count() or 1), *flags]],
         "lint": LINT,
         "docs": DOCS,
     }
+    if words[0] == "demo":
+        say(f"running python -m {' '.join(commands['demo'][0])}")
     # All linters run, so that one call shows all errors.
     statuses = [subprocess.run([python, "-m", *c], check=False, cwd=ROOT).returncode for c in commands[words[0]]]
     return next((status for status in statuses if status), 0)
+
+
+def demo_flags(flags):
+    """Returns the flags of the demo: those given, behind its quick form where they name no config and no stage."""
+    names_run = any(flag.partition("=")[0] in ("--config", "--stage") for flag in flags)
+    return flags if names_run else [QUICK, *flags]
 
 
 def split_extras(words):

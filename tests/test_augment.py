@@ -44,6 +44,20 @@ def test_crop_boxes_fit_and_have_the_right_area():
     assert ratio.min() > 0.6 and ratio.max() < 1.6
 
 
+def test_crop_boxes_are_the_first_of_ten_draws_that_fits():
+    key, b, side, smallest = jax.random.key(3), 200, 8, 0.5
+    k_area, k_ratio, k_top, k_left = jax.random.split(key, 4)
+    areas = side**2 * jax.random.uniform(k_area, (b, 10), minval=smallest, maxval=1.0)
+    ratios = jnp.exp(jax.random.uniform(k_ratio, (b, 10), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
+    widths, heights = np.asarray(jnp.round(jnp.sqrt(areas * ratios))), np.asarray(jnp.round(jnp.sqrt(areas / ratios)))
+    top, left = jax.random.uniform(k_top, (b,)), jax.random.uniform(k_left, (b,))
+    boxes = np.stack(augment.crop_boxes(key, b, (side, side), smallest), axis=1)
+    for i in range(b):
+        fitting = [(h, w) for h, w in zip(heights[i], widths[i], strict=True) if max(h, w) <= side]
+        h, w = fitting[0] if fitting else (side, side)
+        assert tuple(boxes[i]) == (np.floor(top[i] * (side - h + 1)), np.floor(left[i] * (side - w + 1)), h, w)
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.9])
 @pytest.mark.parametrize("name", ["Brightness", "Contrast", "Color"])
 def test_color_operations_against_pillow(images, name, factor):

@@ -79,6 +79,17 @@ def test_validation_names_the_key(key, value):
         config_lib.validate(config)
 
 
+def test_quick_form_of_the_digits_is_shorter_and_has_no_probe():
+    whole, quick = get("digits_lt"), get("digits_lt", "quick")
+    assert [quick[stage].epochs / whole[stage].epochs for stage in ("pretrain", "baseline", "retrain")] == [
+        0.2,
+        0.2,
+        0.5,
+    ]
+    assert set(whole.stages) - set(quick.stages) == {"probe"}
+    assert quick.data == whole.data and quick.encoder == whole.encoder and quick.heads == whole.heads
+
+
 def test_digest_depends_on_the_settings_of_the_stage():
     def digest(stage, **changes):
         config = get("digits_lt")

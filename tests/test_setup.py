@@ -109,7 +109,17 @@ def called(monkeypatch):
 
 def test_demo_installs_extras_and_passes_the_flags(called):
     setup.main(["demo", "--extra=cuda12", "--config.seed=1"])
-    assert called == [["cuda12"], ["-m", "lt_jax.main", "--config.seed=1"]]
+    assert called == [["cuda12"], ["-m", "lt_jax.main", "--config=configs/digits_lt.py:quick", "--config.seed=1"]]
+
+
+@pytest.mark.parametrize("flag", ["--config=configs/folder.py", "--config", "--stage=report"])
+def test_a_config_or_stage_replaces_the_quick_form(flag):
+    assert setup.demo_flags([flag, "--workdir=runs/x"]) == [flag, "--workdir=runs/x"]
+
+
+def test_demo_names_the_command_before_it_runs(called, capsys):
+    setup.main(["demo"])
+    assert "running python -m lt_jax.main --config=configs/digits_lt.py:quick" in capsys.readouterr().err
 
 
 def test_test_installs_dev_too(called):

@@ -65,9 +65,15 @@ def random_shift(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
 def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -> tuple[jax.Array, ...]:
     """Boxes (top, left, height, width), each (b,) whole numbers in float32: the first of ten draws that fits."""
     h, w = size
-    k_area, k_ratio, k_top, k_left = jax.random.split(key, 4)
-    area = h * w * jax.random.uniform(k_area, (b, _TRIES), minval=smallest, maxval=1.0)
-    ratio = jnp.exp(jax.random.uniform(k_ratio, (b, _TRIES), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
+    keys = jax.random.split(key, 4)
+    # Vectors, of two keys at once: (b, 10) of each key alone has the same values, but takes much longer to compile.
+    lows = jnp.array([smallest, jnp.log(3 / 4)])
+    highs = jnp.array([1.0, jnp.log(4 / 3)])
+    draw = jax.vmap(lambda key, low, high: jax.random.uniform(key, (b * _TRIES,), minval=low, maxval=high))
+    shares, log_ratios = draw(keys[:2], lows, highs).reshape(2, b, _TRIES)
+    down, across = jax.vmap(lambda key: jax.random.uniform(key, (b,)))(keys[2:])
+    area = h * w * shares
+    ratio = jnp.exp(log_ratios)
     widths = jnp.round(jnp.sqrt(area * ratio))
     heights = jnp.round(jnp.sqrt(area / ratio))
     fits = (widths <= w) & (heights <= h) & (widths > 0) & (heights > 0)
@@ -75,8 +81,8 @@ def crop_boxes(key: jax.Array, b: int, size: tuple[int, int], smallest: float) -
     any_fits = fits.any(axis=1)
     height = jnp.where(any_fits, jnp.take_along_axis(heights, first, 1)[:, 0], h)
     width = jnp.where(any_fits, jnp.take_along_axis(widths, first, 1)[:, 0], w)
-    top = jnp.floor(jax.random.uniform(k_top, (b,)) * (h - height + 1))
-    left = jnp.floor(jax.random.uniform(k_left, (b,)) * (w - width + 1))
+    top = jnp.floor(down * (h - height + 1))
+    left = jnp.floor(across * (w - width + 1))
     return top, left, height, width
 
 
@@ -117,7 +123,8 @@ def color_jitter(key: jax.Array, images: jax.Array, strength: float) -> jax.Arra
     b = images.shape[0]
     k_coin, k_order, k_factor, k_hue = jax.random.split(key, 4)
     reach = 0.8 * strength
-    factors = jax.random.uniform(k_factor, (3, b, 1, 1, 1), minval=max(0.0, 1 - reach), maxval=1 + reach)
+    factors = jax.random.uniform(k_factor, (3 * b,), minval=max(0.0, 1 - reach), maxval=1 + reach)
+    factors = factors.reshape(3, b, 1, 1, 1)
     shift = jax.random.uniform(k_hue, (b, 1, 1, 1), minval=-1.0, maxval=1.0) * min(0.2 * strength, 0.5)
     operations = (
         lambda x: adjust_brightness(x, factors[0]),
