@@ -5,7 +5,7 @@ from typing import Any
 
 from absl import logging
 
-from lt_jax.core import distributed, errors, files, interrupt, lock, log
+from lt_jax.core import distributed, errors, files, garbage, interrupt, lock, log
 from lt_jax.run import command
 
 # A constant, since python -OO removes docstrings.
@@ -85,4 +85,5 @@ def _functions(options: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    garbage.collect_rarely()
     sys.exit(main(sys.argv))

@@ -8,7 +8,7 @@ import sys
 import types
 from typing import Any
 
-from lt_jax.core import errors, files, interrupt, log
+from lt_jax.core import errors, files, garbage, interrupt, log
 from lt_jax.run import command
 from lt_jax.run import config as config_lib
 
@@ -151,4 +151,5 @@ def _csv(compared: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    garbage.collect_rarely()
     sys.exit(main(sys.argv))

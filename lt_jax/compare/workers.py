@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lt_jax.core import errors, interrupt, log
+from lt_jax.core import errors, garbage, interrupt, log
 
 # A second run uses a core better than a second thread of a small network does.
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
@@ -161,6 +161,7 @@ def _work(pipe: connection.Connection) -> None:
     """The body of a process: runs what comes through the pipe, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     interrupt.install()
+    garbage.collect_rarely()
     while True:
         try:
             config, folder = pipe.recv()

@@ -64,7 +64,7 @@ def create(
         params=trained,
         frozen=frozen,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(trained),
+        opt_state=jax.jit(tx.init)(trained),  # one program, not one for each shape
         bad_step=jnp.full((), -1, jnp.int32),
         memory=_copy(memory),
         average=_copy({"params": trained, "batch_stats": variables.get("batch_stats", {})}) if ema_decay else None,
