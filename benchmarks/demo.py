@@ -1,15 +1,17 @@
 """Measures where the seconds of the demo go, with an empty and with a filled compile cache; and of another checkout.
 
-    python benchmarks/demo.py [--against=CHECKOUT] [--repeats=3] [--config=configs/digits_lt.py]
+    python benchmarks/demo.py [--against=CHECKOUT] [--repeats=3]
+    python benchmarks/demo.py --config=configs/digits_lt.py:quick --name=demo_quick
 
 Rows: the stages of the run, as the command runs them; of all stages together the time in which JAX traces, lowers and
 compiles programs, and `data.load`; and `start`, from the start of Python to the first stage. --against names another
 checkout of lt_jax, whose demo runs in turn with this one's. Medians over the rounds. Writes
-benchmarks/results/demo.json.
+benchmarks/results/NAME.json.
 """
 
 import argparse
 import collections
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -21,6 +23,7 @@ import keep
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+DEMO = "configs/digits_lt.py"
 EVENTS = {  # of jax.monitoring; a program that the cache holds is not compiled
     "/jax/core/compile/jaxpr_trace_duration": "  trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "  lower",
@@ -41,15 +44,22 @@ def main():
     table = {f"{name}, {cache}": medians(results) for (name, cache), results in rounds.items()}
     show(table)
     if not options.no_write:
-        command = "python benchmarks/demo.py " + ("--against=CHECKOUT" if options.against else "")
-        keep.write({"repeats": options.repeats, "seconds": table}, "demo.json", command.strip())
+        words = ["--against=CHECKOUT"] if options.against else []
+        if options.config != DEMO:
+            words += [f"--config={options.config}", f"--name={options.name}"]
+        keep.write(
+            {"repeats": options.repeats, "seconds": table},
+            f"{options.name}.json",
+            " ".join(["python benchmarks/demo.py", *words]),
+        )
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=pathlib.Path, help="another checkout of lt_jax")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--config", default="configs/digits_lt.py")
+    parser.add_argument("--config", default=DEMO)
+    parser.add_argument("--name", default="demo", help="of the file in benchmarks/results")
     parser.add_argument("--no-write", action="store_true")
     return parser.parse_args()
 
@@ -84,6 +94,10 @@ def child(root, began, words):
 
     from lt_jax import main as command
 
+    with contextlib.suppress(ImportError):  # earlier checkouts do not have it
+        from lt_jax.core import garbage
+
+        garbage.collect_rarely()
     functions = command._functions
 
     def functions_with_clocks(*arguments):

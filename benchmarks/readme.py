@@ -372,7 +372,7 @@ def _table(columns, rows, corner=""):
 
 TABLES = {
     "cifar10": cifar, "dlsa": dlsa, "dlsa synthetic": synthetic, "step": step,
-    "step one core": added, "kill": kill, "convolution": convolution, "demo": demo,
+    "step one core": added, "kill": kill, "convolution": convolution, "demo": demo, "demo quick": demo,
     "field": field, "front": front, "encoders": encoders, "folder": folder,
     "features": features, "subsets": subsets,
     "bns features": bns_features, "ablation": ablation,
@@ -380,7 +380,7 @@ TABLES = {
 SOURCES = {
     "cifar10": "cifar10_lt_cpu.json", "dlsa": "dlsa_cifar100.json",
     "dlsa synthetic": "dlsa_synthetic.json", "step": "step.json", "step one core": "step_one_core.json",
-    "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json",
+    "kill": "kill.json", "convolution": "convolution.json", "demo": "demo.json", "demo quick": "demo_quick.json",
     "field": "../published.json", "front": "comparison_digits.json", "encoders": "encoders.json",
     "folder": "folder.json", "features": "features.json",
     "subsets": "subsets.json", "bns features": "bns_features.json", "ablation": "ablation.json",
