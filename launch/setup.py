@@ -17,8 +17,8 @@ Sets up a virtual environment of its own in `.venv` and runs a command in it. Ne
     python3 launch/setup.py lint     ruff check, ruff format --check and mypy; changes no file
     python3 launch/setup.py docs     builds the documentation in `site`; a warning is an error
 
-The demo runs in its quick form, half a minute on two CPU cores, unless the flags name a config or a stage. --extra
-installs an extra of pyproject.toml too, as cuda12 or cuda13 for an NVIDIA GPU and tpu for a Cloud TPU. Give it
+The demo runs in its quick form, about half a minute on two CPU cores, unless the flags name a config or a stage.
+--extra installs an extra of pyproject.toml too, as cuda12 or cuda13 for an NVIDIA GPU and tpu for a Cloud TPU. Give it
 several times, or several names with commas. A second call installs nothing and starts at once. LT_JAX_VENV names
 another place for the environment.
 """
