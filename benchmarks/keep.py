@@ -42,13 +42,19 @@ def output(command):
 
 
 def commit():
-    """Returns the commit that is checked out; where files travel without git, what LT_JAX_COMMIT says; else None."""
+    """Returns the commit that is checked out, marked where files differ from it; results of other benchmarks may.
+
+    Where files travel without git, it is what LT_JAX_COMMIT says; else None.
+    """
     if named := os.environ.get("LT_JAX_COMMIT"):
         return named
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or None
+    described = _git("describe", "--always")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return described + ("-dirty" if changed else "") or None
+
+
+def _git(*words):
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def write(result, name, command):
