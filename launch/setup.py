@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
 DEVICES = pathlib.Path("/dev")
 QUICK = "--config=configs/digits_lt.py:quick"
+QUICK_WORKDIR = "--workdir=runs/digits_quick"  # of its own, since the whole demo has another pretraining
 LINT = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
 DOCS = [["mkdocs", "build", "--strict"]]
 
@@ -54,8 +55,10 @@ def main(words):
 
 def demo_flags(flags):
     """Returns the flags of the demo: those given, behind its quick form where they name no config and no stage."""
-    names_run = any(flag.partition("=")[0] in ("--config", "--stage") for flag in flags)
-    return flags if names_run else [QUICK, *flags]
+    given = {flag.partition("=")[0] for flag in flags}
+    if given & {"--config", "--stage"}:
+        return flags
+    return [QUICK, *flags] if "--workdir" in given else [QUICK, QUICK_WORKDIR, *flags]
 
 
 def split_extras(words):

@@ -90,6 +90,22 @@ def test_changed_pretraining_over_a_finished_one_is_refused(finished, run_main, 
     assert "pretrain.m (was 1, now 3)" in error_line and "--workdir" in error_line
 
 
+def test_another_recipe_in_the_same_folder_shows_nothing_of_the_first(copied, run_main, tiny):
+    recipe = f"{tiny[0]},method=cross_entropy"
+    assert run_main(recipe, *tiny[1:], f"--workdir={copied}", "--config.pretrain.m=3") == 0
+    result = read(copied / "result.json")
+    assert not {"linear_probe", "linear_probe_official", "bns_ipdpp"} & set(result["methods"])
+    assert result["probe"] is None and result["pretraining"] is None and set(result["timing"].values()) == {None}
+    assert not (copied / "inclusion.npz").exists() and (copied / "checkpoints/pretrain").exists()
+    page = (copied / "report.html").read_text()
+    assert "Training loss of the baseline" in page
+    for text in ("Balanced Negative Sampling", "Pretraining loss", "Retraining loss", "A balanced set to train on"):
+        assert text not in page, text
+    # The first recipe finds its pretraining again.
+    assert run_main(*tiny, f"--workdir={copied}") == 0
+    assert "linear_probe" in read(copied / "result.json")["methods"]
+
+
 @pytest.mark.slow
 def test_eigen_runs_with_the_pretraining_of_another_run(finished, tmp_path, run_main, tiny, capsys):
     words = ["--config=configs/digits_lt_eigen.py:smoke", *tiny[1:], f"--config.init_from={finished}"]

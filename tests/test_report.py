@@ -10,7 +10,7 @@ import pytest
 
 from lt_jax import ipdpp
 from lt_jax.core import files
-from lt_jax.report import embedding, figures, page, predictions, selection, svg
+from lt_jax.report import embedding, figures, page, predictions, selection, story, svg
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +266,23 @@ def test_page_tells_its_story_in_order(finished):
         "What was kept and what was left", "How much information stays", "The chance that an image is kept",
         "Retraining loss", "Baseline",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "text"),
+    [
+        ({"loss": "bns", "title": "BNS"}, "Balanced Negative Sampling pretrains the encoder: every class"),
+        ({"loss": "supcon", "title": "SupCon"}, "The contrastive objective SupCon pretrains the encoder."),
+        (None, "The features of an image are what the last layer of the network sees"),
+    ],
+)
+def test_the_page_says_what_trained_the_encoder(result, pretraining, text):
+    assert story._encoder({**result, "pretraining": pretraining}).startswith(text)
+
+
+@pytest.mark.parametrize(("title", "is_ipdpp"), [("IP-DPP", True), ("Uniform subset", False), (None, False)])
+def test_only_ipdpp_is_said_to_prefer_hard_images(title, is_ipdpp):
+    assert ("IP-DPP prefers" in story._balanced_set(title and {"title": np.array(title)})) == is_ipdpp
 
 
 def test_page_leaves_out_what_has_no_file(copied, run_main, tiny):

@@ -109,7 +109,12 @@ def called(monkeypatch):
 
 def test_demo_installs_extras_and_passes_the_flags(called):
     setup.main(["demo", "--extra=cuda12", "--config.seed=1"])
-    assert called == [["cuda12"], ["-m", "lt_jax.main", "--config=configs/digits_lt.py:quick", "--config.seed=1"]]
+    quick = ["--config=configs/digits_lt.py:quick", "--workdir=runs/digits_quick", "--config.seed=1"]
+    assert called == [["cuda12"], ["-m", "lt_jax.main", *quick]]
+
+
+def test_a_given_folder_replaces_that_of_the_quick_form():
+    assert setup.demo_flags(["--workdir=runs/x"]) == ["--config=configs/digits_lt.py:quick", "--workdir=runs/x"]
 
 
 @pytest.mark.parametrize("flag", ["--config=configs/folder.py", "--config", "--stage=report"])

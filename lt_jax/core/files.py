@@ -127,7 +127,7 @@ def prepare_folder(path: epath.PathLike, key: str = "--workdir") -> epath.Path:
     probe = path / ".writable"
     write_bytes(probe, b"")
     if distributed.is_main():
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may have removed it, before one of the two gets the lock
     return path
 
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 from lt_jax import statistics
 from lt_jax.core import errors, files, log
 from lt_jax.report import figures, page, svg
-from lt_jax.run import results
+from lt_jax.run import dependencies, results
 
 # Keys that do not change the experiment, and files that are compared by content instead.
 _IGNORED = (
@@ -60,13 +60,7 @@ def _read(folder: Any) -> Any:
     config, result = results.read(files.expand(folder, "work directory"))
     if not result.get("digests"):
         log.say(f"{folder} was made by an older lt_jax without digests: its images are not compared")
-    return _flat(config), result
-
-
-def _flat(tree: Any, path: Any = ()) -> Any:
-    if not isinstance(tree, dict):
-        return {".".join(path): tree}
-    return {key: value for name, branch in tree.items() for key, value in _flat(branch, (*path, name)).items()}
+    return {".".join(path): value for path, value in dependencies.flattened(config).items()}, result
 
 
 def grouped(runs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Row]:

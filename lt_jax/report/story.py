@@ -16,7 +16,8 @@ Exhibit = tuple[str, str, str, dict[str, Any], str]
 
 def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str, list[Exhibit]]]:
     """(title, lead, exhibits) in the order of the page."""
-    lines = _lines(workdir)
+    lines = _lines(workdir, result)
+    chances = _npz(workdir / "inclusion.npz")
     predictions = _npz(workdir / "predictions.npz")
     divided = dlsa.read(workdir) if result["method"] == "dlsa" else None
     is_compared = len(figures.methods(result)) > 1
@@ -34,14 +35,13 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
         ),
         (
             "Features that keep classes apart",
-            _encoder(result, lines),
+            _encoder(result),
             _features(workdir, result, lines),
         ),
         (
             "A balanced set to train on",
-            "At most k images of each class, redrawn every few epochs; the network is retrained on them. IP-DPP "
-            "prefers images that the classifier finds hard, since they carry more information.",
-            _selection(workdir, result),
+            _balanced_set(chances),
+            _selection(workdir, result, chances),
         ),
         (
             "Division by likelihood",
@@ -56,19 +56,32 @@ def chapters(workdir: epath.Path, result: dict[str, Any]) -> list[tuple[str, str
     ]
 
 
-def _encoder(result: dict[str, Any], lines: list[Any]) -> str:
+def _encoder(result: dict[str, Any]) -> str:
     """Where the features come from."""
     if result.get("frozen"):
         return (
             f"The encoder, {result['protocol']['network']}, is frozen: it has the weights that it was loaded with, and "
             "all methods classify the same features."
         )
-    if not (result["probe"] or _has(lines, "pretrain", "loss")):
+    if result["protocol"]["network"] is None:
+        return "The features are those of the data set; no network was trained on images."
+    pretraining = result.get("pretraining")
+    if pretraining is None:
         return "The features of an image are what the last layer of the network sees, after training on all images."
-    return (
-        "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however few "
-        "images it has."
-    )
+    if pretraining["title"].startswith("BNS"):
+        return (
+            "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however "
+            "few images it has."
+        )
+    return f"The contrastive objective {pretraining['title']} pretrains the encoder."
+
+
+def _balanced_set(chances: dict[str, Any] | None) -> str:
+    """What the images of a retraining are, and how they are selected."""
+    text = "At most k images of each class, redrawn every few epochs; the network is retrained on them."
+    if chances is not None and str(chances.get("title", "")).startswith("IP-DPP"):
+        text += " IP-DPP prefers images that the classifier finds hard, since they carry more information."
+    return text
 
 
 def _loss(result: dict[str, Any]) -> list[Any]:
@@ -130,12 +143,13 @@ def _features(workdir: epath.Path, result: dict[str, Any], lines: list[Any]) -> 
         text = "Mean distance between embeddings of two images in pretraining, within a class and between classes."
         drawn = {"": figures.training_curve(lines, "pretrain", keys)}
         exhibits.append(("distances", "Distances of embeddings", text, drawn, ""))
-    return exhibits + _curves(lines, "pretrain", "Pretraining loss", "Balanced Negative Sampling, mean over anchors.")
+    text = f"{(result.get('pretraining') or {}).get('title', 'Contrastive objective')}, mean over anchors."
+    return exhibits + _curves(lines, "pretrain", "Pretraining loss", text)
 
 
 def _planes(shown: dict[str, Any], result: dict[str, Any]) -> list[Any]:
     panels = {}
-    names = [name for name in embedding.STAGES if name in shown]
+    names = [name for name in embedding.STAGES if name in shown and shown[name].shape[1] > 1]
     for name, points in zip(names, embedding.planes([shown[name] for name in names]), strict=True):
         share = embedding.separation(shown[name], shown["labels"])
         title = f"{embedding.STAGES[name]}: {100 * share:.0f} % nearest to their own class"
@@ -147,8 +161,7 @@ def _planes(shown: dict[str, Any], result: dict[str, Any]) -> list[Any]:
     return [("tsne", "Features of the encoder", text, panels, "")] if panels else []
 
 
-def _selection(workdir: epath.Path, result: dict[str, Any]) -> list[Any]:
-    chances = _npz(workdir / "inclusion.npz")
+def _selection(workdir: epath.Path, result: dict[str, Any], chances: dict[str, Any] | None) -> list[Any]:
     thumbnails = _npz(workdir / "thumbnails.npz")
     if chances is None or thumbnails is None:
         return []
@@ -222,9 +235,12 @@ def _has(lines: list[Any], stage: str, key: str) -> bool:
     return any(line.get("stage") == stage and line.get(key) is not None for line in lines)
 
 
-def _lines(workdir: epath.Path) -> list[Any]:
+def _lines(workdir: epath.Path, result: dict[str, Any]) -> list[Any]:
+    """Lines of `metrics.jsonl` of the stages of this result; another config may have left lines of others."""
     path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    stages = result.get("stages")  # which results of version 0.1 lack
+    return [line for line in lines if stages is None or line.get("stage") in stages]
 
 
 def _npz(path: epath.Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """From the words of the command line to a checked config and the other options. Imports nothing that takes long."""
 
+import math
 import os
 import types
 from typing import Any
@@ -27,7 +28,7 @@ def parse(argv: list[str]) -> tuple[Any, types.SimpleNamespace]:
     try:
         words = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise errors.BadInput(str(error).strip().splitlines()[0]) from error
+        raise errors.BadInput(errors.first_line(error)) from error
     options = types.SimpleNamespace(**{text: flag.value for text, flag in defined.items()})
     if words and options.stage != "predict":
         raise errors.BadInput(f"unexpected argument {words[0]!r}; flags look like --name=value")
@@ -48,9 +49,12 @@ def _check_classifier(options: types.SimpleNamespace) -> None:
             hint = "; a recipe to train is a token: --config=configs/NAME.py:method=NAME" if flag == "method" else ""
             raise errors.BadInput(f"--{flag}: expected with --stage=predict or --stage=export alone{hint}")
     try:
-        options.tau = float(options.tau or 0)
+        tau = float(options.tau or 0)
     except ValueError as error:
         raise errors.BadInput(f"--tau: expected a number, found {options.tau!r}") from error
+    if not math.isfinite(tau):
+        raise errors.BadInput(f"--tau: expected a finite number, found {options.tau!r}")
+    options.tau = tau
 
 
 def _settle_images(config: Any) -> None:

@@ -21,9 +21,10 @@ BLOCKS = {
     "evaluate": (*_TRUNK, *_METHOD),
     "report": (*_TRUNK, *_METHOD, "report"),
 }
+FILES = ("data.dir", "data.list", "data.classes", "encoder.weights")  # keys whose content is digested, not their value
 _NOT_DIGESTED = {
-    ("data", "dir"), ("data", "list"), ("data", "classes"), ("data", "workers"),
-    ("encoder", "weights"), ("encoder", "remat"), ("pretrain", "ring"), ("evaluate", "every_epochs"),
+    *(tuple(key.split(".")) for key in FILES),
+    ("data", "workers"), ("encoder", "remat"), ("pretrain", "ring"), ("evaluate", "every_epochs"),
 }  # fmt: skip
 _ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {("dlsa", "compare_with"): ("separability", "report")}
 
@@ -32,6 +33,11 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
     """Plain nested dicts, as written to `config.json`."""
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     return json.loads(json.dumps(tree, default=list))
+
+
+def stages_of(config: Any) -> list[str]:
+    """The stages of a whole run: those of `config.stages`, but no pretraining where `config.init_from` replaces it."""
+    return [stage for stage in config.stages if not (stage == "pretrain" and config.init_from)]
 
 
 def of_stage(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:

@@ -61,14 +61,15 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
         return
     if "dlsa" in config:
         dlsa_settings.check(config.dlsa)
-    names = [stage] if stage != "all" else [s for s in config.stages if not (s == "pretrain" and config.init_from)]
+    names = [stage] if stage != "all" else dependencies.stages_of(config)
     if config.init_from and stage == "pretrain":
         raise errors.BadInput("--stage=pretrain: expected no config.init_from, which takes the place of this stage")
     current = inputs.read(experiment) if names != ["report"] else None
     if current is not None:
         inputs.refuse_other_data(workdir, current)
     inputs.adopt_pretraining(config, workdir, current)
-    _refuse_changed_pretraining(config, workdir, current)
+    if any(name == "pretrain" or "pretrain" in _READS.get(name, ()) for name in names):
+        _refuse_changed_pretraining(config, workdir, current)
     if stage != "all":
         _refuse_stale_input(config, workdir, stage, current)
     files.write_json(workdir / "config.json", dependencies.resolved(config))

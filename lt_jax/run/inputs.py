@@ -45,7 +45,12 @@ class Inputs:
     manifest: Any = None
 
     def of_stage(self, stage: str) -> dict[str, str | None]:
-        """Key -> digest of what the stage depends on; keys are those that its settings would have."""
+        """Key -> digest of what the stage depends on; keys are those that its settings would have.
+
+        The report depends on the digest of result.json alone, so that it can be written where the data are missing.
+        """
+        if stage == "report":
+            return {}
         content = {f"content.{split}": self.digests[split] for split in _SPLITS_OF.get(stage, ())}
         return {**content, **({"encoder.weights": self.digests["weights"]} if self.digests["weights"] else {})}
 

@@ -63,13 +63,18 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
     return {"seconds": progress["seconds"]}
 
 
+def head_settings(items: int) -> heads.Settings:
+    """Rates and durations of the head `balanced_linear`, which heads without options of their own take too."""
+    options = methods.options_of("HEADS", "balanced_linear")
+    names = ("steps", "batch_size", "learning_rate", "weight_decay")
+    return heads.Settings.short(items, **{name: options[name] for name in names})
+
+
 def _fitted_head(experiment: experiments.Experiment, variables: dict[str, Any]) -> dict[str, Any]:
     """Parameters of a linear head on the features of these variables, trained by the loss of the baseline."""
     split = experiment.dataset.train
     features, _ = experiment.extract_baseline(variables, split.images)
-    options = methods.options_of("HEADS", "balanced_linear")
-    sizes = {name: options[name] for name in ("steps", "batch_size", "learning_rate", "weight_decay")}
-    settings = heads.Settings.short(len(split.labels), **sizes)
+    settings = head_settings(len(split.labels))
     key = experiment.stream("baseline/head")
     loss = _loss(experiment.config.baseline)
     head = heads.linear(key, features, split.labels, experiment.classes, loss=loss, settings=settings)

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from lt_jax import methods, metrics
 from lt_jax.core import errors, files, log
+from lt_jax.run import dependencies
 from lt_jax.stages import baseline, heads, report_data
 from lt_jax.stages import experiment as experiments
 from lt_jax.stages import features as features_lib
@@ -33,7 +33,7 @@ def run(experiment: experiments.Experiment) -> dict[str, Any]:
         **_baseline_predictions(config, logits, final),
     )
     report_data.write(experiment, features)
-    result = _result(experiment, measured, final)
+    result = _result(experiment, _with_distinct_titles(measured), final)
     files.write_json(workdir / "result.json", result)
     log.say("\n" + table(result))
     return {}
@@ -45,7 +45,7 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
     The features are a function of images.
     """
     config = experiment.config
-    seconds = _seconds(experiment.workdir)
+    seconds = _seconds(experiment)
     measured, logits, features, last_network = {}, {}, None, ""
     if "baseline" in config.stages:
         name = baseline.method_of(config.baseline)
@@ -60,7 +60,7 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
             for name in heads.names(config):
                 spent = _sum(seconds["baseline"], seconds["heads"].get(name))
                 measured[name], logits[name] = _head(experiment, "baseline", name, features_by_split, spent)
-    measured |= _probes(experiment.workdir, seconds["pretrain"])
+    measured |= _probe_rows(_probes(experiment), seconds["pretrain"])
     if "retrain" in config.stages:
         name = config.method if config.method not in measured else "retrained"
         variables = experiment.trained("retrain")
@@ -76,7 +76,7 @@ def _networks(experiment: experiments.Experiment) -> tuple[Any, ...]:
 def _heads(experiment: experiments.Experiment) -> tuple[Any, ...]:
     """What `_networks` returns, of heads on the features of the stage `features`; the last is the selected one."""
     config, workdir = experiment.config, experiment.workdir
-    validated, seconds = heads.validation(workdir), _seconds(workdir)["heads"]
+    validated, seconds = heads.validation(workdir), _seconds(experiment)["heads"]
     features = {"test": np.asarray(features_lib.read(workdir, "test")[0], np.float32)}
     measured, logits = {}, {}
     for name in heads.names(config):
@@ -115,15 +115,30 @@ def _measured(
     return {"title": title, "test": measures["test"], "validation": measures.get("validation"), "seconds": seconds}
 
 
-def _probes(workdir: epath.Path, seconds: float | None) -> dict[str, Any]:
-    """The linear probes of the pretrained encoder, by protocol."""
-    probes = files.read_json(workdir / "probe.json") or {}
+def _probes(experiment: experiments.Experiment) -> dict[str, Any]:
+    """Content of `probe.json`; empty where this config has no probe, although another one may have left the file."""
+    if "probe" not in experiment.config.stages:
+        return {}
+    return files.read_json(experiment.workdir / "probe.json") or {}
+
+
+def _probe_rows(probes: dict[str, Any], seconds: float | None) -> dict[str, Any]:
+    """What result.json says of the linear probes of the pretrained encoder, by protocol."""
     validation = probes.get("validation") or {}
     names = {"plain": ("linear_probe", "Linear probe"), "official": ("linear_probe_official", "Linear probe, official")}
     return {
         name: {"title": title, "test": probes[protocol], "validation": validation.get(protocol), "seconds": seconds}
         for protocol, (name, title) in names.items()
         if probes.get(protocol)
+    }
+
+
+def _with_distinct_titles(measured: dict[str, Any]) -> dict[str, Any]:
+    """The same, with the name behind each title that two methods have, as the head `linear` and the linear probe."""
+    titles = [about["title"] for about in measured.values()]
+    return {
+        name: {**about, "title": f"{about['title']} ({name})"} if titles.count(about["title"]) > 1 else about
+        for name, about in measured.items()
     }
 
 
@@ -147,7 +162,7 @@ def _dlsa(experiment: experiments.Experiment) -> tuple[Any, ...]:
 
 def _result(experiment: experiments.Experiment, measured: dict[str, Any], final: str) -> dict[str, Any]:
     config, workdir, dataset = experiment.config, experiment.workdir, experiment.dataset
-    probes = files.read_json(workdir / "probe.json")
+    probes = _probes(experiment)
     return {
         "status": "complete",
         "method": final,
@@ -168,7 +183,7 @@ def _result(experiment: experiments.Experiment, measured: dict[str, Any], final:
         "selected": _selected(config, measured, final),
         "selection": _selection(experiment, measured),
         "test": measured[final]["test"],
-        "probe": probes and {protocol: probes.get(protocol) for protocol in ("plain", "official")},
+        "probe": {protocol: probes.get(protocol) for protocol in ("plain", "official")} if probes else None,
         "baseline": _baselines(config, measured, final),
         "protocol": {
             "subset_digest": dataset.index_digest,
@@ -176,9 +191,11 @@ def _result(experiment: experiments.Experiment, measured: dict[str, Any], final:
             "test_time_augmentation": False,
             **_network(experiment),
         },
+        "stages": dependencies.stages_of(config),
+        "pretraining": _pretraining(experiment),
         "frozen": features_lib.is_frozen(config),
         "digests": (files.read_json(workdir / "run.json") or {}).get("digests"),
-        "timing": _timing(workdir),
+        "timing": _timing(experiment),
     }
 
 
@@ -241,10 +258,27 @@ def _images(dataset: Any) -> dict[str, Any] | None:
     return {"shape": [int(x) for x in dataset.image_shape], "view": view, "upright": split.upright}
 
 
-def _seconds(workdir: epath.Path) -> dict[str, Any]:
+def _pretraining(experiment: experiments.Experiment) -> dict[str, Any] | None:
+    """The contrastive objective that pretrained the encoder, name and title; None where none did."""
+    stage = "init_from" if experiment.config.init_from else "pretrain"
+    text = _stage(experiment, stage).get("depends", {}).get("pretrain.loss")
+    if text is None:
+        return None
+    name = methods.name_of("CONTRASTIVE", text)
+    return {"loss": name, "title": methods.title("CONTRASTIVE", name)}
+
+
+def _stage(experiment: experiments.Experiment, name: str) -> dict[str, Any]:
+    """Content of `stages/NAME.json`; empty where this config has no such stage, although another one may have."""
+    if name not in (*dependencies.stages_of(experiment.config), "init_from"):
+        return {}
+    return files.read_json(experiment.workdir / "stages" / f"{name}.json") or {}
+
+
+def _seconds(experiment: experiments.Experiment) -> dict[str, Any]:
     """Stage -> seconds of training, None where it was not run; of `heads` those of each head."""
     names = ("pretrain", "baseline", "heads", "retrain")
-    seconds = {name: (files.read_json(workdir / "stages" / f"{name}.json") or {}).get("seconds") for name in names}
+    seconds = {name: _stage(experiment, name).get("seconds") for name in names}
     return {**seconds, "heads": seconds["heads"] or {}}
 
 
@@ -253,13 +287,13 @@ def _sum(*seconds: float | None) -> float | None:
     return sum(known) if known else None
 
 
-def _timing(workdir: epath.Path) -> dict[str, Any]:
-    done = {stage: files.read_json(workdir / "stages" / f"{stage}.json") or {} for stage in ("pretrain", "retrain")}
-    seconds, images = done["pretrain"].get("seconds"), done["pretrain"].get("images")
+def _timing(experiment: experiments.Experiment) -> dict[str, Any]:
+    pretrain, retrain = _stage(experiment, "pretrain"), _stage(experiment, "retrain")
+    seconds, images = pretrain.get("seconds"), pretrain.get("images")
     return {
         "pretrain_s": seconds,
-        "select_s": done["retrain"].get("select_seconds"),
-        "retrain_s": done["retrain"].get("seconds"),
+        "select_s": retrain.get("select_seconds"),
+        "retrain_s": retrain.get("seconds"),
         "pretrain_images_per_s": images / seconds if seconds else None,
     }
 

@@ -225,10 +225,7 @@ def _settings(config: Any, items: int) -> heads.Settings:
     """Rates and durations of heads without options of their own: config.probe, else those of `balanced_linear`."""
     if "probe" in config:
         return heads.Settings.of(config.probe, optim.epochs(config.probe, items))
-    options = methods.options_of("HEADS", "balanced_linear")
-    return heads.Settings.short(
-        items, **{name: options[name] for name in ("steps", "batch_size", "learning_rate", "weight_decay")}
-    )
+    return baseline.head_settings(items)
 
 
 def of_network(variables: dict[str, Any]) -> heads.Linear | None:

@@ -26,14 +26,14 @@ _LAWS = 6  # classes whose inclusion probabilities are worked out
 
 
 def write(experiment: experiments.Experiment, final: Features | None) -> None:
-    """Writes `features/shown.npz`, and where images were selected `thumbnails.npz` and `inclusion.npz`.
+    """Writes `features/shown.npz`, and after a retraining `thumbnails.npz` and `inclusion.npz`.
 
     Args:
       final: images -> features of the final network; None where the run has no network of its own.
     """
     workdir, dataset = experiment.workdir, experiment.dataset
     files.write_npz(workdir / "features" / "shown.npz", **shown(experiment, final))
-    last = last_round(workdir)
+    last = last_round(workdir) if "retrain" in experiment.config.stages else None
     if last is None:
         return
     drawn = files.read_npz(workdir / "subsets" / f"{last}.npz")
@@ -57,7 +57,7 @@ def shown(experiment: experiments.Experiment, final: Features | None) -> dict[st
     positions = probe.balanced_subset(labels, max(1, POINTS // max(len(np.unique(labels)), 1)), 0)[:POINTS]
     features: dict[str, Any] = {"positions": positions, "labels": labels[positions]}
     file = experiment.workdir / "features" / "test.features.npy"
-    if file.exists():
+    if {"features", "retrain"} & set(experiment.config.stages) and file.exists():  # not of an earlier config
         with file.open("rb") as content:
             name = "frozen" if features_lib.is_frozen(experiment.config) else "probe"
             features[name] = np.load(content)[positions].astype(np.float32)
@@ -94,7 +94,9 @@ def inclusion(drawn: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any
             chance[members] = np.asarray(law)
     chosen = np.zeros(len(labels), bool)
     chosen[drawn["indices"]] = True
-    return {"labels": labels, "log_p": log_p, "chosen": chosen, "inclusion": chance, "k": k, "method": text}
+    title = methods.title("SELECTORS", method)
+    about = {"k": k, "method": text, "title": title}
+    return {"labels": labels, "log_p": log_p, "chosen": chosen, "inclusion": chance, **about}
 
 
 def thumbnails(drawn: dict[str, np.ndarray], split: data.Split) -> dict[str, Any]:
