@@ -352,6 +352,37 @@ def test_a_config_without_training_has_heads_alone(on_features, tmp_path, capsys
         assert message in capsys.readouterr().err
 
 
+def test_dlsa_on_your_own_features_needs_no_baseline():
+    config = dlsa_features.get_config("smoke")
+    (job,) = plan.jobs(config, plan.names_of("dlsa", config), range(1), 0)
+    assert job.folder.startswith("runs/seed0/all/dlsa-") and "report" not in job.config.stages
+    assert plan.method_in(job, "dlsa") == "dlsa"
+
+
+def test_heads_on_your_own_features_are_compared(tmp_path, tiny, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), (40, 10, 5))
+    features = 3 * np.eye(3, 6)[labels] + rng.normal(size=(len(labels), 6))
+    np.savez(tmp_path / "x.npz", features=features, labels=labels, test_features=features, test_labels=labels)
+    words = (
+        "--config=configs/dlsa_features.py:smoke",
+        f"--config.data.list={tmp_path / 'x.npz'}",
+        "--config.stages=('features','heads','evaluate','report')",
+        tiny[-1],
+        "--methods=nearest_class_mean,tau_norm",
+        "--seeds=1",
+    )
+    assert run_compare(*words, f"--workdir={tmp_path / 'out'}") == 0
+    assert "Nearest class mean" in capsys.readouterr().err
+    assert "none: features of your own" in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_files_are_not_varied(tiny_config):
+    changes = {"encoder.weights=a.npz": {"encoder.weights": "a.npz"}}
+    with pytest.raises(errors.BadInput, match="all methods of a comparison share encoder.weights"):
+        plan.varied(tiny_config, ["cross_entropy"], changes)
+
+
 def test_a_head_that_does_not_fit_the_varied_network_is_left_out(tiny_config, capsys):
     changes = {"baseline.head=cosine": {"baseline.head": "cosine"}}
     names = plan.varied(tiny_config, ["cross_entropy", "logit_adjustment", "crt"], changes)

@@ -120,8 +120,9 @@ def dots(compared: dict[str, Any]) -> Figure:
 
 def _protocol(compared: dict[str, Any]) -> str:
     protocol = compared["protocol"]
+    network = protocol["network"]
     facts = {
-        "network": f"{protocol['network']}, {protocol['parameters']:,} parameters",
+        "network": f"{network}, {protocol['parameters']:,} parameters" if network else "none: features of your own",
         "seeds": ", ".join(map(str, compared["seeds"])),
         "folds of cross-validation": compared["folds"] or "none",
         "epoch": "the last one; no test-time augmentation",

@@ -122,6 +122,9 @@ def varied(config: ml_collections.ConfigDict, names: list[str], changes: Changes
             "--vary: expected a config that trains a network; an option of a head is part of config.heads, as "
             "--config.heads=\"('balanced_linear(tau=0.5)',)\""
         )
+    of_files = [key for change in changes.values() for key in change if key in dependencies.FILES]
+    if of_files:
+        raise errors.BadInput(f"--vary: all methods of a comparison share {of_files[0]}; run one comparison for each")
     every: list[str] = []
     trained: dict[str, tuple[str, ...]] = {}  # name -> what tells its run from others
     for name in names:
@@ -254,9 +257,10 @@ def _job(
         settings.stages = tuple(stage for stage in settings.stages if stage not in dropped)
         settings.init_from = before.folder
     else:
-        settings.method = baseline.method_of(settings.baseline)
-        settings.stages = tuple(stage for stage in settings.stages if stage != "report")
-        settings.heads = heads
+        settings = _without_report(settings)
+        if "baseline" in settings.stages:
+            settings.method = baseline.method_of(settings.baseline)
+            settings.heads = heads
     stage = next(stage for stage in reversed(_TRAINED) if stage in settings.stages)
     return Job(_folder(stage, settings, seed, fold), settings, before, (name,))
 
@@ -273,7 +277,7 @@ def method_in(job: Job, name: str) -> str:
     """The name under which result.json of the job has the measures of a method."""
     if stage_heads.is_alone(job.config):
         return name
-    if job.before is not None:
+    if job.before is not None or "baseline" not in job.config.stages:
         return job.config.method
     head = methods.name_of("HEADS", recipe_of(name))
     if head in {methods.name_of("HEADS", text) for text in job.config.heads}:
