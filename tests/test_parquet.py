@@ -132,8 +132,17 @@ def with_a_missing_label(path):
 )
 def test_wrong_files_are_one_line(write_file, message, tmp_path):
     write_file(tmp_path / "data.parquet")
-    with pytest.raises(errors.BadInput, match=message):
+    with pytest.raises(errors.BadInput, match=message) as caught:
         data.load(config_for(dir=str(tmp_path)))
+    assert ("is no Parquet file" in str(caught.value)) == ("is no Parquet file" in message)
+
+
+def test_a_shard_depends_on_the_files_of_its_rows_alone(folder):
+    rows = data.load(config_for(dir=str(folder))).train.images
+    last = rows.select(np.array([len(rows) - 1]))
+    assert last.stored_in() == (rows.root, [rows.files[-1]])
+    digests = np.arange(64, dtype=np.uint8).reshape(2, 32)
+    np.testing.assert_array_equal(last.item_digests(digests[1:]), rows.item_digests(digests)[-1:])
 
 
 def test_an_image_without_bytes_is_named(tmp_path):

@@ -94,6 +94,17 @@ def test_validation_is_taken_from_training_and_not_from_test():
     assert pictures[0] | pictures[1] == {x.tobytes() for x in whole.train.images}
 
 
+def test_classes_of_one_image_have_no_validation_split(capsys):
+    config = common.data("digits", largest=1, imbalance_factor=1.0)
+    config.validation = 0.25
+    dataset = data.load(config)
+    assert dataset.validation is None and dataset.counts.tolist() == [1] * 10
+    assert "there is no validation split" in capsys.readouterr().err
+    config.update(validation=0.0, folds=2, fold=0)
+    with pytest.raises(errors.BadInput, match="fold 0 of 2 has no image"):
+        data.load(config)
+
+
 def test_validation_of_unused_images_is_balanced_and_leaves_the_training_images():
     config = common.data("digits", largest=90, imbalance_factor=25)
     plain = data.load(config)

@@ -39,7 +39,7 @@ class Dataset:
     test: Split
     counts: np.ndarray  # (C,) training images of each class
     groups: dict[str, np.ndarray]  # many, medium, few -> boolean mask over classes
-    index_digest: str  # SHA-256 of the chosen positions in the original files
+    index_digest: str  # SHA-256 of the chosen positions in the original files, counted without skipped images
     validation: Split | None = None
     skipped: tuple[str, ...] = ()  # unreadable images that were left out, with the reason
 
@@ -78,6 +78,8 @@ def load(config: Any) -> Dataset:
     raw, positions = _with_test_split(raw, config)
     num_classes = len(raw.class_names)
     labels = raw.train.labels
+    if not len(labels):
+        raise errors.BadInput(f"{raw.name}: there is no readable training image")
     target_counts = longtail.counts(
         config.profile, config.largest, num_classes, config.imbalance_factor, labels, config.counts
     )
@@ -201,12 +203,19 @@ def _with_test_split(raw: images_lib.Raw, config: Any) -> tuple[Any, ...]:
 
 
 def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[Any, ...]:
-    """(training positions, validation split): a fold, the official split, unused images, or a share of those chosen."""
+    """(training positions, validation split): a fold, the official split, unused images, or a share of those chosen.
+
+    The split is None where none is asked for, or where no image is left for it.
+    """
     if config.folds:
         fold = folds.stratified(raw.train.labels[indices], config.folds, config.seed)
         held_out = fold == config.fold
+        if not held_out.any():
+            raise errors.BadInput(
+                f"config.data.fold: fold {config.fold} of {config.folds} has no image; use fewer folds"
+            )
         return indices[~held_out], _split(raw.train.select(indices[held_out]), config)
-    if raw.validation is not None:
+    if raw.validation is not None and len(raw.validation):
         return indices, _split(raw.validation, config)
     if config.validation_unused:
         return indices, _split(raw.train.select(_unused(raw, indices, config)), config)
@@ -217,6 +226,9 @@ def _validation(raw: images_lib.Raw, indices: np.ndarray, config: Any) -> tuple[
     )
     if without:
         log.say(f"{without} classes have one image each, which stays in training: validation is without them")
+    if not len(validation_positions):
+        log.say("no class has a second image: there is no validation split")
+        return indices, None
     return indices[train_positions], _split(raw.train.select(indices[validation_positions]), config)
 
 

@@ -143,7 +143,7 @@ class Files(Encoded):
             with open(self.path(i), "rb") as file:
                 return file.read()
         except OSError as error:
-            raise errors.BadInput(f"{self.name(i)}: {(error.strerror or str(error)).lower()}") from error
+            raise errors.BadInput(f"{self.name(i)}: {errors.reason(error)}") from error
 
     def select(self, positions: np.ndarray) -> "Files":
         lines = None if self.lines is None else self.lines[positions]
@@ -169,7 +169,7 @@ def _listing(folder: str) -> frozenset[str]:
     except FileNotFoundError:
         return frozenset()
     except OSError as error:
-        raise errors.BadInput(f"{folder}: {(error.strerror or str(error)).lower()}") from error
+        raise errors.BadInput(f"{folder}: {errors.reason(error)}") from error
 
 
 def files(root: Any, entries: Sequence[tuple[str, int, int]], listed_in: str = "", upright: bool = False) -> Files:

@@ -129,7 +129,7 @@ class Stream:
             batch, message = next(self._iterator)
         except Exception as error:  # grain raises many types for a dead worker
             self.close()
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            line = errors.first_line(error)
             raise errors.RunFailed(f"a process that reads images has ended ({line}); run again to resume") from error
         if message:
             self.close()

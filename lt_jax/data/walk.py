@@ -133,7 +133,7 @@ def _scan(folder: str) -> list[Any]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise errors.BadInput(f"{log.printable(folder)}: {(error.strerror or str(error)).lower()}") from error
+        raise errors.BadInput(f"{log.printable(folder)}: {errors.reason(error)}") from error
 
 
 def _is_folder(entry: Any) -> bool:

@@ -145,7 +145,7 @@ def _file_bytes(path: pathlib.Path) -> bytes:
     except FileNotFoundError:
         raise errors.BadInput(f"{path} is missing: unpack the whole archive again") from None
     except OSError as error:
-        raise errors.BadInput(f"{path}: {error.strerror}") from error
+        raise errors.BadInput(f"{path}: {errors.reason(error)}") from error
 
 
 def _read_tar(path: pathlib.Path, subfolder: str, files: Any) -> Any:

@@ -47,6 +47,8 @@ def without_class_file(labels: Labels, table: str) -> tuple[tuple[str, ...], lis
     Raises:
       BadInput: names differ only in case, or numbers are too large to be class numbers.
     """
+    if not labels:
+        raise errors.BadInput(f"{table} has no rows")
     texts = _whole_texts([label for _, label in labels])
     if all(_WHOLE.fullmatch(text) for text in texts):
         values = [int(text) for text in texts]

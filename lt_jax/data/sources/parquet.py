@@ -99,6 +99,8 @@ class _Table:
             if label is None:
                 raise errors.BadInput(f"{shown} has no column {_LABELS[0]!r}, only {', '.join(schema.names)}")
             values = file.read(columns=[label]).column(0).to_pylist()
+        except errors.BadInput:  # a ValueError too
+            raise
         except (OSError, ValueError) as error:  # of which the errors of pyarrow are
             raise errors.BadInput(f"{shown} is no Parquet file ({error})") from error
         if None in values:
@@ -183,10 +185,11 @@ class Rows(images.Encoded):
         return dataclasses.replace(self, **{key: getattr(self, key)[positions] for key in ("file", "rows", "labels")})
 
     def stored_in(self) -> tuple[str, Sequence[str]]:
-        return self.root, self.files
+        return self.root, [self.files[number] for number in np.unique(self.file)]
 
     def item_digests(self, file_digests: np.ndarray) -> np.ndarray:
         """Of the file and the row: equal images in two rows have two digests."""
-        pairs = zip(self.file, self.rows, strict=True)
+        used = np.searchsorted(np.unique(self.file), self.file)
+        pairs = zip(used, self.rows, strict=True)
         digests = [hashlib.sha256(bytes(file_digests[file]) + int(row).to_bytes(8, "little")) for file, row in pairs]
         return np.array([list(digest.digest()) for digest in digests], np.uint8).reshape(-1, 32)

@@ -220,7 +220,9 @@ def features(config: Any) -> images.Raw:
 
 
 def _arrays(file: Any) -> dict[str, Any]:
-    is_hdf5 = file.suffix in (".h5", ".hdf5")
+    if file.suffix not in (".npz", ".h5", ".hdf5"):
+        raise errors.BadInput(f"config.data: expected a file of features in .npz, .h5 or .hdf5, found {file}")
+    is_hdf5 = file.suffix != ".npz"
     h5py = extras.load("h5py", "h5", f"config.data: reading {file}") if is_hdf5 else None
     try:
         if h5py:

@@ -38,7 +38,7 @@ def read_bytes(file: Any, key: str = "") -> bytes:
     try:
         return pathlib.Path(file).read_bytes()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = errors.reason(error)
         raise errors.BadInput(f"{key + ': ' if key else ''}{log.printable(str(file))}: {reason}") from error
 
 

@@ -97,7 +97,7 @@ def open_source(name: str, split: str, config: Any, raw: bool = False) -> Any:
     try:
         return tfds.data_source(NAMES[name], split=split, data_dir=config.dir or None, decoders=skip, download=False)
     except Exception as error:  # the readers raise many types
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = errors.first_line(error)
         raise errors.BadInput(
             f"{name}: no {split} split of {NAMES[name]} prepared as ArrayRecord "
             f"in {config.dir or 'the default folder'} ({line})"
