@@ -8,8 +8,8 @@ def load(workdir, method=None, tau=None):
 
     Args:
       workdir: what --workdir named, also in a bucket. The training data are not needed.
-      method: one of the methods in result.json; None is the selected one: the best on validation images, or the final
-        one of a run without any.
+      method: one of the methods in result.json; None is the selected one: the first within one standard error of the
+        best on validation images, or the final one of a run without any.
       tau: moves the answers between frequent classes (below 0) and rare ones (above 0), by post-hoc logit adjustment.
 
     Raises:

@@ -145,6 +145,7 @@ def test_a_method_of_a_finished_run_is_no_training(word, message, tmp_path, run_
 BAD = {
     "method": (["--method=crf"], "has no method 'crf': did you mean crt?"),
     "tau": (["--tau=much"], "--tau: expected a number, found 'much'"),
+    "tau without end": (["--tau=inf"], "--tau: expected a finite number, found 'inf'"),
     "nothing": ([], "--images: expected a folder or files, found nothing"),
     "not there": (["--images={0}/nowhere"], "--images: no such file or folder"),
     "no image below": (["--images={0}/empty"], "--images: no image below"),

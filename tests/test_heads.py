@@ -15,7 +15,7 @@ from configs import digits_lt
 from lt_jax import heads as heads_lib
 from lt_jax import losses, methods, metrics
 from lt_jax.core import errors
-from lt_jax.heads import cosine
+from lt_jax.heads import cosine, scaling
 from lt_jax.stages import heads
 
 COUNTS = np.array([300, 60, 10])
@@ -61,6 +61,13 @@ def test_nearest_class_mean_is_nearly_the_nearest_centroid(experiment, initial):
     head = heads.fit(experiment, "nearest_class_mean", features, initial)
     centroid = NearestCentroid().fit(features, labels).predict(test)
     assert (np.asarray(head(test)).argmax(axis=1) == centroid).mean() > 0.8
+
+
+def test_a_constant_coordinate_is_only_centred():
+    features = np.array([[1.0, 2.0], [3.0, 2.0]], np.float32)
+    centre, deviation = scaling.measure(features, "standard")
+    np.testing.assert_allclose(centre, [2, 2])
+    np.testing.assert_allclose(deviation, [1, 1], rtol=1e-5)
 
 
 def test_nearest_class_mean_by_hand():

@@ -27,6 +27,21 @@ def test_first_ctrl_c_requests_a_stop_and_the_second_interrupts():
             signal.signal(number, handler)
 
 
+def test_ctrl_c_of_one_of_several_processes_becomes_a_sigterm(monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    received = []
+    try:
+        interrupt.install()
+        signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))  # as JAX does
+        monkeypatch.setattr(interrupt.distributed, "several", lambda: True)
+        signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGTERM]
+    finally:
+        interrupt.install()
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_a_signal_after_the_last_step_stops_before_the_next_stage(monkeypatch):
     interrupt.stop_if_requested()
     monkeypatch.setattr(interrupt, "_requested", True)

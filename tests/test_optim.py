@@ -63,6 +63,12 @@ def test_the_rate_is_that_of_the_batch_that_is_there():
     np.testing.assert_allclose(rates, [0.25e-3, 4e-3, 4e-3], rtol=1e-6)
 
 
+def test_processes_divide_a_batch_that_is_cut(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    options = common.training(epochs=10, batch_size=128, base_learning_rate=1e-3, warmup_epochs=0)
+    assert [optim.batch_size(options, items) for items in (97, 3, 128, 1000)] == [96, 1, 128, 128]
+
+
 def test_warm_up_starts_at_zero_and_is_linear():
     options = common.training(epochs=10, batch_size=256, base_learning_rate=1e-3, warmup_epochs=2)
     rates = [float(optim.schedule(options, 5, 1280)(step)) for step in (0, 1, 5, 10, 50)]

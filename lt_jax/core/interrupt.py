@@ -5,6 +5,7 @@ them. So all processes must call it at the same points of the program.
 """
 
 import contextlib
+import os
 import signal
 import threading
 from typing import Any
@@ -62,8 +63,9 @@ def _on_signal(number: int, frame: Any) -> Any:
     global _requested
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C stops at once
-        if distributed.several():  # several processes agree on a step only after SIGTERM
-            raise KeyboardInterrupt
+        if distributed.several():  # they agree on a step only after SIGTERM, which JAX then handles
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
     _requested = True
     if not _deferred:
         raise errors.Stopped(_LINE)

@@ -167,7 +167,8 @@ def _fit_last(
     num_classes: int,
 ) -> classifiers.Classifier:
     """The plain classifier, fitted on the remaining items or on all, with the class counts of either."""
-    positions = np.arange(len(labels)) if config.get("last", "left") == "everything" else left
+    on_everything = config.get("last", "left") == "everything" or not len(left)  # the depths may take all items
+    positions = np.arange(len(labels)) if on_everything else left
     counted = labels if config.rest_counts == "all" else labels[positions]
     counts = np.bincount(counted, minlength=num_classes)
     return classifiers.fit(key, features, labels, positions, counts, config.classifier, None, initial)

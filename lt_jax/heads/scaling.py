@@ -17,8 +17,8 @@ def measure(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]
 
     Args:
       features: of the training images.
-      scaling: "raw" changes nothing, "standard" gives every coordinate mean 0 and deviation 1, "unit" centres and
-        then scales each row to length 1.
+      scaling: "raw" changes nothing, "standard" gives every coordinate mean 0 and deviation 1 (a constant one is
+        only centred), "unit" centres and then scales each row to length 1.
 
     Raises:
       BadInput: another scaling.
@@ -27,8 +27,10 @@ def measure(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]
         raise errors.BadInput(f"scaling: expected one of {', '.join(SCALINGS)}, found {scaling!r}")
     d = features.shape[1]
     centre = np.zeros(d, np.float32) if scaling == "raw" else features.mean(axis=0)
-    deviation = features.std(axis=0) + 1e-6 if scaling == "standard" else np.ones(d, np.float32)
-    return centre, deviation
+    if scaling != "standard":
+        return centre, np.ones(d, np.float32)
+    deviation = features.std(axis=0)
+    return centre, np.where(deviation > 1e-6, deviation + 1e-6, np.ones_like(deviation))
 
 
 def scaled(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

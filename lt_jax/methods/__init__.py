@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from lt_jax import heads, losses
 from lt_jax.augment import mix
 from lt_jax.core import errors
+from lt_jax.heads.scaling import SCALINGS
 from lt_jax.methods import contrastive, selectors, subsets
 from lt_jax.methods.contrastive import Objective
 from lt_jax.methods.recipes import RECIPES, Recipe
@@ -82,6 +84,8 @@ MIXES: dict[str, Callable[..., Any]] = {
     "remix": mix.remix,
 }
 
+_COUNTS = ("batch_size", "iterations", "k", "m", "n", "steps", "width")  # options of at least one
+
 # Names of version 0.1.
 ALIASES = {"paper": {"CONTRASTIVE": "bns", "SELECTORS": "algorithm1"}, "official": {"CONTRASTIVE": "bns_official"},
            "class_aware": {"ORDERS": "class_balanced"}}  # fmt: skip
@@ -118,12 +122,30 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
             raise errors.BadInput(f"{key}: {name} has no option {option!r}: {_hint(option, known, name)}")
         if isinstance(value, list) and not isinstance(known[option], tuple):
             raise errors.BadInput(f"{key}: expected one value of {option} in {text!r}, found a list")
+        expected = _expected(option, known[option], value)
+        if expected:
+            raise errors.BadInput(f"{key}: expected {expected} for {option} in {text!r}")
     options = {option: settings[option] for option in known if option in (settings or {})} | options
     if not options:
         return entries[name]
     if table == "CONTRASTIVE":
         return entries[name].with_options(options)
     return functools.partial(entries[name], **options)
+
+
+def _expected(option: str, default: Any, value: Any) -> str:
+    """What an option expects, where the value is something else; "" where the value may be right."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "True or False"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, int):
+        least = 1 if option in _COUNTS else 0
+        return "" if is_number and isinstance(value, int) and value >= least else f"a whole number from {least} on"
+    if isinstance(default, float):
+        return "" if is_number and math.isfinite(value) else "a finite number"
+    if option == "scaling" and value not in SCALINGS:
+        return f"one of {', '.join(SCALINGS)}"
+    return "text" if isinstance(default, str) and not isinstance(value, str) else ""
 
 
 def alternatives(text: str, key: str) -> list[str]:

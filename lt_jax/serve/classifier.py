@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -102,7 +103,7 @@ def _content(path: Any) -> bytes:
     try:
         return epath.Path(_expanded(path)).read_bytes()
     except OSError as error:
-        raise errors.BadInput(f"{log.printable(os.fspath(path))}: {(error.strerror or str(error)).lower()}") from error
+        raise errors.BadInput(f"{log.printable(os.fspath(path))}: {errors.reason(error)}") from error
 
 
 def load(workdir: epath.PathLike, method: str | None = None, tau: float | None = None) -> Classifier:
@@ -117,6 +118,8 @@ def load(workdir: epath.PathLike, method: str | None = None, tau: float | None =
       BadInput: the run is not finished, has no such method, or classifies features instead of images.
     """
     workdir = files.expand(workdir, "workdir")
+    if tau is not None and not math.isfinite(tau):
+        raise errors.BadInput(f"tau: expected a finite number, found {tau}")
     compared = files.read_json(workdir / "compare.json")
     if compared is not None:
         return _of_comparison(workdir, compared, method, tau)

@@ -11,7 +11,7 @@ from etils import epath
 
 from lt_jax import dlsa
 from lt_jax.core import errors
-from lt_jax.dlsa import batches, classifiers, heads, sampling, share
+from lt_jax.dlsa import batches, classifiers, divide, heads, sampling, share
 from lt_jax.dlsa import filter as filters
 from lt_jax.run import config as config_lib
 from lt_jax.stages import dlsa as stages
@@ -360,3 +360,11 @@ def test_baselines_use_the_settings_of_the_classifiers(config, gaussians):
         stages.baselines(changed(whole, dlsa__classifier__kind="cosine"), features, labels, test, 4)["cosine"],
     )
     assert (released != ours).any() and np.isfinite(released).all()
+
+
+def test_the_last_classifier_is_fitted_on_everything_where_nothing_is_left(gaussians):
+    features, labels, _, _ = gaussians
+    config = config_lib.from_command_line(["lt_jax", "--config=configs/dlsa_features.py:smoke"])[0].dlsa
+    nothing = np.zeros(0, int)
+    last = divide._fit_last(jax.random.key(0), features, labels, nothing, config, None, labels.max() + 1)
+    assert np.isfinite(np.asarray(last.mean)).all()
