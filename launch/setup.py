@@ -55,10 +55,10 @@ def main(words):
 
 def demo_flags(flags):
     """Returns the flags of the demo: those given, behind its quick form where they name no config and no stage."""
-    given = {flag.partition("=")[0] for flag in flags}
-    if given & {"--config", "--stage"}:
+    flag_names = {flag.partition("=")[0] for flag in flags}
+    if flag_names & {"--config", "--stage"}:
         return flags
-    return [QUICK, *flags] if "--workdir" in given else [QUICK, QUICK_WORKDIR, *flags]
+    return [QUICK, *flags] if "--workdir" in flag_names else [QUICK, QUICK_WORKDIR, *flags]
 
 
 def split_extras(words):

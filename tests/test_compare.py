@@ -359,24 +359,6 @@ def test_dlsa_on_your_own_features_needs_no_baseline():
     assert plan.method_in(job, "dlsa") == "dlsa"
 
 
-def test_heads_on_your_own_features_are_compared(tmp_path, tiny, capsys):
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), (40, 10, 5))
-    features = 3 * np.eye(3, 6)[labels] + rng.normal(size=(len(labels), 6))
-    np.savez(tmp_path / "x.npz", features=features, labels=labels, test_features=features, test_labels=labels)
-    words = (
-        "--config=configs/dlsa_features.py:smoke",
-        f"--config.data.list={tmp_path / 'x.npz'}",
-        "--config.stages=('features','heads','evaluate','report')",
-        tiny[-1],
-        "--methods=nearest_class_mean,tau_norm",
-        "--seeds=1",
-    )
-    assert run_compare(*words, f"--workdir={tmp_path / 'out'}") == 0
-    assert "Nearest class mean" in capsys.readouterr().err
-    assert "none: features of your own" in (tmp_path / "out" / "compare.html").read_text()
-
-
 def test_files_are_not_varied(tiny_config):
     changes = {"encoder.weights=a.npz": {"encoder.weights": "a.npz"}}
     with pytest.raises(errors.BadInput, match="all methods of a comparison share encoder.weights"):

@@ -13,6 +13,7 @@ import lt_jax
 from configs import common
 from lt_jax import heads as head_kinds
 from lt_jax import losses, methods, models
+from lt_jax.compare import __main__ as compare
 from lt_jax.core import errors
 from lt_jax.models import weights
 from lt_jax.run import config as config_lib
@@ -180,6 +181,13 @@ def test_heads_on_your_own_features(own_features, run_main, tiny, tmp_path, caps
     assert result["selection"]["on"] == "validation" and result["selection"]["folds"] == 0
     assert result["selection"]["images"][0] == 18
     assert "* selected by balanced accuracy on the validation images" in capsys.readouterr().err
+
+
+def test_heads_on_your_own_features_are_compared(own_features, tiny, tmp_path, capsys):
+    words = ("--config=configs/dlsa_features.py:smoke", own_features, tiny[-1], STAGES, f"--workdir={tmp_path / 'out'}")
+    assert compare.main(["lt_jax.compare", *words, "--methods=nearest_class_mean,tau_norm", "--seeds=1"]) == 0
+    assert "Nearest class mean" in capsys.readouterr().err
+    assert "none: features of your own" in (tmp_path / "out" / "compare.html").read_text()
 
 
 def nearest(key, features, labels, classes, *, initial=None, right=True):

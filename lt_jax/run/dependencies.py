@@ -35,11 +35,6 @@ def resolved(config: ml_collections.ConfigDict | dict[str, Any]) -> dict[str, An
     return json.loads(json.dumps(tree, default=list))
 
 
-def stages_of(config: Any) -> list[str]:
-    """The stages of a whole run: those of `config.stages`, but no pretraining where `config.init_from` replaces it."""
-    return [stage for stage in config.stages if not (stage == "pretrain" and config.init_from)]
-
-
 def of_stage(config: ml_collections.ConfigDict | dict[str, Any], stage: str) -> dict[str, Any]:
     """Dotted key -> value of everything that `stage` is computed from.
 

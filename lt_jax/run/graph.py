@@ -61,7 +61,7 @@ def run(config: Any, workdir: epath.Path, stage: str, functions: dict[str, Calla
         return
     if "dlsa" in config:
         dlsa_settings.check(config.dlsa)
-    names = [stage] if stage != "all" else dependencies.stages_of(config)
+    names = [stage] if stage != "all" else experiment.stages
     if config.init_from and stage == "pretrain":
         raise errors.BadInput("--stage=pretrain: expected no config.init_from, which takes the place of this stage")
     current = inputs.read(experiment) if names != ["report"] else None

@@ -11,7 +11,6 @@ import numpy as np
 
 from lt_jax import methods, metrics
 from lt_jax.core import errors, files, log
-from lt_jax.run import dependencies
 from lt_jax.stages import baseline, heads, report_data
 from lt_jax.stages import experiment as experiments
 from lt_jax.stages import features as features_lib
@@ -191,7 +190,7 @@ def _result(experiment: experiments.Experiment, measured: dict[str, Any], final:
             "test_time_augmentation": False,
             **_network(experiment),
         },
-        "stages": dependencies.stages_of(config),
+        "stages": experiment.stages,
         "pretraining": _pretraining(experiment),
         "frozen": features_lib.is_frozen(config),
         "digests": (files.read_json(workdir / "run.json") or {}).get("digests"),
@@ -270,7 +269,7 @@ def _pretraining(experiment: experiments.Experiment) -> dict[str, Any] | None:
 
 def _stage(experiment: experiments.Experiment, name: str) -> dict[str, Any]:
     """Content of `stages/NAME.json`; empty where this config has no such stage, although another one may have."""
-    if name not in (*dependencies.stages_of(experiment.config), "init_from"):
+    if name not in (*experiment.stages, "init_from"):
         return {}
     return files.read_json(experiment.workdir / "stages" / f"{name}.json") or {}
 

@@ -22,6 +22,11 @@ class Experiment:
     config: Any
     workdir: epath.Path
 
+    @property
+    def stages(self) -> list[str]:
+        """The stages of a whole run: those of the config, but no pretraining where `config.init_from` replaces it."""
+        return [stage for stage in self.config.stages if not (stage == "pretrain" and self.config.init_from)]
+
     @functools.cached_property
     def dataset(self) -> data.Dataset:
         """The images that config.data describes. Raises BadInput where they cannot be read."""
