@@ -1,6 +1,7 @@
 """The tokens behind the colon of `--config=configs/NAME.py:TOKENS`, and the knobs that all experiments share.
 
-Batch sizes and learning rates always mean the GLOBAL batch. `smoke` changes sizes and durations only.
+Batch sizes and learning rates always mean the GLOBAL batch. `smoke` changes sizes and durations; where a
+folder or a large set has no data.dir, it also generates images.
 """
 
 import difflib
@@ -142,7 +143,7 @@ def encoder(name, width, stem="small", stem_stride=1):
     """The network that computes features of images."""
     config = ml_collections.ConfigDict()
     config.name = name  # a key of lt_jax.models.ENCODERS; "" = the network that `weights` are of
-    config.width = width  # channels of the first stage; of a head, in a ViT; EfficientNet and DINOv2 have one width
+    config.width = width  # channels of the first stage of a ResNet, or of a head in vit_small and vit_base
     config.stem = stem  # "small": 3x3, patches of 4; "imagenet": 7x7 with stride 2 and max-pool, patches of 16
     config.stem_stride = stem_stride  # 2 halves a small image at once
     config.remat = False  # compute each block again in the backward pass: less memory, a third more time

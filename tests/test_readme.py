@@ -83,10 +83,11 @@ SHORT = {
 
 
 def smoke_form(words, folder, data):
-    """The words of a command of the README, with a folder for DIR and everything that takes long cut short."""
+    """The words of a command of the README, with folders for DIR, NEW and CIFAR, and what takes long cut short."""
     name = next((name for name in SHORT if any(name in word for word in words)), None)
-    is_cifar = name == "configs/cifar100_lt.py"
-    text = " ".join(words).replace("DIR", str(data if is_cifar else folder)).replace("--seeds=3", "--seeds=1")
+    text = " ".join(words).replace("--seeds=3", "--seeds=1")
+    for placeholder, path in (("DIR", folder), ("NEW", folder), ("CIFAR", data)):
+        text = text.replace(f"={placeholder}", f"={path}")
     text = text.replace("--methods=losses", "--methods=cross_entropy,focal").replace(
         "--methods=all", "--methods=crt,nearest_class_mean"
     )

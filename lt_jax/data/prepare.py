@@ -28,11 +28,11 @@ Convert any source to ArrayRecord shards with an index: one folder with a few la
     python -m lt_jax.data.prepare --name=folder --dir=DIR --out=OUT [--list=PATH] [--workers=2] [--shard_size=1024]
     python -m lt_jax.main --config=configs/folder.py --config.data.name=prepared --config.data.dir=OUT
 
-  --name        imagenet_lt, places_lt, inat2018, folder, table, cifar10, cifar100 or digits
-  --dir         folder of the images; --list: the table, or the folder of the official lists
+  --name        imagenet_lt, places_lt, inat2018, folder, table, parquet, cifar10, cifar100 or digits
+  --dir         folder of the images; --list: the table, the Parquet file, or the folder of the official lists
   --out         a folder or a bucket path (gs://...)
   --size        length in pixels to which the shorter side is reduced; 0 (default) keeps the files unchanged
-  --on_bad_image  error (default) or skip: unreadable images are left out, counted and listed in index.json
+  --on_bad_image  error (default) or skip: unreadable training images are left out and listed in index.json
 
 Every image is decoded once before it is written, and every shard is read back and compared. Run the same command again
 to continue: damaged shards and shards of changed images are rewritten, shards of removed images are deleted.
