@@ -33,6 +33,18 @@ flags.FLAGS.mark_as_parsed()  # grain requires it
 config_lib._make_importable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Forgets compiled programs before the process has more memory maps than Linux allows, 65,530.
+
+    A program takes about thirty. Without a free map JAX aborts while it compiles or serialises the next one.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Returns the folder of the official CIFAR archives, or skips the test."""
@@ -94,9 +106,19 @@ def tiny():
 @pytest.fixture(scope="session")
 def run_main():
     """Returns run_main(*flags) -> exit status, which runs the command in this process."""
+    import signal
+
     from lt_jax import main
 
-    return lambda *words: main.main(["lt_jax", *map(str, words)])
+    def run(*words):
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return main.main(["lt_jax", *map(str, words)])
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    return run
 
 
 @pytest.fixture(scope="session")

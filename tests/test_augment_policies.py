@@ -182,3 +182,20 @@ def test_cropped_images_are_not_cropped_again(images):
     options = common.augment(crop_scale=0.08, flip=0.0, strength=0.0, grey=0.0, blur=False)
     out = augment.apply(jax.random.key(0), jnp.asarray(images), options, is_cropped=True)
     np.testing.assert_allclose(out, images / np.float32(255), atol=1e-6)
+
+
+def test_magnitudes_of_trivial_augment(monkeypatch):
+    seen = []
+    monkeypatch.setattr(operations, "apply", lambda images, which, values: seen.extend((which, values)) or images)
+    trivial.trivial(jax.random.key(0), jnp.zeros((20_000, 14, 7, 1)))
+    which, values = map(np.asarray, seen)
+    drawn = {name: np.unique(values[which == i].round(4)) for i, name in enumerate(operations.OPERATIONS)}
+    assert {name for name, x in drawn.items() if not len(x)} == {"invert"}
+    grid = np.unique(np.append(np.arange(31), -np.arange(31)) / 30)
+    scales = {"rotate": 135.0, "shear_x": 0.99, "shear_y": 0.99, "translate_x": 1.0, "translate_y": 2.0}
+    for name, scale in scales.items():
+        np.testing.assert_allclose(drawn[name], scale * grid, atol=1e-3)
+    for name in ("brightness", "color", "contrast", "sharpness"):
+        np.testing.assert_allclose(drawn[name], 1.0 + 0.99 * grid, atol=1e-3)
+    assert drawn["posterize"].tolist() == [2, 3, 4, 5, 6, 7, 8]
+    np.testing.assert_allclose(drawn["solarize"], np.arange(31) / 30, atol=1e-3)

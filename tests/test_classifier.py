@@ -175,8 +175,9 @@ def test_no_finished_run(stage, tmp_path, run_main, capsys):
 
 def test_exported_copy_answers_alike(copied, scans, model, run_main):
     pytest.importorskip("flatbuffers")
-    assert run_main(f"--workdir={copied}", "--stage=export", "--method=crt") == 0
-    assert json.loads((copied / "export" / "classifier.json").read_text())["method"] == "crt"
+    assert run_main(f"--workdir={copied}", "--stage=export", "--method=crt", "--tau=1") == 0
+    about = json.loads((copied / "export" / "classifier.json").read_text())
+    assert about["method"] == "crt" and about["tau"] == 1.0
     assert run_main(f"--workdir={copied}", "--stage=export") == 0
     about = json.loads((copied / "export" / "classifier.json").read_text())
     assert about["class_names"] == list("0123456789") and about["image_shape"] == [8, 8, 3]
@@ -207,3 +208,23 @@ def test_a_run_of_an_older_version_says_what_to_do(copied):
     (copied / "result.json").write_text(json.dumps(result))
     with pytest.raises(errors.BadInput, match="delete stages/evaluate.json there"):
         lt_jax.load(copied)
+
+
+def test_tau_subtracts_the_log_prior_also_in_what_is_exported(finished, scans):
+    counts = np.array(json.loads((finished / "result.json").read_text())["dataset"]["counts"])
+    logits = np.load(finished / "predictions.npz")["logits"][:5]
+    expected = jax.nn.softmax(logits - 1.5 * np.log(counts / counts.sum()), axis=-1)
+    adjusted = lt_jax.load(finished, tau=1.5)
+    np.testing.assert_allclose(adjusted.predict(scans[:5]), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(adjusted.probabilities)(scans[:5]), expected, atol=1e-5)
+    with pytest.raises(errors.BadInput, match="tau: expected a finite number, found nan"):
+        lt_jax.load(finished, tau=float("nan"))
+
+
+def test_the_linear_probe_is_loaded_and_the_official_one_is_not_saved(finished, scans):
+    result = json.loads((finished / "result.json").read_text())
+    labels = np.load(finished / "predictions.npz")["labels"]
+    accuracy = (lt_jax.load(finished, "linear_probe").predict(scans).argmax(axis=1) == labels).mean()
+    assert accuracy == pytest.approx(result["methods"]["linear_probe"]["test"]["overall"], abs=0.003)
+    with pytest.raises(errors.BadInput, match="linear_probe_official was measured, but its classifier is not saved"):
+        lt_jax.load(finished, "linear_probe_official")

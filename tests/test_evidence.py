@@ -19,7 +19,8 @@ def evidence():
     sys.path.insert(0, str(BENCHMARKS))
     import evidence
 
-    return evidence
+    yield evidence
+    sys.path.remove(str(BENCHMARKS))
 
 
 def options_of(evidence, config="configs/digits_lt.py", **changed):

@@ -13,6 +13,7 @@ from etils import epath
 
 from configs import common, digits_lt
 from lt_jax import data, losses, models, optim
+from lt_jax.core import errors, interrupt
 from lt_jax.data import batches
 from lt_jax.sampling import orders
 from lt_jax.train import execution, loop, state, steps
@@ -110,3 +111,37 @@ def test_several_steps_in_one_program_train_as_one_by_one(dataset, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one[0], several[0])
     assert [line["step"] for line in one[1]] == [line["step"] for line in several[1]] == [1, 2, 3, 4]
     np.testing.assert_allclose(*([line["loss"] for line in lines] for _, lines in (one, several)), rtol=1e-6)
+
+
+def test_a_stop_is_saved_and_the_resumed_run_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+    """The stop is requested before step 7, inside the second epoch."""
+    unbroken = run_toy(tmp_path / "unbroken", 1)
+    answers = iter([False] * 7 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupt, "requested", lambda: next(answers))
+        with pytest.raises(errors.Stopped, match="toy stopped at step 7 and saved; run the same command again"):
+            run_toy(tmp_path / "stopped", 1)
+    assert [line["step"] for line in lines_of(tmp_path / "stopped")] == [3, 6]
+    total, begun, counts, lines = run_toy(tmp_path / "stopped", 1)
+    assert (total, lines) == (unbroken[0], unbroken[3])
+    assert begun == [(1, 7), (2, 10)] and counts[0] == (7, 1)
+
+
+def test_a_save_is_due_by_time_and_the_newest_are_kept(tmp_path):
+    run_toy(tmp_path, 1, every_seconds=0.0, keep=3)
+    folder = tmp_path / "checkpoints" / "toy"
+    assert sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) == [10, 11, 12]
+
+
+def test_measures_are_written_after_each_so_many_steps(tmp_path):
+    seen = []
+
+    def evaluate(variables):
+        seen.append(int(variables["params"]["total"]))
+        return {"validation_balanced": len(seen) / 4}
+
+    config = common.base()
+    fresh = state.create({"params": {"total": jnp.zeros((), jnp.int32)}}, optax.identity())
+    loop.train(toy([], evaluate=evaluate, evaluate_every=5), fresh, epath.Path(tmp_path), config)
+    lines = [(line["step"], line.get("validation_balanced")) for line in lines_of(tmp_path)]
+    assert lines == [(5, 0.25), (10, 0.5), (12, None)] and 0 < seen[0] < seen[1]

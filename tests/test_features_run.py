@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import types
 
 import jax
@@ -65,9 +66,9 @@ def test_the_result_has_every_head_with_its_cross_validation(frozen):
     assert list(result["methods"]) == expected and result["frozen"]
     assert result["final"] == result["selected"] == result["method"]
     validation = {name: x["validation"] for name, x in result["methods"].items()}
-    best = max(x["balanced"] for x in validation.values())
-    chosen = validation[result["selected"]]
-    assert chosen["balanced"] >= best - max(x["balanced_error"] for x in validation.values())
+    best = max(validation.values(), key=lambda x: x["balanced"])
+    least = best["balanced"] - best["balanced_error"]
+    assert result["selected"] == next(name for name, x in validation.items() if x["balanced"] >= least)
     assert result["selection"]["folds"] == 5 and result["selection"]["images"] == result["dataset"]["counts"]
     assert result["test"] == result["methods"][result["final"]]["test"] and result["baseline"].keys() <= {"linear"}
     assert all(0 <= measures["ece"] <= 1 for measures in validation.values())
@@ -111,7 +112,8 @@ def test_the_page_says_how_the_head_was_selected(frozen):
     assert "Balanced Negative Sampling" not in page and "frozen encoder:" in page
 
 
-def test_the_table_marks_the_selected_head(frozen, words, run_main, capsys):
+def test_the_table_marks_the_selected_head(frozen, words, run_main, tmp_path, capsys):
+    frozen = pathlib.Path(shutil.copytree(frozen, tmp_path / "run"))
     (frozen / "stages" / "evaluate.json").unlink()
     assert run_main(*words, f"--workdir={frozen}") == 0
     printed = capsys.readouterr().err
@@ -123,6 +125,7 @@ def test_the_table_marks_the_selected_head(frozen, words, run_main, capsys):
 def test_the_classifier_needs_neither_weights_nor_data(frozen, words, run_main, capsys, tmp_path):
     result, predictions = read(frozen / "result.json"), np.load(frozen / "predictions.npz")
     config = config_lib.from_command_line(["lt_jax", *words[:3]])[0]
+    frozen = pathlib.Path(shutil.copytree(frozen, tmp_path / "run"))
     from lt_jax import data
 
     images = data.load(config.data).test.images

@@ -292,7 +292,7 @@ def test_local_dry_run_prints_each_process(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     for number, line in enumerate(lines):
-        assert f"JAX_PROCESS_ID={number} " in line and "JAX_NUM_PROCESSES=2" in line
+        assert line.startswith("env ") and f"JAX_PROCESS_ID={number} " in line and "JAX_NUM_PROCESSES=2" in line
         assert "JAX_COORDINATOR_ADDRESS=localhost:1234" in line and "device_count=3" in line
         assert line.endswith(f"{sys.executable} -m lt_jax.main --stage=pretrain")
     assert local.main(["2", "--gpus=8", "--port=1234", "--dry-run"]) == 0
@@ -307,7 +307,9 @@ def test_local_ends_all_processes_when_one_fails(monkeypatch, tmp_path):
     )
     words = [sys.executable, "-c", code]
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert local.run([{"N": "1"}, {"N": "0"}], words) == 3
+    try:
+        assert local.run([{"N": "1"}, {"N": "0"}], words) == 3
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
-    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-        signal.signal(number, handler)

@@ -45,6 +45,8 @@ def test_jobset_has_one_numbered_pod_per_host(capsys):
     assert env["JAX_COORDINATOR_ADDRESS"] == "run1-workers-0-0.run1:8476" and env["JAX_NUM_PROCESSES"] == "64"
     assert "job-completion-index" in env["JAX_PROCESS_ID"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert container["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]  # batches of decoded images
+    assert pod["volumes"] == [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "16x16" and pod["restartPolicy"] == "Never"
 
 
@@ -72,6 +74,7 @@ def test_slurm_script_has_one_task_per_gpu_and_allows_requeue(capsys, tmp_path):
     assert lines[0] == "#!/bin/bash" and "--requeue" in text and "--gpu-bind" not in text
     (srun,) = [shlex.split(line) for line in lines if line.startswith("srun")]
     assert srun[-5:] == ["python", "-m", "lt_jax.main", *FLAGS] and "--kill-on-bad-exit=1" in srun
+    assert "--cpus-per-task=8" in srun and "#SBATCH --cpus-per-task=8" in lines
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(75, True), (1, False), (0, False)])

@@ -60,16 +60,18 @@ def test_a_copy_of_a_locked_directory_is_not_locked(living, tmp_path):
 
 
 def test_only_one_of_many_simultaneous_runs_gets_the_lock(tmp_path):
-    outcomes, together = [], threading.Barrier(8)
+    outcomes, together, all_refused = [], threading.Barrier(8), threading.Event()
 
     def start():
         together.wait()
         try:
             with lock.owned(epath.Path(tmp_path)):
-                time.sleep(0.5)
+                all_refused.wait(30)
                 outcomes.append("owned")
         except errors.BadInput:
             outcomes.append("refused")
+            if len(outcomes) == 7:
+                all_refused.set()
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:

@@ -172,6 +172,7 @@ def test_options_are_those_of_the_function():
         ("SUPERVISED", "logit_adjustment(tau=", r"expected NAME or NAME\(option=value, ...\)"),
         ("SUPERVISED", "logit_adjustment(tau=open('x'))", r"expected NAME or NAME\(option=value, ...\)"),
         ("ORDERS", "instance(x=1)", "instance has no options"),
+        ("RECIPES", "crt(scaling='unit')", "a recipe takes no options in brackets"),
         ("HEADS", "tau_norm(tau='1')", "expected a finite number for tau"),
         ("HEADS", "balanced_linear(batch_size=0)", "expected a whole number from 1 on for batch_size"),
         ("HEADS", "balanced_linear(steps=9.5)", "expected a whole number from 1 on for steps"),

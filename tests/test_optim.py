@@ -84,6 +84,13 @@ def test_the_step_schedule_warms_up_and_falls_at_its_epochs():
     assert float(optim.schedule(config, 85, 10_847)(0)) == pytest.approx(0.1)
 
 
+def test_epochs_that_round_to_one_step_both_lower_the_rate():
+    options = common.training(epochs=4, batch_size=8, base_learning_rate=32.0, warmup_epochs=0)
+    options.update(schedule="step", decay_epochs=(1.6, 1.8), decay_factor=0.1)
+    rates = [float(optim.schedule(options, 3, 24)(step)) for step in (4, 5)]
+    np.testing.assert_allclose(rates, [1.0, 0.01], rtol=1e-5)
+
+
 def test_the_moving_average_has_weights_and_batch_statistics():
     optimizer = optax.sgd(1.0)
     variables = {"params": {"head": jnp.array([0.0])}, "batch_stats": {"mean": jnp.array([0.0])}}

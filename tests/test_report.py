@@ -101,6 +101,18 @@ def test_the_headline_goes_from_cross_entropy_to_the_method_that_is_handed_out(r
     assert f"<span>{100 * before:.1f} %</span>" in text and f"<b>{100 * after:.1f} %</b>" in text
 
 
+def test_the_headline_ends_with_the_baseline_where_it_is_selected(result):
+    changed = {**result, "selected": "cross_entropy", "selection": {"on": "validation"}}
+    assert list(figures.methods(changed)) == ["Linear probe", "Cross-entropy"]
+    assert "hands out Cross-entropy" in page.summary(changed)
+
+
+def test_names_with_dollar_signs_are_no_formulas(result):
+    names = ["a$b_$", "$5 to $10", *"23456789"]
+    content = svg.text(figures.class_counts({**result, "dataset": {**result["dataset"], "class_names": names}}))
+    assert "a$b_$" in content and "$5 to $10" in content
+
+
 def test_a_group_without_classes_says_so(result):
     changed = json.loads(json.dumps(result))
     changed["methods"][changed["final"]]["test"]["few"] = None
@@ -248,6 +260,9 @@ def test_page_stands_alone(finished, result):
     text = (finished / "report.html").read_text()
     page = Page(text)
     assert page.open == [] and page.unsaid == []
+    ids = [values_by_name["id"] for _, values_by_name in page.tags if "id" in values_by_name]
+    assert len(ids) == len(set(ids)) > 0
+    assert set(re.findall(r'(?:url\(|xlink:href=")#([^)"]+)', text)) <= set(ids)
     for tag, values_by_name in page.tags:
         assert tag not in ("script", "link", "iframe")
         for name in ("src", "href", "xlink:href", "srcset"):

@@ -27,8 +27,8 @@ OWN = {
     "config.baseline.augment.colour = 1": "config.baseline.augment.colour is no key: ",
     "del config.retrain['k']": "config.retrain.k is missing",
     "del config['probe']": "config.stages: probe needs the settings config.probe",
-    "config.pretrain.m = 'two'": "m",
-    "config.data = 3": "data",
+    "config.pretrain.m = 'two'": "own.py: TypeError: Could not override field 'm'",
+    "config.data = 3": "own.py: TypeError: Could not override field 'data'",
 }
 
 

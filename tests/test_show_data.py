@@ -58,10 +58,10 @@ def test_show_data_refuses_features(tmp_path, run_main, capsys):
     assert "features holds no images" in capsys.readouterr().err
 
 
-def test_run_json_describes_the_data_after_a_second_call_too(finished, run_main, tiny):
-    assert run_main(*tiny, f"--workdir={finished}") == 0
-    run = json.loads((finished / "run.json").read_text())["data"]
-    result = json.loads((finished / "result.json").read_text())["dataset"]
+def test_run_json_describes_the_data_after_a_second_call_too(copied, run_main, tiny):
+    assert run_main(*tiny, f"--workdir={copied}") == 0
+    run = json.loads((copied / "run.json").read_text())["data"]
+    result = json.loads((copied / "result.json").read_text())["dataset"]
     assert run["index_digest"] == result["index_digest"] and run["counts"] == result["counts"]
     assert run["skipped"] == {"count": 0, "images": []} and len(run["digest"]) == 64
 

@@ -10,6 +10,7 @@ from sklearn.isotonic import isotonic_regression
 from lt_jax import heads, losses, methods
 from lt_jax.core import errors
 from lt_jax.heads import norms, scaling, trained_cosine, training
+from lt_jax.losses import negatives
 
 COUNTS = np.array([300, 60, 10])
 CLASSES = losses.Classes.of(COUNTS)
@@ -116,7 +117,7 @@ def test_partners_are_other_items_of_the_class():
 
 
 def test_bns_of_the_adapter_is_the_loss_of_the_paper():
-    """Two items of each of two classes, so that partner and negatives are known but for their order."""
+    """Two items of each of two classes, so that partners are known; the negatives are drawn again from the key."""
     x = jnp.array([[3.0, 4.0], [0.0, 2.0], [-1.0, 0.0], [0.0, -5.0]])
     labels = jnp.array([0, 0, 1, 1])
     still = {"down": jnp.zeros((2, 3)), "bias": jnp.zeros(3), "up": jnp.ones((3, 2))}
@@ -126,12 +127,14 @@ def test_bns_of_the_adapter_is_the_loss_of_the_paper():
     def log_sigmoid(value):
         return -np.log1p(np.exp(-value))
 
+    _, k_negatives = jax.random.split(jax.random.key(0))
+    rows = np.asarray(negatives.sample(k_negatives, labels, labels, 40))
     expected = []
-    for own, partner, first, second in ((0, 1, 2, 3), (1, 0, 2, 3), (2, 3, 0, 1), (3, 2, 0, 1)):
-        repelled = [20 * sum(log_sigmoid(-z[q] @ z[v]) for v in (first, second)) for q in (own, partner)]
+    for own, partner in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        repelled = [sum(log_sigmoid(-z[q] @ z[v]) for v in rows[own]) for q in (own, partner)]
         attracted = [log_sigmoid(z[q] @ z[own]) for q in (own, partner)]
         expected.append(-0.5 * np.mean(np.array(repelled) + attracted))
-    np.testing.assert_allclose(each, expected, rtol=0.15)  # 40 draws of two negatives
+    np.testing.assert_allclose(each, expected, rtol=1e-5)
 
 
 def test_bns_draws_the_adapted_features_of_a_class_together():

@@ -5,14 +5,17 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lt_jax
-from configs import digits_lt
-from lt_jax import losses
+from configs import common, digits_lt
+from lt_jax import losses, models
+from lt_jax.augment import mix
 from lt_jax.core import errors
-from lt_jax.models import projectors
+from lt_jax.models import projectors, vit
 from lt_jax.run import config as config_lib
+from lt_jax.train import mixed_steps, state, steps
 
 CLASSES = losses.Classes.of(np.array([40, 12, 5, 2, 1]))
 
@@ -104,3 +107,42 @@ def test_what_it_cannot_be_combined_with_is_one_line():
     config.baseline.update(head="unit_kernel", contrastive="bcl")
     with pytest.raises(errors.BadInput, match="config.baseline.contrastive: expected '' with baseline.tripartite"):
         config_lib.validate(config)
+
+
+def test_a_step_adds_the_parts_and_the_likeness_only_after_the_first_epoch():
+    """Without augmentation; the mixes are drawn again from the key of the step."""
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8))
+    labels = jnp.array([0, 1, 1, 2, 4, 0])
+    network = projectors.Network(vit.ViT(1, 1, 4, "small"), projectors.UnitKernel(5))
+    projector = projectors.Projector((8, 4))
+    variables = models.initialise(network, jax.random.key(0), (8, 8, 3))
+    params = {**variables["params"], "projector": projector.init(jax.random.key(1), jnp.zeros((1, 4)))["params"]}
+    variables, memory = {**variables, "params": params}, jax.random.normal(jax.random.key(2), (5, 4))
+    as_is = common.augment(crop_scale=1.0, flip=0.0, strength=0.0, grey=0.0, blur=False)
+    parts = mixed_steps.Tripartite(projector, losses.sigmoid_bce, 0.1, 2.0, first_epoch=1)
+    step = jax.jit(mixed_steps.tripartite(network, optax.sgd(0.1), as_is, parts))
+    fresh = state.create(variables, optax.sgd(0.1), memory=memory)
+    held = {"images": images, "labels": labels, "key": jnp.zeros(2, jnp.uint32), "classes": CLASSES}
+
+    @jax.jit
+    def by_hand(number):
+        """(loss, embeddings of the images that are not mixed)."""
+        _, k_mix, _ = steps.step_keys(held, number, 3)
+        plain = images[:, None] / 255.0
+        mixed, soft = mix.both(k_mix, jnp.repeat(plain, 2, axis=1), jax.nn.one_hot(labels, 5), alpha=1.0)
+        views = jnp.concatenate([plain, mixed], axis=1).reshape(18, 8, 8, 3)
+        features = network.apply(variables, views, method="features")
+        logits = projectors.UnitKernel(5).apply({"params": params["head"]}, features).reshape(6, 3, 5)
+        embeddings = projector.apply({"params": params["projector"]}, features).reshape(6, 3, 4)
+        each = losses.sigmoid_bce(logits[:, 0], labels, CLASSES)
+        each = (each + losses.mixed_bce(logits[:, 1:], soft[:, None]).sum(axis=1)) / 3
+        likeness = losses.mixed_bce(jnp.matmul(embeddings[:, 1:], memory.T), soft[:, None]).sum(axis=1).mean()
+        uniformity = losses.uniformity(params["head"]["kernel"])
+        return each.mean() + jnp.where(number > 0, 0.1 * likeness, 0.0) + 2.0 * uniformity, embeddings[:, 0]
+
+    for number in (0, 1):
+        new, metrics = step(fresh.replace(step=jnp.int32(number)), held, jnp.arange(6))
+        loss, plain = by_hand(number)
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+        expected = np.stack([plain[5], plain[2], plain[3], memory[3], plain[4]])  # the last image of each class
+        np.testing.assert_allclose(new.memory, expected, rtol=1e-4, atol=1e-5)

@@ -200,8 +200,10 @@ def test_unseen_possible_masks_no_class(config, gaussians):
 @pytest.mark.parametrize("options", [{"hidden": 8}, {"label_smoothing": 0.1}, {"hidden": 8, "kind": "cosine_released"}])
 def test_optional_classifiers_learn_separable_classes(config, gaussians, options):
     _, _, test, test_labels = gaussians
+    plain = np.asarray(fit_classifier(config, gaussians)(test))
     config = changed(config, **{f"classifier__{name}": value for name, value in options.items()})
-    assert (np.asarray(fit_classifier(config, gaussians)(test)).argmax(axis=1) == test_labels).mean() > 0.8
+    logits = np.asarray(fit_classifier(config, gaussians)(test))
+    assert (logits.argmax(axis=1) == test_labels).mean() > 0.8 and not np.allclose(logits, plain)
 
 
 @pytest.mark.parametrize("number", [2, 5])
@@ -368,3 +370,12 @@ def test_the_last_classifier_is_fitted_on_everything_where_nothing_is_left(gauss
     nothing = np.zeros(0, int)
     last = divide._fit_last(jax.random.key(0), features, labels, nothing, config, None, labels.max() + 1)
     assert np.isfinite(np.asarray(last.mean)).all()
+
+
+def test_counts_of_the_last_classifier(config, gaussians, monkeypatch):
+    _, labels, _, _ = gaussians
+    left, seen = np.flatnonzero(labels != 3)[::2], []
+    monkeypatch.setattr(classifiers, "fit", lambda key, x, y, positions, counts, *more: seen.append(counts.tolist()))
+    for form in ("all", "left"):
+        divide._fit_last(jax.random.key(0), None, labels, left, changed(config, rest_counts=form), None, 4)
+    assert seen == [np.bincount(labels).tolist(), np.bincount(labels[left], minlength=4).tolist()]

@@ -109,3 +109,10 @@ def test_every_snippet_of_the_documentation_runs():
     for snippet in snippets:
         exec(snippet, names)
     assert len(snippets) == 2 and len(set(np.bincount(names["y_small"]))) == 1
+
+
+def test_one_item_beside_one_large_class():
+    x, y = np.arange(21.0)[:, None], np.array([0] * 20 + [1])
+    sampler = IPDPPUnderSampler(random_state=0)
+    _, resampled = sampler.fit_resample(x, y)
+    assert np.bincount(resampled).tolist() == [1, 1] and sampler.probabilities_[20] == 0

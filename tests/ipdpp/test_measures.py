@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lt_jax.ipdpp import expected_information, inclusion_probabilities, kernel, log_probability, sample
+from lt_jax.ipdpp import expected_information, inclusion_probabilities, kernel, log_probability, sample, structure
 
 
 def random_log_p(seed, n, a=1.0, b=1.0):
@@ -120,3 +120,16 @@ def test_measures_under_jit():
         np.testing.assert_array_equal(jax.jit(lambda p, k=k: inclusion_probabilities(p, k))(p), float(k > 0))
     logs = jax.jit(lambda p, subset: log_probability(p, subset))
     assert logs(p, np.array([1, 2])) == pytest.approx(float(log_probability(p, np.array([1, 2]))), abs=1e-5)
+
+
+@pytest.mark.parametrize("p", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+def test_the_diagonal_of_a_large_scale_is_exact(p, share):
+    """With equal p the largest scale is 1 / (N p p), where the diagonal part is 0; a share s of it leaves 1 - s."""
+    log_p = np.full(100, np.log(p), np.float32)
+    relative_scale = np.float32(share / p**2)
+    parts = structure.structure(log_p, np.int32(100), relative_scale)
+    np.testing.assert_allclose(np.exp(parts.log_d), 1 - share, atol=2e-5)
+    assert bool(parts.valid)
+    rows = np.asarray(structure.dense(log_p, relative_scale)).sum(axis=1)
+    np.testing.assert_allclose(rows, 1, atol=5e-5)
