@@ -28,8 +28,7 @@ def decompose(log_p, n, relative_scale):
     p = jnp.where(present, jnp.exp(log_p), 0)
     q = jnp.where(present, -jnp.expm1(log_p), 0)
     n = n.astype(jnp.float32)
-    mean_q = jnp.sum(q) / n
-    d = q + p * mean_q + (1 - relative_scale) * p * (1 - mean_q)
+    d = structure.diagonal(p, q, relative_scale, lambda x: jnp.sum(x) / n)
     d = jnp.where(present, d, -1)
     s = jnp.diag(d) + relative_scale / n * p[:, None] * p[None, :]
     values, vectors = jnp.linalg.eigh(s)

@@ -102,6 +102,10 @@ class IPDPPUnderSampler(BaseUnderSampler):
         # A class of one item cannot be a stratum of its own; it joins the largest class.
         strata = np.where(np.isin(y, classes[counts >= 2]), y, classes[counts.argmax()])
         for train, held_out in folds.split(X, strata):
+            in_training = np.unique(y[train])
+            if len(in_training) == 1:  # of two classes, one has a single item, which is held out
+                probabilities[held_out] = y[held_out] == in_training[0]
+                continue
             model = clone(estimator).fit(_safe_indexing(X, train), y[train])
             predicted = model.predict_proba(_safe_indexing(X, held_out))
             # A class without an item in training gets probability zero.

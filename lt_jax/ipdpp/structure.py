@@ -54,6 +54,20 @@ def tree_sum(x):
     return x[0]
 
 
+def diagonal(p, q, relative_scale, mean):
+    """The diagonal part d (size,), from p and q = 1 - p, both 0 in the padding.
+
+    The mean of p is not taken as 1 - mean(q): for small p that difference would be a rounding error, which a large
+    scale multiplies.
+
+    Args:
+      p, q: (size,).
+      relative_scale: r.
+      mean: (size,) -> (), the mean over the items.
+    """
+    return q + p * mean(q) + (1 - relative_scale) * p * mean(p)
+
+
 def structure(log_p, n, relative_scale):
     """Diagonal and rank-one part from (size,) log p with n items at the front; relative_scale is a N.
 
@@ -65,8 +79,7 @@ def structure(log_p, n, relative_scale):
     log_p = jnp.where(present, jnp.clip(log_p, -jnp.inf, 0), -jnp.inf)
     p = jnp.exp(log_p)
     q = jnp.where(present, -jnp.expm1(log_p), 0)
-    mean_q = tree_sum(q) / n
-    d = q + p * mean_q + (1 - relative_scale) * p * (1 - mean_q)
+    d = diagonal(p, q, relative_scale, lambda x: tree_sum(x) / n)
     log_d = jnp.where(present, jnp.log(jnp.maximum(d, SMALLEST)), -jnp.inf)
     # At the largest allowed scale, rounding may make the smallest d slightly negative.
     valid = acceptable & jnp.all(jnp.where(present, d >= -1e-5, True)) & (relative_scale >= 0)
@@ -77,7 +90,6 @@ def dense(log_p, relative_scale):
     """The matrix S, (N, N), from (N,) log p."""
     size = log_p.shape[0]
     p, q = jnp.exp(log_p), -jnp.expm1(log_p)
-    mean_q = jnp.mean(q)
-    d = q + p * mean_q + (1 - relative_scale) * p * (1 - mean_q)
+    d = diagonal(p, q, relative_scale, jnp.mean)
     a = relative_scale / size
     return jnp.where(jnp.eye(size, dtype=bool), d[:, None], 0) + a * p[:, None] * p[None, :]
