@@ -82,8 +82,15 @@ def pod(options, arguments):
         "command": ["python", "-m", "lt_jax.main", *arguments],
         "env": environment(options),
         "ports": [{"containerPort": PORT}],
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
-    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 300, "containers": [container]}
+    spec = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 300,
+        "containers": [container],
+        # Processes that decode images pass batches through shared memory; a container has 64 MiB of it by default.
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+    }
     if options.service_account:
         spec["serviceAccountName"] = options.service_account
     if options.tpu:

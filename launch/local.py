@@ -41,7 +41,8 @@ def main(words):
     if not options.dry_run:
         return run(settings, command(options.arguments))
     for setting in settings:
-        print(shlex.join([*(f"{name}={value}" for name, value in setting.items()), *command(options.arguments)]))
+        variables = [f"{name}={value}" for name, value in setting.items()]
+        print(shlex.join(["env", *variables, *command(options.arguments)]))
     return 0
 
 

@@ -23,7 +23,7 @@ several times, or several names with commas. A second call installs nothing and 
 another place for the environment.
 """
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-VENV = pathlib.Path(os.environ.get("LT_JAX_VENV", ROOT / ".venv"))
+VENV = pathlib.Path(os.environ.get("LT_JAX_VENV") or ROOT / ".venv").absolute()
 DEVICES = pathlib.Path("/dev")
 QUICK = "--config=configs/digits_lt.py:quick"
 QUICK_WORKDIR = "--workdir=runs/digits_quick"  # of its own, since the whole demo has another pretraining

@@ -24,7 +24,8 @@ SCRIPT = """#!/bin/bash
 #SBATCH --output={name}-%j.log
 {extra}
 # Each task sees all GPUs of its node and uses the one with its own number. If one task fails, all end.
-srun --kill-on-bad-exit=1 --wait=60 {command}
+# Since Slurm 22.05 srun does not take the number of cores from the batch job.
+srun --cpus-per-task={cpus} --kill-on-bad-exit=1 --wait=60 {command}
 status=$?
 if [ "$status" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"
