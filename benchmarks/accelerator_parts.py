@@ -104,18 +104,18 @@ def step(setting, name, encoder, width, batch, dtype, seconds):
 
 
 def compared(result):
-    """Returns one line: our whole steps against PyTorch's, and the released way."""
+    """Returns one line: our steps against PyTorch's, and the released way; networks alone against networks alone."""
     milliseconds, torch = {name: row["ms"] for name, row in result["step"].items()}, result.get("torch", {})
     ours = milliseconds["BNS step, whole"]
     texts = [f"BNS step {ours:.2f} ms"]
     for name, ms in torch.items():
         if name == "BNS step, compiled" or "released way" in name:
             texts.append(f"{name} in PyTorch {ms:.2f} ms ({ms / ours:.2f} times ours)")
-    supervised = milliseconds["supervised step, whole"]
-    texts.append(f"supervised step {supervised:.2f} ms")
+    network = milliseconds["network, forward and backward"]
+    texts.append(f"supervised step {milliseconds['supervised step, whole']:.2f} ms, of it network {network:.2f} ms")
     for name, ms in torch.items():
         if name.endswith("forward and backward, compiled"):
-            texts.append(f"{name} in PyTorch {ms:.2f} ms ({ms / supervised:.2f} times ours)")
+            texts.append(f"{name} in PyTorch {ms:.2f} ms ({ms / network:.2f} times ours)")
     return "; ".join(texts)
 
 

@@ -45,6 +45,7 @@ def main():
     show(table)
     if not options.no_write:
         words = ["--against=CHECKOUT"] if options.against else []
+        words.append(f"--repeats={options.repeats}")
         if options.config != DEMO:
             words += [f"--config={options.config}", f"--name={options.name}"]
         keep.write(

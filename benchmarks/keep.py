@@ -15,12 +15,19 @@ GROUPS = ("overall", "many", "medium", "few")
 
 
 def summary(values):
-    """Returns the mean and the standard deviation over seeds."""
+    """Returns the mean and the standard deviation over seeds; None for both where a value is None, as of no class."""
+    if None in values:
+        return {"mean": None, "std": None}
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
 def interval(values, reference):
-    """Returns the mean paired difference with its 95 % interval (Student's t); None for a single pair."""
+    """Returns the mean paired difference with its 95 % interval (Student's t); None for a single pair.
+
+    Both are None where a value is.
+    """
+    if None in (*values, *reference):
+        return {"mean": None, "half_width_95": None}
     gain = statistics.paired(values, reference)
     if gain is None:
         return {"mean": float(np.mean(np.subtract(values, reference))), "half_width_95": None}
@@ -28,6 +35,8 @@ def interval(values, reference):
 
 
 def cell(value, spread):
+    if value["mean"] is None:
+        return "n/a"
     text = f"{100 * value['mean']:.1f}"
     return text if value[spread] is None else f"{text} ± {100 * value[spread]:.1f}"
 

@@ -360,6 +360,8 @@ def _cells(row):
 
 
 def _spread(cell, key, sign=""):
+    if cell["mean"] is None:
+        return "n/a"
     spread = "" if cell[key] is None else f" ± {100 * cell[key]:.1f}"
     return f"{100 * cell['mean']:{sign}.1f}{spread}"
 

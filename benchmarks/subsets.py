@@ -21,6 +21,7 @@ import numpy as np
 
 from lt_jax import losses, methods, metrics
 
+K = (10, 20, 50)  # images that a class keeps
 SELECTORS = ("uniform", "rank_one", "herding", "kmeans")
 
 
@@ -36,6 +37,7 @@ def main():
     if not options.no_write:
         content = {"seeds": options.seeds, "networks": len(networks), "data": report}
         words = ["--features=DIR"] * len(options.features) + [f"--seeds={options.seeds}"]
+        words += [f"--k={','.join(map(str, options.k))}"] if options.k != K else []
         words += [f"--name={options.name}"] if options.name else []
         file = f"subsets_{options.name}.json" if options.name else "subsets.json"
         keep.write(content, file, "python benchmarks/subsets.py " + " ".join(words))
@@ -44,7 +46,7 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", action="append", required=True)
-    parser.add_argument("--k", type=lambda text: tuple(map(int, text.split(","))), default=(10, 20, 50))
+    parser.add_argument("--k", type=lambda text: tuple(map(int, text.split(","))), default=K)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--name", default="")
     parser.add_argument("--no-write", action="store_true")
