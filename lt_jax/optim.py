@@ -42,7 +42,10 @@ def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:
             decay_steps=total,
         )
     epochs = config.decay_epochs if config.schedule == "step" else ()
-    boundaries = {round(epoch * steps_per_epoch) - warmup: config.decay_factor for epoch in epochs}
+    boundaries: dict[int, float] = {}
+    for epoch in epochs:
+        at = round(epoch * steps_per_epoch) - warmup
+        boundaries[at] = boundaries.get(at, 1.0) * config.decay_factor
     later = optax.piecewise_constant_schedule(peak, boundaries)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), later], [warmup])
 

@@ -79,7 +79,7 @@ def _table(compared: dict[str, Any]) -> str:
         "test images; within noise means that it is not significant among all methods together (Holm)."
     )
     return (
-        f'<section><h2>All methods</h2><p class="lead">{html.escape(lead)}</p><div class="scroll" tabindex="0">'
+        f'<section><h2>All methods</h2><p class="lead">{html.escape(lead)}</p>{page.SCROLL}'
         f'<table class="numbers compared"><thead><tr><th scope="col">method</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div></section>"
     )
@@ -107,7 +107,8 @@ def dots(compared: dict[str, Any]) -> Figure:
     for color, marker, measure in (("final", "o", "balanced"), ("few", "s", "few")):
         for row, method in enumerate(done):
             values = [x[measure] for x in method["test"] if x[measure] is not None]
-            label = {"balanced": "all classes, balanced", "few": "few-shot classes"}[measure] if row == 0 else None
+            title = {"balanced": "all classes, balanced", "few": "few-shot classes"}[measure]
+            label = title if row == 0 and values else None
             axes.plot(values, np.full(len(values), row), marker, color=svg.LIGHT[color], markersize=5, label=label)
             if values:
                 axes.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color=svg.LIGHT[color], linewidth=1.5)

@@ -85,6 +85,8 @@ def _of_frozen(text: str, config: ml_collections.ConfigDict) -> list[str]:
             )
         if word not in ("all", "heads"):
             methods.entry("HEADS", word, "--methods")
+            if methods.name_of("HEADS", word) != word:
+                raise errors.BadInput(f"--methods: expected a name, found {word!r}; options go into config.heads")
     if not words:
         raise errors.BadInput(f"--methods: expected some of {', '.join(methods.HEADS)}, all")
     return [name for name in methods.HEADS if name in words or {"all", "heads"} & set(words)] + recipes

@@ -149,8 +149,13 @@ def _check_labels(raw: images_lib.Raw) -> None:
             )
 
 
+def _cores() -> int:
+    """The processor cores that this process may use: under Slurm its share of the node."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _sized(raw: images_lib.Raw, config: Any) -> images_lib.Raw:
-    workers = config.workers if config.workers >= 0 else os.cpu_count() or 1
+    workers = config.workers if config.workers >= 0 else _cores()
     changed: dict[str, Any] = {
         name: dataclasses.replace(cast(Any, part), size=config.image_size or IMAGE_SIZE, workers=workers)
         for name, part in _parts(raw).items()

@@ -115,6 +115,10 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
     if name not in entries:
         raise errors.BadInput(f"{key}: {_unknown(text, entries)}")
     if table == "RECIPES":
+        if text != name:
+            raise errors.BadInput(
+                f"{key}: a recipe takes no options in brackets, found {text!r}; set keys of the config"
+            )
         return entries[name]
     options, known = bracketed(text, key), options_of(table, name)
     for option, value in options.items():

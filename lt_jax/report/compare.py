@@ -152,7 +152,7 @@ def _table(rows: Any) -> Any:
             f'<tr><th scope="row">{dot}{html.escape(row.label)}<small>{html.escape(seeds)}</small></th>{cells}</tr>'
         )
     return (
-        '<div class="scroll" tabindex="0"><table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
+        f'{page.SCROLL}<table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
         f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -177,7 +177,7 @@ def _differences(rows: Any) -> Any:
     return (
         f"<section><h2>Against {html.escape(rows[0].label)}</h2>"
         '<p class="lead">Mean difference over the seeds that both have, in points, with its 95 % interval.</p>'
-        '<div class="scroll" tabindex="0"><table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
+        f'{page.SCROLL}<table class="numbers compared"><thead><tr><th scope="col">experiment</th>'
         '<th scope="col">seeds</th><th scope="col">overall</th><th scope="col">few</th><th scope="col">worst class</th>'
         f"</tr></thead><tbody>{''.join(table_rows)}</tbody></table></div></section>"
     )

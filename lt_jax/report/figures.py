@@ -21,7 +21,8 @@ _POINTS = 300  # maximum number of points in an outline
 
 def methods(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Title -> test measures, in display order: baselines, linear probe, the method that is handed out."""
-    names = [*(result["baseline"] or {}), "linear_probe", selected(result)]
+    last = selected(result)
+    names = [name for name in (*(result["baseline"] or {}), "linear_probe") if name != last] + [last]
     return {x["title"]: x["test"] for name in names if (x := result["methods"].get(name)) is not None}
 
 

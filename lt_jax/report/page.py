@@ -19,6 +19,8 @@ COLUMNS = {
     "overall": "overall", "many": "many", "medium": "medium", "few": "few", "balanced": "balanced",
     "worst_class": "worst class", "macro_f1": "macro F1", "mcc": "MCC", "nmi": "NMI", "ece": "ECE",
 }  # fmt: skip
+# Around a table that may be wider than a phone; the focus lets a keyboard scroll it.
+SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="table">'
 NO_PERCENT = ("mcc", "nmi", "macro_f1", "ece")
 
 
@@ -156,7 +158,7 @@ def _numbers(result: dict[str, Any]) -> str:
     return (
         f'<section><h2>All numbers</h2><p class="lead">Accuracies in per cent on the test set, of the last epoch; '
         f"nothing is selected on the test set.{_rule(selection)}</p>"
-        f'<div class="scroll" tabindex="0"><table class="numbers"><thead><tr><th scope="col">method</th>{head}</tr>'
+        f'{SCROLL}<table class="numbers"><thead><tr><th scope="col">method</th>{head}</tr>'
         f"</thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 

@@ -22,7 +22,7 @@ def by_method(predictions: dict[str, np.ndarray], result: dict[str, Any]) -> dic
     """
     predicted = {}
     if "baseline_predicted" in predictions:
-        baseline = next(iter(figures.methods(result)))
+        baseline = result["methods"][next(iter(result["baseline"]))]["title"]
         predicted[baseline] = (predictions["baseline_predicted"], predictions["baseline_confidence"])
     logits = predictions["logits"]
     predicted[figures.final_name(result)] = (logits.argmax(axis=1), metrics.confidences(logits))

@@ -166,7 +166,8 @@ def gallery(thumbnails: dict[str, np.ndarray], kept_counts: np.ndarray, result: 
             strips.append('<p class="whole">nothing: kept whole</p>')
         cells = "".join(f"<td>{strip}</td>" for strip in strips)
         rows.append(
-            f'<tr><th scope="row"><span class="dot {groups[c]}"></span>{html.escape(names[c])}'
+            f'<tr><th scope="row"><span class="dot {groups[c]}" role="img" aria-label="{groups[c]}"></span>'
+            f"{html.escape(names[c])}"
             f"<small>{kept_counts[c]} of {counts[c]}</small></th>{cells}</tr>"
         )
     head = '<thead><tr><th scope="col">class</th><th scope="col">kept</th><th scope="col">left</th></tr></thead>'

@@ -1,11 +1,13 @@
 """Converts matplotlib figures to SVG that takes its colours from the page, so that one drawing fits both themes."""
 
+import hashlib
 import html
 import io
 import re
 from typing import Any
 
 import matplotlib
+import matplotlib.text
 from matplotlib.figure import Figure
 
 # Name -> (light, dark). Figures are drawn in the light colours, which must be distinct to be replaced by name.
@@ -55,6 +57,8 @@ def legend(made: Any, above: bool = False, columns: int = 3, **where: Any) -> No
 
 def text(figure: Figure) -> str:
     """The figure as a standalone SVG file in the light colours."""
+    for label in figure.findobj(matplotlib.text.Text):
+        label.set_parse_math(False)  # names of classes may hold dollar signs
     buffer = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -75,6 +79,10 @@ def inline(content: str, alt: str) -> str:
     body = re.sub(r"font-size: (?:[\w ]*? )?([\d.]+px)", r"font-size: \1", body)
     for name, (light, _) in COLORS.items():
         body = re.sub(rf"{light}\b", f"var(--{name})", body, flags=re.I)
+    # An id must be unique in the page. Those of groups are never referred to.
+    mark = "svg" + hashlib.sha256(f"{alt}{content}".encode()).hexdigest()[:8]
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r'( id="|url\(#|xlink:href="#)', rf"\g<1>{mark}-", body)
     size = re.search(r'viewBox="([^"]*)"', body)[1]  # type: ignore[index]
     inside = body[body.index(">") + 1 :]
     width = 1.6 * float(size.split()[2])  # pixels: one scale, so that text has the same size in every figure

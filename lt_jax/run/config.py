@@ -227,7 +227,9 @@ def _check_methods(config: Any) -> None:
         if get(config, key):
             raise errors.BadInput(f"config.{key}: expected '', found {get(config, key)!r}")
     if get(config, "pretrain.loss") and get(config, "pretrain.ring"):
-        chosen = (methods.name_of("CONTRASTIVE", config.pretrain.loss), config.pretrain.negatives)
+        options = methods.bracketed(config.pretrain.loss, "config.pretrain.loss")
+        negatives = options.get("negatives", config.pretrain.negatives)
+        chosen = (methods.name_of("CONTRASTIVE", config.pretrain.loss), negatives)
         if chosen != ("bns", "sampled"):
             raise errors.BadInput(
                 "config.pretrain.ring: expected pretrain.loss bns and pretrain.negatives sampled, found "

@@ -99,6 +99,8 @@ def read_json(file: Any) -> tuple[list[tuple[str, int, int]], tuple[str, ...]]:
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise errors.BadInput(f"{file}: not the json of iNaturalist ({type(error).__name__}: {error})") from error
+    if not categories:
+        raise errors.BadInput(f"{file}: it names no categories")
     for number, (_, label) in enumerate(pairs, start=1):
         if label not in categories:
             raise errors.BadInput(f"image {number} of {file}: label {label} is not among the categories")

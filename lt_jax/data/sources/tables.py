@@ -245,7 +245,11 @@ def _vectors(split: str, vectors: np.ndarray, labels: np.ndarray) -> images.Arra
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         value = labels.min() if np.issubdtype(labels.dtype, np.number) else labels[0]
         raise errors.BadInput(f"{split} labels: expected whole numbers from 0 on, found {value} ({labels.dtype})")
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise errors.BadInput(f"{split} features: row {row} holds a value that is not finite")
-    return images.Arrays(np.asarray(vectors, np.float32), np.asarray(labels, np.int64))
+    if vectors.dtype.kind not in "fiub":
+        raise errors.BadInput(f"{split} features: expected numbers, found {vectors.dtype}")
+    with np.errstate(over="ignore"):
+        numbers = np.asarray(vectors, np.float32)
+    if not np.isfinite(numbers).all():
+        row = int(np.flatnonzero(~np.isfinite(numbers).all(axis=1))[0])
+        raise errors.BadInput(f"{split} features: row {row} holds a value that is not finite in float32")
+    return images.Arrays(numbers, np.asarray(labels, np.int64))
