@@ -7,8 +7,9 @@ The file (.npz or .h5) holds `features` (n, d), `labels` (n,), `test_features`, 
 with train.npz and test.npz. Hardware: any; the features may be larger than the device. With fewer than some ten
 thousand items lower `dlsa.filter.clusters` and its batch size (`smoke` does so).
 
-`preset=imagenet_lt`, `preset=inat2018` and `preset=places_lt` are the released settings of these sets; all other
-settings are as released too. Without a preset, clusters and loss weights are those of ImageNet-LT; the others are ours.
+`preset=imagenet_lt`, `preset=inat2018` and `preset=places_lt` set the released epochs, batch sizes, loss weights,
+standardisation, momentum, weight decay, `unseen` and `threshold` of these sets; the others are ours (docs/dlsa.md).
+Without a preset, clusters and loss weights are those of ImageNet-LT.
 """
 
 import difflib

@@ -18,11 +18,8 @@ def epochs(config: Any, items: int) -> float:
 
 
 def batch_size(config: Any, items: int) -> int:
-    """Batch size, at most the number of training items; then the processes divide it."""
-    if config.batch_size <= items:
-        return config.batch_size
-    hosts = jax.process_count()
-    return max(items - items % hosts, 1)
+    """Batch size, at most the number of training items."""
+    return min(config.batch_size, items)
 
 
 def schedule(config: Any, steps_per_epoch: int, items: int) -> optax.Schedule:

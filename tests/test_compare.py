@@ -178,7 +178,7 @@ def test_all_takes_what_the_config_can_run(tiny_config):
         "bcl", "paco", "proco", "bns_joint", "tsc", "bns_ipdpp", "bns_uniform"
     ]  # fmt: skip
     assert "bns_ipdpp" not in plan.names_of("losses", tiny_config)
-    assert plan.names_of("crt,cross_entropy", tiny_config) == ["cross_entropy", "crt"]
+    assert plan.names_of("crt, cross_entropy", tiny_config) == ["cross_entropy", "crt"]
     with pytest.raises(errors.BadInput, match="this config has no block config.baseline"):
         plan.names_of("crt", dlsa_features.get_config())
 

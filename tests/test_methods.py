@@ -159,6 +159,7 @@ def test_options_are_those_of_the_function():
     expected = losses.logit_adjustment(logits, labels, CLASSES, tau=2.0)
     np.testing.assert_array_equal(loss(logits, labels, CLASSES), expected)
     settings = {"temperature": 0.1, "n": 4, "epochs": 3}
+    assert methods.entry("CONTRASTIVE", "bns(m=0)", "config.pretrain.loss").loss.keywords == {"m": 0}
     objective = methods.entry("CONTRASTIVE", "bns(n=8)", "config.pretrain.loss", settings)
     assert objective.loss.keywords == {"temperature": 0.1, "n": 8} and objective.one_pass
 

@@ -10,7 +10,7 @@ from etils import epath
 from configs import cifar10_lt, cifar100_lt, common
 from lt_jax import augment, optim
 from lt_jax.augment import simclr
-from lt_jax.train import checkpoint, state
+from lt_jax.train import checkpoint, fit, state
 
 
 def settings(**changes):
@@ -66,7 +66,8 @@ def test_the_rate_is_that_of_the_batch_that_is_there():
 def test_processes_divide_a_batch_that_is_cut(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     options = common.training(epochs=10, batch_size=128, base_learning_rate=1e-3, warmup_epochs=0)
-    assert [optim.batch_size(options, items) for items in (97, 3, 128, 1000)] == [96, 1, 128, 128]
+    sizes = [fit.schedule(options, items) for items in (97, 3, 128, 1000)]
+    assert [(x.batch_size, x.steps_per_epoch) for x in sizes] == [(100, 1), (4, 1), (128, 1), (128, 8)]
 
 
 def test_warm_up_starts_at_zero_and_is_linear():

@@ -57,7 +57,7 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
     if stage_heads.is_alone(config):
         return _of_frozen(text, config)
     chosen: list[str] = []
-    for word in filter(None, text.split(",")):
+    for word in _words(text):
         if word == "all":
             chosen += [name for name in methods.RECIPES if _fits(name, config)]
         elif word in GROUPS:
@@ -71,9 +71,13 @@ def names_of(text: str, config: ml_collections.ConfigDict) -> list[str]:
     return [name for name in methods.RECIPES if name in chosen]
 
 
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _of_frozen(text: str, config: ml_collections.ConfigDict) -> list[str]:
     """The heads that `--methods` names, and after them the recipes that train no network either."""
-    words = [word for word in text.split(",") if word]
+    words = _words(text)
     recipes = [word for word in dict.fromkeys(words) if _is_on_frozen(word, config)]
     for word in words:
         if word in recipes:

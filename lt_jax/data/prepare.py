@@ -32,7 +32,7 @@ Convert any source to ArrayRecord shards with an index: one folder with a few la
   --dir         folder of the images; --list: the table, the Parquet file, or the folder of the official lists
   --out         a folder or a bucket path (gs://...)
   --size        length in pixels to which the shorter side is reduced; 0 (default) keeps the files unchanged
-  --on_bad_image  error (default) or skip: unreadable training images are left out and listed in index.json
+  --on_bad_image  error (default) or skip: unreadable images are left out and listed in index.json, but for test images
 
 Every image is decoded once before it is written, and every shard is read back and compared. Run the same command again
 to continue: damaged shards and shards of changed images are rewritten, shards of removed images are deleted.

@@ -29,8 +29,9 @@ def measure(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]
     centre = np.zeros(d, np.float32) if scaling == "raw" else features.mean(axis=0)
     if scaling != "standard":
         return centre, np.ones(d, np.float32)
-    deviation = features.std(axis=0)
-    return centre, np.where(deviation > 1e-6, deviation + 1e-6, np.ones_like(deviation))
+    deviation = features.std(axis=0) + 1e-6
+    is_constant = features.max(axis=0) == features.min(axis=0)  # where the deviation is a rounding error
+    return centre, np.where(is_constant, np.ones_like(deviation), deviation)
 
 
 def scaled(features: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

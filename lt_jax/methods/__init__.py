@@ -84,7 +84,7 @@ MIXES: dict[str, Callable[..., Any]] = {
     "remix": mix.remix,
 }
 
-_COUNTS = ("batch_size", "iterations", "k", "m", "n", "steps", "width")  # options of at least one
+_COUNTS = ("batch_size", "iterations", "k", "n", "steps", "width")  # options of at least one
 
 # Names of version 0.1.
 ALIASES = {"paper": {"CONTRASTIVE": "bns", "SELECTORS": "algorithm1"}, "official": {"CONTRASTIVE": "bns_official"},
@@ -115,7 +115,7 @@ def entry(table: str, text: str, key: str, settings: Any = None) -> Any:
     if name not in entries:
         raise errors.BadInput(f"{key}: {_unknown(text, entries)}")
     if table == "RECIPES":
-        if text != name:
+        if text.strip() != name:
             raise errors.BadInput(
                 f"{key}: a recipe takes no options in brackets, found {text!r}; set keys of the config"
             )

@@ -66,6 +66,8 @@ def _encoder(result: dict[str, Any]) -> str:
     if result["protocol"]["network"] is None:
         return "The features are those of the data set; no network was trained on images."
     pretraining = result.get("pretraining")
+    if "pretraining" not in result and result.get("probe"):  # made by an earlier commit
+        return "A contrastive objective pretrains the encoder."
     if pretraining is None:
         return "The features of an image are what the last layer of the network sees, after training on all images."
     if pretraining["title"].startswith("BNS"):
@@ -239,7 +241,7 @@ def _lines(workdir: epath.Path, result: dict[str, Any]) -> list[Any]:
     """Lines of `metrics.jsonl` of the stages of this result; another config may have left lines of others."""
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    stages = result.get("stages")  # which results of version 0.1 lack
+    stages = result.get("stages")  # which results of earlier commits lack
     return [line for line in lines if stages is None or line.get("stage") in stages]
 
 

@@ -38,7 +38,7 @@ _READS = {
     "features": ("pretrain",),
     "dlsa": ("features",),
     "separability": ("features",),
-    "evaluate": ("baseline", "features", "heads", "retrain", "dlsa"),
+    "evaluate": ("baseline", "probe", "features", "heads", "retrain", "dlsa"),
     "report": ("evaluate",),
 }
 

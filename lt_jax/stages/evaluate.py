@@ -116,7 +116,9 @@ def _measured(
 
 def _probes(experiment: experiments.Experiment) -> dict[str, Any]:
     """Content of `probe.json`; empty where this config has no probe, although another one may have left the file."""
-    if "probe" not in experiment.config.stages:
+    stages, is_of_images = experiment.config.stages, len(experiment.dataset.image_shape) == 3
+    is_beside_features = "features" in stages and is_of_images and not features_lib.is_frozen(experiment.config)
+    if "probe" not in stages and not is_beside_features:
         return {}
     return files.read_json(experiment.workdir / "probe.json") or {}
 
@@ -259,6 +261,8 @@ def _images(dataset: Any) -> dict[str, Any] | None:
 
 def _pretraining(experiment: experiments.Experiment) -> dict[str, Any] | None:
     """The contrastive objective that pretrained the encoder, name and title; None where none did."""
+    if not {"pretrain", "probe", "retrain", "features"} & set(experiment.stages):
+        return None
     stage = "init_from" if experiment.config.init_from else "pretrain"
     text = _stage(experiment, stage).get("depends", {}).get("pretrain.loss")
     if text is None:

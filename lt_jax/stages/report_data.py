@@ -57,7 +57,7 @@ def shown(experiment: experiments.Experiment, final: Features | None) -> dict[st
     positions = probe.balanced_subset(labels, max(1, POINTS // max(len(np.unique(labels)), 1)), 0)[:POINTS]
     features: dict[str, Any] = {"positions": positions, "labels": labels[positions]}
     file = experiment.workdir / "features" / "test.features.npy"
-    if {"features", "retrain"} & set(experiment.config.stages) and file.exists():  # not of an earlier config
+    if {"features", "probe"} & set(experiment.config.stages) and file.exists():  # not of an earlier config
         with file.open("rb") as content:
             name = "frozen" if features_lib.is_frozen(experiment.config) else "probe"
             features[name] = np.load(content)[positions].astype(np.float32)

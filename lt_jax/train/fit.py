@@ -28,6 +28,8 @@ class Schedule:
 def schedule(settings: Any, items: int, drop_last: bool = False) -> Schedule:
     """The sizes of a training on `items` images; without `drop_last` an epoch ends with a filled-up batch."""
     batch_size = optim.batch_size(settings, items)
+    if batch_size < settings.batch_size:  # it is cut, and nobody chose it: images repeat until the processes divide it
+        batch_size = sharding.divisible(batch_size)
     steps_per_epoch = max(1, items // batch_size) if drop_last else -(-items // batch_size)
     return Schedule(items, batch_size, steps_per_epoch, optim.total_steps(settings, steps_per_epoch))
 
