@@ -35,9 +35,10 @@ config_lib._make_importable()
 
 @pytest.fixture(scope="module", autouse=True)
 def few_memory_maps():
-    """Forgets compiled programs before the process has more memory maps than Linux allows, 65,530.
+    """Forgets compiled programs before the process has more memory maps than Linux allows, 65,530 by default.
 
-    A program takes about thirty. Without a free map JAX aborts while it compiles or serialises the next one.
+    The program that fits a head takes 170 to 520 of them. Without a free one, compiling ends the process with a
+    segmentation fault.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")

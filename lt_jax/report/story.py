@@ -70,7 +70,7 @@ def _encoder(result: dict[str, Any]) -> str:
         return "A contrastive objective pretrains the encoder."
     if pretraining is None:
         return "The features of an image are what the last layer of the network sees, after training on all images."
-    if pretraining["title"].startswith("BNS"):
+    if pretraining["loss"].startswith("bns"):
         return (
             "Balanced Negative Sampling pretrains the encoder: every class repels the others equally often, however "
             "few images it has."
