@@ -186,6 +186,25 @@ def test_heads_on_your_own_features(own_features, run_main, tiny, tmp_path, caps
     assert "* selected by balanced accuracy on the validation images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "features", "message"),
+    [
+        ("x.npy", np.zeros((2, 2)), "expected a file of features in .npz, .h5 or .hdf5"),
+        ("x.npz", np.array([["1", "2"], ["3", "4"]]), "training features: expected numbers, found <U1"),
+        ("x.npz", np.array([[1.0, 2.0], [1e39, 0.0]]), "row 1 holds a value that is not finite in float32"),
+    ],
+)
+def test_a_file_that_holds_no_features_is_one_line(name, features, message, run_main, tmp_path, capsys):
+    file = tmp_path / name
+    if name == "x.npy":
+        np.save(file, features)
+    else:
+        np.savez(file, features=features, labels=[0, 1])
+    words = ("--config=configs/dlsa_features.py:smoke", f"--config.data.list={file}", f"--workdir={tmp_path / 'run'}")
+    assert run_main(*words) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_heads_on_your_own_features_are_compared(own_features, tiny, tmp_path, capsys):
     words = ("--config=configs/dlsa_features.py:smoke", own_features, tiny[-1], STAGES, f"--workdir={tmp_path / 'out'}")
     assert compare.main(["lt_jax.compare", *words, "--methods=nearest_class_mean,tau_norm", "--seeds=1"]) == 0
